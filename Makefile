@@ -1,0 +1,85 @@
+# make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
+# make test   lint, types and tests
+# make clean  removes what both made, except .venv
+# Each stage leaves a file; only stages whose file is missing run again.
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.NOTPARALLEL:
+.PHONY: demo test format clean
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+EDGEMTL := $(BIN)/python -m edgemtl
+RUN := out/scenes_edge
+ARTIFACTS := openvino openvino-fp32 onnx
+
+demo: out/report.html
+	@echo "pictures and numbers: $<   clip: out/demo.mp4"
+
+# OpenCV's windows need the system's libGL; where it is missing, its build without windows serves.
+.venv/installed: setup.cfg pyproject.toml
+	$(if $(PYTHON),,$(error edgemtl needs Python 3.10, 3.11 or 3.12 with its venv module; name one with make PYTHON=...))
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e ".[all]"
+	$(BIN)/python -c "import cv2" 2>/dev/null || $(BIN)/pip install --force-reinstall --no-deps opencv-python-headless
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install -e ".[dev]"
+	touch $@
+
+$(RUN)/.trained: | .venv/installed
+	$(EDGEMTL) train scenes_edge --run $(RUN) --resume
+	touch $@
+
+$(RUN)/.compressed: $(RUN)/.trained
+	$(EDGEMTL) compress $(RUN)
+	touch $@
+
+$(RUN)/openvino-fp32/manifest.json: $(RUN)/.trained
+	$(EDGEMTL) convert $(RUN) --target openvino --precision fp32
+
+$(RUN)/%/manifest.json: $(RUN)/.compressed
+	$(EDGEMTL) convert $(RUN) --target $*
+
+$(RUN)/.verified-%: $(RUN)/%/manifest.json
+	$(EDGEMTL) verify $(RUN)/$*
+	touch $@
+
+$(RUN)/.evaluated-float: $(RUN)/.trained
+	$(EDGEMTL) evaluate $(RUN)
+	touch $@
+
+$(RUN)/.evaluated-int8: $(RUN)/.compressed
+	$(EDGEMTL) evaluate $(RUN) --weights int8
+	touch $@
+
+$(RUN)/.evaluated-%: $(RUN)/%/manifest.json
+	$(EDGEMTL) evaluate $(RUN)/$*
+	touch $@
+
+$(RUN)/.measured-%: $(RUN)/%/manifest.json
+	$(EDGEMTL) bench $(RUN)/$*
+	touch $@
+
+out/demo.mp4: $(RUN)/openvino/manifest.json
+	$(EDGEMTL) demo $(RUN)/openvino --source $(RUN)/clip.mp4 --headless --record $@
+
+out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(RUN)/.evaluated-float $(RUN)/.evaluated-int8 \
+		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.mp4
+	$(EDGEMTL) report $(RUN) --out out
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What it shows: one file each, defining `app()`."""

@@ -1,0 +1,23 @@
+"""edgemtl: multi-task dense prediction, from a training recipe to int8 on a device."""
+
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgemtl.predictor import Predictor
+
+__all__ = ["Predictor", "__version__"]
+__version__ = "0.1.0"
+
+# In a checkout `recipes/`, `targets/` and `apps/` stand beside this folder; an installed wheel has them inside it.
+if (_Path(__file__).parent.parent / "setup.cfg").is_file():
+    __path__.append(str(_Path(__file__).parent.parent))
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported before it is used, so that `edgemtl list` is quick and `edgemtl doctor` works without OpenCV.
+    if name == "Predictor":
+        from edgemtl.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'edgemtl' has no attribute {name!r}")

@@ -1,0 +1,69 @@
+"""An artifact: a folder with a manifest and the target's files; nothing else is needed to run it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+
+from edgemtl.errors import UsageError
+from edgemtl.files import read_json, sha256, write_json
+from edgemtl.recipe import _tasks, first_problem
+from edgemtl.tasks import Size, Task
+
+SCHEMA = 1
+FILE = "manifest.json"
+
+
+class File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a device must know to run the files beside it, and where they came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA
+    recipe: str
+    target: str
+    precision: str
+    size: Size  # of the frame the network takes
+    map_stride: int
+    tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)]  # decode parameters, class names
+    files: dict[str, File]
+    weights_sha256: str  # of the checkpoint it was converted from
+    toolchain: dict[str, str]  # versions of what made it
+    scores: dict[str, dict[str, float]] = {}  # by `evaluate`, of the model it came from; task -> score -> value
+
+
+def describe(folder: Path, names: list[str]) -> dict[str, File]:
+    """The `files` entry of a manifest for files in `folder`."""
+    return {n: File(sha256=sha256(folder / n), bytes=(folder / n).stat().st_size) for n in names}
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest; call it last, since a folder without one is no artifact."""
+    write_json(folder / FILE, manifest.model_dump(mode="json"))
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of an artifact whose files are all there and unchanged; UsageError naming the first that is not."""
+    if not (folder / FILE).is_file():
+        raise UsageError(f"{folder} is not an artifact: it has no {FILE} (`edgemtl convert` makes one)")
+    raw: Any = read_json(folder / FILE)
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA:
+        raise UsageError(f"{folder / FILE} has schema version {version}, this edgemtl reads {SCHEMA}; convert again")
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{folder / FILE} was damaged: {first_problem(error)}") from None
+    for name, file in manifest.files.items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UsageError(f"{folder / name} is missing; convert again")
+        if sha256(folder / name) != file.sha256:
+            raise UsageError(f"{folder / name} was changed after the conversion (its SHA-256 differs); convert again")
+    return manifest

@@ -1,0 +1,125 @@
+"""Training batches in which everything random is a pure function of (seed, number of the sample).
+
+A run draws one endless stream of samples: number n is entry n % length of the permutation of epoch n // length. Neither
+resuming nor the number of workers or processes changes what sample n is.
+"""
+
+import signal
+from typing import Any, Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from edgemtl.data.augment import augment
+from edgemtl.errors import UsageError
+from edgemtl.models import MEAN, STD
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Task
+
+CLASSES = ("semseg", "human_parts")  # tasks whose label is a class id
+
+
+class Stream(Sampler[list[tuple[int, int]]]):
+    """Yields this process's micro-batches, lists of (sample number, index), from a given iteration on.
+
+    Every micro-batch of the whole run is cut into one slice per process, so that together the processes see the very
+    samples that one process would see.
+    """
+
+    def __init__(self, length: int, recipe: Recipe, start: int, rank: int = 0, processes: int = 1) -> None:
+        training = recipe.training
+        parts = training.accumulate * processes
+        if training.batch % parts:
+            raise UsageError(
+                f"training.batch={training.batch} must be a multiple of training.accumulate x processes"
+                f" = {training.accumulate} x {processes}"
+            )
+        self.length, self.seed, self.rank, self.processes = length, training.seed, rank, processes
+        self.slice = training.batch // parts
+        self.first, self.end = start * training.batch, training.iterations * training.batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, np.empty(0, int)
+        for begin in range(self.first + self.rank * self.slice, self.end, self.processes * self.slice):
+            batch = []
+            for number in range(begin, begin + self.slice):
+                if number // self.length != epoch:
+                    epoch = number // self.length
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+                batch.append((number, int(order[number % self.length])))
+            yield batch
+
+    def __len__(self) -> int:
+        return (self.end - self.first) // (self.processes * self.slice)
+
+
+class Augmented(Dataset):
+    """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride."""
+
+    def __init__(self, samples: Any, recipe: Recipe) -> None:
+        self.samples, self.recipe = samples, recipe
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+        number, index = key
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.training.seed, number])
+        sample = augment(self.samples[index], recipe.size, recipe.augment, recipe.tasks, rng)
+        small = (recipe.size[0] // recipe.training.label_stride, recipe.size[1] // recipe.training.label_stride)
+        labels = {name: task.resize(sample[name], small) for name, task in recipe.tasks.items()}
+        return {"image": sample["image"], **labels}
+
+
+def loader(
+    samples: Any, recipe: Recipe, start: int, *, rank: int = 0, processes: int = 1, pin: bool = False
+) -> DataLoader:
+    """Micro-batches of stacked arrays, uint8 images (B, H, W, 3) and labels, from iteration `start` to the last."""
+    workers = recipe.training.workers
+    return DataLoader(
+        Augmented(samples, recipe),
+        batch_sampler=Stream(len(samples), recipe, start, rank, processes),
+        collate_fn=stack,
+        num_workers=workers,
+        worker_init_fn=_quiet,
+        generator=torch.Generator(),  # its own, or starting an iteration would draw from the one that drives dropout
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def stack(samples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Arrays of equal shape stacked along a new first axis."""
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+
+
+def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, dict[str, Tensor]]:
+    """A stacked batch as the network and the losses take it.
+
+    The image (B, 3, H, W) float32 normalised, channels last in memory. Labels: semseg and human_parts (B, h, w) int64,
+    edge and sal (B, 1, h, w) float32, 255 ignored in all four; depth (B, 1, h, w) and normals (B, 3, h, w) float32.
+    """
+    labels = {}
+    for name in tasks:
+        label = batch[name]
+        if label.ndim == 4:
+            labels[name] = label.permute(0, 3, 1, 2).float()
+        elif name in CLASSES:
+            labels[name] = label.long()
+        else:
+            labels[name] = label[:, None].float()
+    return normalise(batch["image"]), labels
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """(B, 3, H, W) float32, by ImageNet's mean and deviation, of uint8 RGB frames (B, H, W, 3)."""
+    mean, std = (torch.tensor(v, device=frames.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (frames.permute(0, 3, 1, 2).float() - mean) / std
+
+
+def _quiet(worker: int) -> None:
+    # The main process decides when to stop; a worker that dies of the terminal's Ctrl-C would take it down mid-step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(1)

@@ -1,0 +1,327 @@
+"""The words users type. Each command is one function, which imports what it needs when it runs.
+
+Exit status: 0; 1 where a check failed; 2 where the command could not be carried out; 130 after Ctrl-C. Every failure is
+one line on standard error, with a traceback only under --debug.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, NoReturn, Sequence
+
+from edgemtl import __version__
+from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+
+KINDS = ("recipes", "targets", "apps")
+BUNDLED = Path(__file__).parent / "zoo" / "nyud_edge" / "openvino"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of one command line."""
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        args.command(args)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # `edgemtl list | head`: nobody reads on, so nothing may be flushed at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(*_line(error))
+
+
+def _line(error: Exception) -> tuple[str, int]:
+    """What to tell the user about an error, and the exit status."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, CheckFailed):
+        return text, 1
+    if isinstance(error, UsageError):
+        return text, 2
+    if isinstance(error, ImportError):
+        return f"{text}; `edgemtl doctor` says how to mend it", 2
+    if isinstance(error, OSError) and error.strerror:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror[0].lower() + error.strerror[1:]
+        return (f"{error.filename}: {reason}" if error.filename else reason), 2
+    # torch's own class is a RuntimeError, and torch may not be there to compare with.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return "out of memory; try a smaller batch (--set training.batch=…) or size", 2
+    return f"unexpected {type(error).__name__}: {text}; --debug shows where", 2
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"edgemtl: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _list(args: argparse.Namespace) -> None:
+    from edgemtl import registry, show
+
+    for kind in [args.kind] if args.kind else KINDS:
+        rows = [(name, registry.summary(kind, name)) for name in registry.names(kind)]
+        show.table(kind, ("name", "what it is"), rows, left=2)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from edgemtl import recipe
+
+    loaded = recipe.load(args.recipe, args.set)
+    with needs("train"):
+        from edgemtl.train import train
+
+    train(
+        loaded, run=args.run, data=args.data, resume=args.resume, precision=args.precision,
+        accelerator=args.accelerator, devices=args.devices, nodes=args.nodes, strategy=args.strategy,
+    )  # fmt: skip
+
+
+def _compress(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.compress import compress
+
+    compress(args.run, data=args.data, settings=args.set)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.convert import convert
+
+    convert(args.run, target=args.target, precision=args.precision)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from edgemtl.evaluate import evaluate
+
+    evaluate(
+        args.path, data=args.data, weights=args.weights, split=args.split, budget=args.budget, baseline=args.baseline,
+        limit=args.limit, as_json=args.json, device=args.device,
+    )  # fmt: skip
+
+
+def _verify(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.verify import verify
+
+    verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import json
+
+    from edgemtl import show
+    from edgemtl.bench import bench, show_table
+    from edgemtl.files import add_json
+
+    with show.err.status(f"measuring {args.artifact} for about {args.seconds:g} seconds"):
+        result = bench(args.artifact, seconds=args.seconds, device=args.device, threads=args.threads)
+    run = args.artifact.resolve().parent
+    if (run / "recipe.json").is_file():
+        add_json(run / "bench.json", args.artifact.resolve().name, result)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show_table(result)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from edgemtl import registry, show
+    from edgemtl.camera import open_source
+    from edgemtl.predictor import Predictor
+
+    run = registry.load("apps", args.app).app()
+    predictor = Predictor(args.artifact or BUNDLED, args.device)
+    with open_source(args.source) as source:
+        summary = run(predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit)
+    show.table(str(source.name), ("what", "value"), vars(summary).items())
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from edgemtl.doctor import doctor
+
+    doctor(target=args.target)
+
+
+def _report(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.report import report
+
+    report(args.run, args.out)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors become a UsageError, wrong choices with the closest right one."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise unknown(str(action.metavar or action.dest).lower(), str(value), map(str, action.choices))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser, commands = _parser()
+    args, extra = parser.parse_known_args(argv)
+    if extra:
+        options = commands[args.word]._option_string_actions
+        raise (
+            unknown("option", extra[0], options)
+            if extra[0].startswith("-")
+            else UsageError(f"unexpected argument {extra[0]!r}; see `edgemtl {args.word} --help`")
+        )
+    return args
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line and those of its commands."""
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    parser = _Parser(
+        prog="edgemtl",
+        description="Multi-task dense prediction: train, compress to int8, convert, and run on a device.",
+        epilog="example:\n  edgemtl demo --source 0\n\n`edgemtl COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"edgemtl {__version__}")
+    words = parser.add_subparsers(dest="word", metavar="COMMAND", required=True)
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(word: str, run: Callable[[argparse.Namespace], None], about: str, example: str) -> Callable[..., Any]:
+        made = words.add_parser(
+            word,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+            allow_abbrev=False,
+        )
+        made.set_defaults(command=run)
+        commands[word] = made
+        return made.add_argument
+
+    data: dict[str, Any] = {
+        "type": Path,
+        "metavar": "DIR",
+        "default": os.environ.get("EDGEMTL_DATA") and Path(os.environ["EDGEMTL_DATA"]),
+        "help": "where the data set lies (default: the variable EDGEMTL_DATA)",
+    }
+    settings: dict[str, Any] = {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "override fields of the recipe, such as training.rate=1e-3",
+    }
+
+    arg = add("list", _list, "list recipes, targets and apps", "edgemtl list recipes")
+    arg("kind", nargs="?", choices=KINDS, metavar="KIND", help="recipes, targets or apps (default: all)")
+
+    arg = add(
+        "train", _train, "train a recipe's network into a run folder",
+        "edgemtl train nyud_edge --run runs/nyud --data NYUDv2 --set training.batch=16",
+    )  # fmt: skip
+    arg("recipe", metavar="RECIPE", help="a name that `edgemtl list recipes` shows")
+    arg("--run", type=Path, required=True, metavar="DIR", help="the run folder to write")
+    arg("--data", **data)
+    arg("--set", **settings)
+    arg("--resume", action="store_true", help="go on after the run's last checkpoint")
+    arg("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), default="32-true", help="arithmetic")
+    arg("--accelerator", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    arg("--devices", type=_number_or_text, default="auto", metavar="N", help="how many of them, or auto")
+    arg("--nodes", type=_positive, default=1, metavar="N", help="machines taking part")
+    arg("--strategy", default="auto", metavar="NAME", help="auto or ddp; how processes share the work")
+
+    arg = add(
+        "compress", _compress, "quantize a run's network to int8: calibrate, then fine-tune",
+        "edgemtl compress runs/nyud --data NYUDv2 --set compression.iterations=200",
+    )  # fmt: skip
+    arg("run", type=Path, metavar="DIR", help="a run folder with float weights")
+    arg("--data", **data)
+    arg("--set", **settings)
+
+    arg = add(
+        "convert", _convert, "convert a run's network into a target's artifact folder",
+        "edgemtl convert runs/nyud --target openvino --precision int8",
+    )  # fmt: skip
+    arg("run", type=Path, metavar="DIR", help="a run folder")
+    arg("--target", required=True, metavar="NAME", help="a name that `edgemtl list targets` shows")
+    arg("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="of the weights (default: int8)")
+
+    arg = add(
+        "evaluate", _evaluate, "score a run's weights or an artifact on a data set",
+        "edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1",
+    )  # fmt: skip
+    arg("path", type=Path, metavar="DIR", help="a run folder or an artifact folder")
+    arg("--data", **data)
+    arg("--weights", default="float", metavar="NAME", help="of a run: float, int8 or calibrated (default: float)")
+    arg("--split", default="val", metavar="NAME", help="of the data set (default: val)")
+    arg("--limit", type=_positive, metavar="N", help="score only the first N frames")
+    arg("--budget", metavar="LIST", help="allowed changes against the float model; worse ones end with status 1")
+    arg("--baseline", type=Path, metavar="DIR", help="the run to compare with (default: the artifact's own)")
+    arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino) or cuda (a run)")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "verify", _verify, "compare an artifact with the torch model it came from",
+        "edgemtl verify runs/nyud/openvino",
+    )  # fmt: skip
+    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
+    arg("--run", type=Path, metavar="DIR", help="the run it came from (default: the folder it lies in)")
+    arg("--data", **data)
+    arg("--frames", type=_positive, default=8, metavar="N", help="how many frames to compare (default: 8)")
+    arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "bench", _bench, "measure an artifact's latency, throughput and memory", "edgemtl bench runs/nyud/openvino"
+    )
+    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
+    arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+    arg("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default: 5)")
+    arg("--threads", type=_positive, metavar="N", help="threads of the runtime (default: its own choice)")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "demo", _demo, "show a model live on a camera or a file",
+        "edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless",
+    )  # fmt: skip
+    arg("artifact", type=Path, nargs="?", metavar="ARTIFACT", help="an artifact folder (default: the bundled model)")
+    arg("--source", default="0", help="camera number, video, picture, folder, rtsp://… or csi://0 (default: 0)")
+    arg("--record", type=Path, metavar="FILE", help="write what is shown into a video")
+    arg("--headless", action="store_true", help="open no window")
+    arg("--view", choices=("tiles", "overlay"), default="tiles", help="tasks side by side or over the frame")
+    arg("--limit", type=_positive, metavar="N", help="end after N frames")
+    arg("--app", default="camera", metavar="NAME", help="a name that `edgemtl list apps` shows (default: camera)")
+    arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+
+    arg = add(
+        "doctor", _doctor, "say what is installed, what is missing, and the fix", "edgemtl doctor --target openvino"
+    )
+    arg("--target", metavar="NAME", help="only what this target needs")
+
+    arg = add(
+        "report", _report, "write a page with a run's scores, sizes, latencies and pictures", "edgemtl report runs/nyud"
+    )
+    arg("run", type=Path, metavar="DIR", help="a run folder")
+    arg("--out", type=Path, metavar="DIR", help="where to write (default: the run folder)")
+    return parser, commands
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _number_or_text(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text

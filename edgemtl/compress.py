@@ -1,0 +1,369 @@
+"""From float to int8: NNCF decides where quantizers sit and calibrates them, fine-tuning makes the weights fit.
+
+Scales are brought into the one int8 form (see `quantizers`) right after calibration and stay fixed; what fine-tuning
+trains is weights and biases, against the labels and against the float network's raw outputs.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import re
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl import files, models, quantizers, registry, show
+from edgemtl import recipe as recipes
+from edgemtl.batches import loader, tensors
+from edgemtl.data.augment import fit
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.losses import losses
+from edgemtl.prepare import Deployed, load_float, prepare
+from edgemtl.quantizers import COORDINATES, FakeQuantize
+from edgemtl.recipe import Recipe
+from edgemtl.stop import Stop, Stopped
+
+INT8 = "int8.safetensors"
+CALIBRATED = "calibrated.safetensors"  # the same network before fine-tuning, for comparison
+SCALES = "scales.json"
+FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
+
+# Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere; normalisation,
+# softmax and products of two activations are little work and lose most.
+FLOAT = {"grid_sample", "layer_norm", "softmax", "matmul", "bmm", "mul", "div", "sub", "mean", "sum"}
+SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
+LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
+
+
+def compress(
+    run: Path, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
+) -> dict[str, Any]:
+    """What was done: counts of quantizers, seconds, losses; leaves int8, calibrated and scales.json in `run`.
+
+    `iterations` overrides the recipe's number of fine-tuning steps; 0 calibrates only. UsageError where the run or the
+    data do not allow it. CheckFailed where a loss is not finite or SIGINT or SIGTERM asked to stop. int8.safetensors and
+    scales.json are replaced at the very end.
+    """
+    recipe = _recipe(run, settings, iterations)
+    deployed = load_float(run)
+    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
+    if len(samples) == 0:
+        raise UsageError(f"the train split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
+    teacher = deployed.network
+    about = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
+    began = time.perf_counter()
+    with Stop() as stop:
+        try:
+            deployed.network, report = _calibrated(deployed, samples, recipe, stop)
+            quantizers.save(run / CALIBRATED, deployed.network, about)
+            report["calibration_seconds"] = time.perf_counter() - began
+            if recipe.compression.iterations:
+                report |= finetune(deployed, teacher, samples, recipe, stop)
+        except Stopped as stopped:
+            raise CheckFailed(f"stopped {stopped}; {run / INT8} was not touched") from None
+    quantizers.save(run / INT8, deployed.network, about)
+    files.write_json(
+        run / SCALES,
+        {
+            "format": quantizers.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
+            "codes": [quantizers.LOW, quantizers.HIGH], "quantized": quantizers.ledger(deployed.network),
+        },
+    )  # fmt: skip
+    return report
+
+
+def load_int8(run: Path, file: str = INT8) -> Deployed:
+    """The quantized deployment form of a run, in eval mode: one fake_quantize operation per quantizer and use.
+
+    UsageError where the file is missing, broken or does not fit the run's recipe.
+    """
+    recipe = recipes.read(run / "recipe.json")
+    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
+    deployed = prepare(models.build(blank, recipe.tasks), recipe)
+    quantizers.load(run / file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    return deployed
+
+
+def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recipe:
+    for setting in settings:
+        if setting.partition("=")[0].split(".")[0] in FIXED:
+            raise UsageError(f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like")
+    recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
+    if iterations is None:
+        return recipe
+    return recipes.override(recipe, [f"compression.iterations={iterations}"])
+
+
+# ---- calibration
+
+
+def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> tuple[nn.Module, dict[str, Any]]:
+    """The quantized copy of deployed.network and how many quantizers of which kind it got."""
+    count = min(recipe.compression.calibration, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    with show.progress() as bar:
+        task = bar.add_task("calibration", total=count, status="")
+
+        def frame(index: int) -> Tensor:
+            if stop.asked:
+                raise Stopped("during calibration")
+            sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks)
+            bar.advance(task)
+            return deployed.normalise(frames(torch.from_numpy(sample["image"])[None]))
+
+        return quantize(deployed.network, chosen, frame, recipe.compression.keep_float)
+
+
+def frames(images: Tensor) -> Tensor:
+    """(B, 3, H, W) float32 0..255, channels last in memory, of uint8 images (B, H, W, 3)."""
+    return images.permute(0, 3, 1, 2).float()
+
+
+def quantize(
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], keep_float: Sequence[str] = ()
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
+
+    Whatever leads from a layer to a grid_sample's grid, modules named `coordinates`, the operations in FLOAT and layers that
+    match a pattern of `keep_float` stay float. Quantizers after which no layer follows are taken away again.
+    """
+    first = example(items[0])
+    made = _nncf(network, items, example, float_operations(network, first, keep_float))
+    _adopt(made, first)
+    program = quantizers.export(made, first)
+    idle = set(quantizers.idle(program))
+    for name in idle:
+        for slot in _slots_of(made, name):
+            quantizers.remove(made, slot)
+    found = list(quantizers.quantizers(made))
+    wrong = set(quantizers.on_coordinates(program)) - idle
+    if wrong:
+        raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
+    weights = [q for q in found if q.role == "weight"]
+    smallest = sum(int((q.scale == quantizers.SMALLEST).sum()) for q in weights)
+    channels = sum(q.scale.numel() for q in weights)
+    return made, {
+        "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
+        "channels_at_smallest_scale": smallest,
+    }  # fmt: skip
+
+
+def _slots_of(network: nn.Module, scale: str) -> list[str]:
+    """The slots of the quantizer whose scale has this name in an exported graph."""
+    first = scale.removeprefix("__nncf_hooks.").removesuffix(".scale")
+    module = quantizers.slots(network)[first]
+    return [slot for slot, other in quantizers.slots(network).items() if other is module]
+
+
+def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> list[str]:
+    """NNCF's names of the operations that must stay float; UsageError for a pattern that matches none."""
+    from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
+
+    with _quiet():
+        graph = build_nncf_graph(network, example)
+    nodes = graph.get_all_nodes()
+    # Operations are named by the modules that were called, parameters by where they are kept: ask both.
+    known = {node: [node.node_name, *(n.node_name for n in graph.get_previous_nodes(node))] for node in nodes}
+    known = {node: [name for name in names if name == node.node_name or "/" not in name] for node, names in known.items()}
+    kept = {node for node in nodes if node.node_type in FLOAT}
+    for node in graph.topological_sort():
+        if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
+            kept.add(node)
+    for pattern in (COORDINATES, *(_pattern(text) for text in keep_float)):
+        matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}
+        if not matching and pattern is not COORDINATES:
+            raise UsageError(f"compression.keep_float: {pattern.pattern!r} matches no layer")
+        kept |= matching
+    edges = [edge for node in nodes if node.node_type == "grid_sample" for edge in graph.get_input_edges(node)]
+    waiting = [edge.from_node for edge in edges if edge.input_port_id == 1]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen and (node.node_type not in LAYERS or COORDINATES.search(node.node_name)):
+            seen.add(node)
+            waiting += graph.get_previous_nodes(node)
+    return sorted(node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const"))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(f"compression.keep_float: {text!r} is no regular expression: {error}") from None
+
+
+def _nncf(network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], stay_float: list[str]) -> nn.Module:
+    import nncf
+    from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
+    from nncf.torch.quantization import extensions
+    from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
+
+    # NNCF would compile a C++ extension for a minute; its quantizers run for bias correction only, plain torch will do.
+    plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
+    extensions.QuantizedFunctionsCPU._loaded_namespace = plain
+    with _quiet():
+        made: nn.Module = nncf.quantize(
+            network,
+            nncf.Dataset(items, example),
+            subset_size=len(items),
+            preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations
+            target_device=nncf.TargetDevice.ANY,
+            ignored_scope=nncf.IgnoredScope(names=stay_float),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=OverflowFix.DISABLE,
+                # Depthwise inputs would get a scale per channel, which TensorRT and Core ML refuse.
+                activations_quantization_params=QuantizationParameters(per_channel=False),
+            ),
+        )
+    return made
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps NNCF's log, progress bars and warnings off the console."""
+    from nncf.common.logging import nncf_logger
+
+    level = nncf_logger.level
+    nncf_logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        nncf_logger.setLevel(level)
+
+
+def _adopt(network: nn.Module, example: Tensor) -> None:
+    """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale snapped, shared ones still shared."""
+    from nncf.torch.quantization.layers import SymmetricQuantizer
+
+    places: dict[nn.Module, list[str]] = {}
+    for slot, module in quantizers.slots(network).items():
+        places.setdefault(module, []).append(slot)
+    seen = quantizers.arrivals(network, example, places)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    of_weight: dict[str, FakeQuantize] = {}  # a layer that is called twice has two quantizers on one weight
+    for module, where in places.items():
+        assert isinstance(module, SymmetricQuantizer) and module.num_bits == quantizers.BITS
+        name = names.get(id(seen[module]))
+        role = "activation" if name is None else "weight"
+        # NNCF keeps the largest value, for unsigned quantizers too: they become signed by leaving half the codes unused.
+        largest = module.scale.detach().abs()
+        axis = None if name is None else _axis(largest, seen[module])
+        assert axis is not None or largest.numel() == 1
+        scale = quantizers.snap(largest.reshape(() if axis is None else (-1,)) / quantizers.HIGH)
+        made = FakeQuantize(scale, axis, role, name or quantizers.operation(where[0]))
+        if name is not None:
+            made = of_weight.setdefault(name, made)
+            assert torch.equal(made.scale, scale)
+        for slot in where:
+            quantizers.remove(network, slot)
+            quantizers.insert(network, slot, made)
+    network.eval().requires_grad_(False)
+
+
+def _axis(scale: Tensor, weight: Tensor) -> int | None:
+    """The dimension along which the weight has a scale each."""
+    both = [i for i, (n, s) in enumerate(zip(weight.shape, scale.shape)) if n == s == scale.numel()]
+    return both[0] if both else None
+
+
+# ---- fine-tuning
+
+
+def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recipe, stop: Stop) -> dict[str, Any]:
+    """Trains deployed.network, a quantized one, in place: AdamW, the rate falling to 0 along half a cosine."""
+    options, tasks = recipe.compression, recipe.tasks
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    student = deployed.network.to(device, memory_format=torch.channels_last)
+    teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+    normalise = deployed.normalise.to(device)
+    trained = [p.requires_grad_(True) for p in student.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=options.rate, weight_decay=0.0)
+    began = time.perf_counter()
+    history: list[dict[str, float]] = []
+    with show.progress() as bar:
+        task = bar.add_task("fine-tuning", total=options.iterations, status="")
+        _train_quantizers(student, True)
+        for batch in _batches(samples, recipe):
+            if stop.asked:
+                raise Stopped(f"at iteration {len(history)} of {options.iterations} of fine-tuning")
+            _, labels = tensors(batch, tasks)
+            labels = {name: label.to(device) for name, label in labels.items()}
+            image = normalise(frames(batch["image"].to(device)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+                with torch.no_grad():
+                    wanted = teacher(image) if options.teacher else {}
+                raw = student(image)
+            found = losses(raw, labels, tasks, recipe.training.losses)
+            terms = [recipe.training.weights[name] * found[name] for name in tasks]
+            if options.teacher:
+                taught = {name: distance(name, raw[name].float(), wanted[name].float()) for name in tasks}
+                terms += [options.teacher * recipe.training.weights[name] * taught[name] for name in tasks]
+            total = torch.stack(terms).sum()
+            _check_finite(found, total, len(history) + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = options.rate * (1 + math.cos(math.pi * len(history) / options.iterations)) / 2
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+            history.append({name: value.item() for name, value in found.items()})
+            text = " ".join(f"{name} {value:.3g}" for name, value in history[-1].items())
+            bar.update(task, advance=1, status=text)
+    _train_quantizers(student, False)
+    student.requires_grad_(False).cpu()
+    normalise.cpu()
+    tenth = max(1, len(history) // 10)
+    return {
+        "iterations": len(history),
+        "finetuning_seconds": time.perf_counter() - began,
+        "first_losses": {name: float(np.mean([h[name] for h in history[:tenth]])) for name in tasks},
+        "last_losses": {name: float(np.mean([h[name] for h in history[-tenth:]])) for name in tasks},
+    }
+
+
+def distance(task: str, raw: Tensor, wanted: Tensor) -> Tensor:
+    """How far raw outputs (B, C, h, w) are from the float network's, a scalar of the size of the task's own loss.
+
+    Classes: Kullback-Leibler divergence per pixel. Edges and saliency: the same of a single probability. Normals: L1 of
+    the unit vectors. Depth and anything else: L1.
+    """
+    if raw.shape[1] > 1 and task in ("semseg", "human_parts", "sal"):
+        each = F.kl_div(raw.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
+        return each.sum(1).mean()
+    if task in ("edge", "sal"):
+        goal = wanted.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(wanted, goal)
+        return F.binary_cross_entropy_with_logits(raw, goal) - entropy
+    if task == "normals":
+        return (F.normalize(raw, dim=1) - F.normalize(wanted, dim=1)).abs().sum(1).mean()
+    return (raw - wanted).abs().mean()
+
+
+def _batches(samples: Any, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+    """The augmented batches of fine-tuning: training's stream under another seed."""
+    own = {"iterations": recipe.compression.iterations, "batch": recipe.compression.batch, "accumulate": 1}
+    training = recipe.training.model_copy(update={**own, "seed": recipe.training.seed + 1})
+    yield from loader(samples, recipe.model_copy(update={"training": training}), 0)
+
+
+def _train_quantizers(network: nn.Module, on: bool) -> None:
+    for quantizer in quantizers.quantizers(network):
+        quantizer.train(on)
+
+
+def _check_finite(found: dict[str, Tensor], total: Tensor, iteration: int) -> None:
+    for name, value in {**found, "total": total}.items():
+        if not torch.isfinite(value):
+            raise CheckFailed(
+                f"the {name} loss is {value.item()} at iteration {iteration} of fine-tuning; try a lower compression.rate"
+            )

@@ -1,0 +1,120 @@
+"""From a run's weights to an artifact that a device can open."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Iterator
+
+from edgemtl import artifact, checkpoint, registry, show
+from edgemtl import recipe as recipes
+from edgemtl.artifact import Manifest
+from edgemtl.errors import UsageError, unknown
+from edgemtl.evaluate import SCORES, Scores
+from edgemtl.files import read_json, sha256
+from edgemtl.prepare import Deployed, load_float
+from edgemtl.recipe import Recipe
+
+INT8 = "int8.safetensors"
+
+
+def convert(run: Path, *, target: str, precision: str = "int8") -> Path:
+    """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
+
+    An artifact that is already there is replaced when the new one is complete. UsageError for a target or a precision
+    that does not exist, a run without the weights, a missing package, or a folder that cannot be written.
+    """
+    chosen = registry.load("targets", target).target
+    if precision not in chosen.precisions:
+        raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
+    recipe = recipes.read(run / "recipe.json")
+    file = weights(run, precision)
+    started = time.monotonic()
+    folder = run / (target if precision == "int8" else f"{target}-{precision}")
+    with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
+        facts = _facts(recipe, precision)
+        names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts)
+        manifest = Manifest(
+            recipe=recipe.name,
+            target=target,
+            precision=precision,
+            size=recipe.size,
+            map_stride=recipe.map_stride,
+            tasks=recipe.tasks,
+            files=artifact.describe(temporary, names),
+            weights_sha256=sha256(file),
+            toolchain=_versions(("edgemtl", "torch", "nncf", *chosen.packages)),
+            scores=_scores(run, file),
+        )
+        artifact.write(temporary, manifest)
+    megabytes = sum(f.bytes for f in manifest.files.values()) / 1e6
+    seconds = time.monotonic() - started
+    show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
+    show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def weights(run: Path, precision: str) -> Path:
+    """The checkpoint that a precision is made from; UsageError naming the command that writes it if it is missing."""
+    name, command = (INT8, "compress") if precision == "int8" else (checkpoint.FLOAT, "train")
+    if not (run / name).is_file():
+        raise UsageError(f"{run / name} does not exist; `edgemtl {command}` writes it")
+    return run / name
+
+
+def load(run: Path, precision: str) -> Deployed:
+    """The deployed network in torch that an artifact of this precision must agree with."""
+    if precision != "int8":
+        return load_float(run)
+    from edgemtl.compress import load_int8  # slow to import, and needs NNCF
+
+    return load_int8(run)
+
+
+def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
+    """What goes into the target's own files, so that they explain themselves without the manifest."""
+    tasks = {name: task.model_dump(mode="json") for name, task in recipe.tasks.items()}
+    described = {"recipe": recipe.name, "precision": precision, "map_stride": recipe.map_stride, "tasks": tasks}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+
+
+def _scores(run: Path, file: Path) -> Scores:
+    """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
+    entry: dict[str, Any] = read_json(run / SCORES).get(file.stem, {}) if (run / SCORES).is_file() else {}
+    if entry.get("weights_sha256") == sha256(file):
+        found: Scores = entry["tasks"]
+        return found
+    return checkpoint.about(file).get("scores") or {}
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():  # a full folder cannot be renamed over
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

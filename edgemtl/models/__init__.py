@@ -1,0 +1,32 @@
+"""Networks: one file per paper. forward(image (B, 3, H, W), normalised) gives raw outputs {task: (B, C, h, w)}."""
+
+import inspect
+
+from torch import nn
+
+from edgemtl import registry
+from edgemtl.backbones import Backbone
+from edgemtl.errors import UsageError, unknown
+from edgemtl.recipe import Network
+from edgemtl.reference import from_reference
+from edgemtl.tasks import Task
+
+__all__ = ["MEAN", "STD", "build", "from_reference"]
+
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, for RGB in 0..255
+STD = (58.395, 57.12, 57.375)
+
+
+def build(network: Network, tasks: dict[str, Task]) -> nn.Module:
+    """The network a recipe describes, with one head per task; UsageError for a wrong method, backbone or option."""
+    method = registry.load("models", network.method).network
+    allowed = [name for name in inspect.signature(method).parameters if name not in ("backbone", "tasks")]
+    for option in network.options:
+        if option not in allowed:
+            raise unknown(f"{network.method} option", option, allowed)
+    backbone = Backbone(network.backbone, network.pretrained, network.weights)
+    try:
+        made: nn.Module = method(backbone, {name: task.channels for name, task in tasks.items()}, **network.options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"network.options: {error}") from None
+    return made

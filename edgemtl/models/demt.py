@@ -1,0 +1,358 @@
+"""DeMT: Deformable Mixer Transformer for Multi-Task Learning of Dense Prediction (Xu, Yang, Zhang; AAAI 2023).
+
+https://arxiv.org/abs/2301.03461. The defaults are the paper's network; a device variant is the same code with other
+numbers: fusion at stride 8, narrow keys, few offset groups, and layers that fold (BatchNorm before ReLU).
+
+What differs from the published code: its attention ran over the batch axis, so that results depended on who else was
+in the batch. Here it is what that code computes for one image: the interaction is a linear map of each token, and the
+task query attends over the task tokens of its own pixel. Linear layers are 1x1 convolutions, and the fusion projects
+each stage before enlarging it, which is the same sum with far fewer products.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl.backbones import Backbone
+from edgemtl.chains import affine, chain, conv1x1
+from edgemtl.ops import deform_conv2d
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    kinds = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d}
+    if kind not in kinds:
+        raise ValueError(f"norm={kind!r}: layer or batch")
+    return kinds[kind](channels)
+
+
+def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
+    """The layer with its activation and BatchNorm; ReLU comes last, so that the norm folds into the layer."""
+    if activation == "gelu":
+        return nn.Sequential(layer, nn.GELU(), nn.BatchNorm2d(width))
+    if activation == "relu":
+        return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU())
+    raise ValueError(f"activation={activation!r}: gelu or relu")
+
+
+class Fusion(nn.Module):
+    """One map (B, width, h, w) of the stages': each projected by its part of a linear layer, resized and summed."""
+
+    def __init__(self, channels: list[int], width: int, norm: str):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Conv2d(c, width, 1, bias=i == 0) for i, c in enumerate(channels))
+        self.norm = _norm(norm, width)
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        total = None
+        for stage, x in zip(self.stages, maps):
+            if x.shape[2] * x.shape[3] > size[0] * size[1]:  # resizing and projecting commute: do the smaller first
+                x = stage(_resize(x, size))
+            else:
+                x = _resize(stage(x), size)
+            total = x if total is None else total + x
+        return self.norm(total)
+
+    def merge(self, *shapes: torch.Size) -> nn.Module:
+        if isinstance(self.norm, nn.BatchNorm2d):  # resizing keeps constants: the norm moves into every stage's layer
+            self.stages = nn.ModuleList(chain(stage, affine(self.norm, shift=i == 0)) for i, stage in enumerate(self.stages))
+            self.norm = nn.Identity()
+        return self
+
+
+class Coordinates(nn.Module):
+    """What the offset network adds to its learned 18 channels: absolute position plus a 3x3 grid, (1, 18, h, w).
+
+    Channels 0-8 are rows, 9-17 columns, counted from 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        step = torch.arange(-1.0, 2.0, device=x.device)
+        rows = torch.arange(1.0, h + 1, device=x.device)[None, :, None] + step.repeat_interleave(3)[:, None, None]
+        columns = torch.arange(1.0, w + 1, device=x.device)[None, None, :] + step.repeat(3)[:, None, None]
+        return torch.cat([rows.expand(9, h, w), columns.expand(9, h, w)])[None]
+
+
+class Offsets(nn.Module):
+    """Sampling offsets (B, 2 * groups, h, w) in pixels, dy and dx alternating, always float32."""
+
+    def __init__(self, width: int, groups: int, gain: float):
+        super().__init__()
+        self.point = nn.Conv2d(width, 18, 3, padding=1)
+        self.coordinates = Coordinates()
+        self.mix = nn.Conv2d(18, 2 * groups, 3, padding=1, groups=2)
+        nn.init.zeros_(self.point.weight)
+        with torch.no_grad():
+            self.mix.weight *= gain
+            self.mix.bias *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        learned = self.point(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.mix(learned.float() + self.coordinates(x))
+
+
+class Deform(nn.Module):
+    """A 1x1 convolution (B, width, h, w) that reads each group of channels at an offset position of its own."""
+
+    def __init__(self, width: int, groups: int, gain: float):
+        super().__init__()
+        plain = nn.Conv2d(width, width, 1)
+        self.weight, self.bias = plain.weight, plain.bias
+        self.offsets = Offsets(width, groups, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return deform_conv2d(x, self.offsets(x), self.weight, self.bias)
+
+    def merge(self, shape: torch.Size) -> nn.Module:
+        return Sampler(self, (shape[2], shape[3]))
+
+
+class Grid(nn.Module):
+    """The grid (B * groups, h, w, 2) that GridSample reads, from the learned part (B, 18, h, w) of the offset network.
+
+    Position, 3x3 grid, scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its
+    weights and in one constant. Coordinates must stay float32: one step of int8 is a pixel or more.
+    """
+
+    def __init__(self, offsets: Offsets, size: tuple[int, int]):
+        super().__init__()
+        h, w = size
+        mix = offsets.mix
+        self.groups = mix.out_channels // 2
+        xy = torch.arange(2 * self.groups).view(-1, 2).flip(1).flatten()
+        scale = torch.tensor([2 / w, 2 / h], dtype=torch.float64).repeat(self.groups)
+        self.mix = nn.Conv2d(18, 2 * self.groups, 3, padding=1, groups=2, bias=False).requires_grad_(False)
+        self.mix.weight.copy_(mix.weight.detach().double()[xy] * scale[:, None, None, None])
+        rows, columns = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
+        base = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1]).repeat(self.groups, 1, 1)
+        assert mix.bias is not None
+        position = offsets.coordinates(torch.empty(1, 1, h, w)).double()
+        fixed = F.conv2d(position, mix.weight.detach().double(), mix.bias.detach().double(), padding=1, groups=2)[0, xy]
+        self.register_buffer("fixed", (fixed * scale[:, None, None] + base).float()[None])
+
+    def forward(self, learned: Tensor) -> Tensor:
+        grid = self.mix(learned) + self.fixed
+        batch, _, h, w = grid.shape
+        return grid.reshape(batch * self.groups, 2, h, w).permute(0, 2, 3, 1)
+
+
+class Sampler(nn.Module):
+    """A Deform in deployment form: one GridSample, then the 1x1 convolution."""
+
+    def __init__(self, deform: Deform, size: tuple[int, int]):
+        super().__init__()
+        self.point = deform.offsets.point
+        self.coordinates = Grid(deform.offsets, size)
+        self.project = conv1x1(deform.weight[:, :, 0, 0], deform.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.coordinates(self.point(x))
+        split = x.reshape(grid.shape[0], -1, *x.shape[2:])
+        sampled = F.grid_sample(split, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return self.project(sampled.reshape(x.shape))
+
+
+class Mixer(nn.Module):
+    """The deformable mixer: channel mixing by a 1x1 convolution, spatial mixing by a deformable one, in either order."""
+
+    def __init__(self, width: int, groups: int, gain: float, activation: str, spatial_first: bool):
+        super().__init__()
+        self.spatial_first = spatial_first
+        self.channel = _active(nn.Conv2d(width, width, 1), width, activation)
+        self.spatial = _active(Deform(width, groups, gain), width, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.spatial_first:
+            return self.channel(x + self.spatial(x))
+        x = self.channel(x)
+        return x + self.spatial(x)
+
+
+class Interaction(nn.Module):
+    """Task interaction on one task's tokens (B, width, h, w).
+
+    At one image the published attention has a single key: its softmax is 1 and what remains is value and output
+    projection. Query and key weights have no effect; they are kept (`query_key`) so that checkpoints fit and counts agree.
+    """
+
+    def __init__(self, width: int, norm: str, query_key: bool):
+        super().__init__()
+        self.query_key = nn.Conv2d(width, 2 * width, 1).requires_grad_(False) if query_key else None
+        self.value = nn.Conv2d(width, width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
+        self.norm = _norm(norm, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.project(self.out(self.value(x))))
+
+    def merge(self, shape: torch.Size) -> nn.Module:
+        return nn.Sequential(chain(self.value, self.out, self.project), self.norm)
+
+
+class Attend(nn.Module):
+    """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values."""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        batch, width, h, w = query.shape
+        per_head = width // self.heads
+        query = query * per_head**-0.5
+        logits = [(query * key).reshape(batch, self.heads, per_head, h, w).sum(2) for key in keys]
+        weights = torch.stack(logits, 1).softmax(1)  # (B, T, heads, h, w)
+        split = [value.reshape(batch, self.heads, -1, h, w) for value in values]
+        terms = [weights[:, t].unsqueeze(2) * value for t, value in enumerate(split)]
+        return sum(terms[1:], terms[0]).reshape(batch, -1, h, w)
+
+
+class Project(nn.Module):
+    """Keys (B, key_width, h, w) and values (B, width, h, w) of one task's tokens."""
+
+    def __init__(self, width: int, key_width: int):
+        super().__init__()
+        self.key = nn.Conv2d(width, key_width, 1)
+        self.value = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.key(x), self.value(x)
+
+
+class TaskQuery(nn.Module):
+    """What one task takes from all tasks' tokens at each pixel, (B, width, h, w)."""
+
+    def __init__(self, width: int, key_width: int, heads: int, norm: str):
+        super().__init__()
+        self.query = nn.Conv2d(width, key_width, 1)
+        self.attend = Attend(heads)
+        self.out = nn.Conv2d(width, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
+        self.norm = _norm(norm, width)
+
+    def forward(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        return x + self.norm(self.project(self.out(self.attend(self.query(x), keys, values))))
+
+    def merge(self, shape: torch.Size) -> nn.Module:
+        self.project, self.out = chain(self.out, self.project), nn.Identity()
+        return self
+
+
+class Detail(nn.Module):
+    """Brings a coarse map (B, width, h, w) to the first stage's size and adds that stage: (B, head_width, H/4, W/4)."""
+
+    def __init__(self, width: int, stage: int, head_width: int):
+        super().__init__()
+        self.coarse = nn.Sequential(nn.Conv2d(width, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
+        self.fine = nn.Sequential(nn.Conv2d(stage, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
+
+    def forward(self, x: Tensor, stage: Tensor) -> Tensor:
+        return F.relu(_resize(self.coarse(x), stage.shape[2:]) + self.fine(stage))
+
+
+class Head(nn.Module):
+    """A task's raw output (B, channels, h, w) at its map's resolution."""
+
+    def __init__(self, width: int, head_width: int, channels: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(width, head_width, 3, padding=1, bias=False), nn.BatchNorm2d(head_width), nn.ReLU()
+        )
+        self.logits = nn.Conv2d(head_width, channels, 1)
+        nn.init.normal_(self.logits.weight, std=0.01)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.conv(x))
+
+
+class DeMT(nn.Module):
+    """The network: backbone, fusion, a mixer per task, interaction, a query per task, heads.
+
+    `offset_groups` 0 gives every channel an offset of its own. `head_width` 0 is an eighth of the stages' sum.
+    `key_width` 0 is `width`. With `share_keys` all queries read one projection of keys and values.
+    With `fuse_stride` 8 the heads get the first stage added back at stride 4.
+    `spatial_first` is the mixers' order in the code published before March 2023.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: dict[str, int],
+        width: int = 256,
+        depth: int = 1,
+        heads: int = 4,
+        key_width: int = 0,
+        share_keys: bool = False,
+        offset_groups: int = 0,
+        offset_gain: float = 1.0,
+        head_width: int = 0,
+        fuse_stride: int = 4,
+        norm: Literal["layer", "batch"] = "layer",
+        activation: Literal["gelu", "relu"] = "gelu",
+        keep_query_key: bool = True,
+        spatial_first: bool = False,
+    ):
+        super().__init__()
+        groups, keys = offset_groups or width, key_width or width
+        if width % heads or keys % heads:
+            raise ValueError(f"heads={heads} must divide width={width} and key_width={keys}")
+        if width % groups or groups % 2:
+            raise ValueError(f"offset_groups={groups} must be even and divide width={width}")
+        if fuse_stride not in backbone.strides:
+            raise ValueError(f"fuse_stride={fuse_stride}: the backbone has strides {backbone.strides}")
+        out = head_width or sum(backbone.channels) // 8
+        self.backbone = backbone
+        self.fuse_at = backbone.strides.index(fuse_stride)
+        self.fusion = Fusion(backbone.channels, width, norm)
+        mixer = (width, groups, offset_gain, activation, spatial_first)
+        self.mixers = nn.ModuleDict({t: nn.Sequential(*(Mixer(*mixer) for _ in range(depth))) for t in tasks})
+        self.interaction = Interaction(width, norm, keep_query_key)
+        self.projections = nn.ModuleDict(
+            {t: Project(width, keys) for t in (["shared"] if share_keys else tasks)}
+        )
+        self.queries = nn.ModuleDict({t: TaskQuery(width, keys, heads, norm) for t in tasks})
+        coarse = self.fuse_at > 0
+        self.details = nn.ModuleDict({t: Detail(width, backbone.channels[0], out) for t in tasks} if coarse else {})
+        self.heads = nn.ModuleDict({t: Head(out if coarse else width, out, c) for t, c in tasks.items()})
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps = self.backbone(image)
+        fused = self.fusion(maps, maps[self.fuse_at].shape[2:])
+        mixed = {task: mixer(fused) for task, mixer in self.mixers.items()}
+        tokens = [self.interaction(x) for x in mixed.values()]
+        read = {name: list(zip(*(project(token) for token in tokens))) for name, project in self.projections.items()}
+        raw = {}
+        for task, x in mixed.items():
+            keys, values = read[task] if task in read else read["shared"]
+            x = self.queries[task](x, keys, values)
+            if task in self.details:
+                x = self.details[task](x, maps[0])
+            raw[task] = self.heads[task](x)
+        return raw
+
+    def merge(self, shape: torch.Size) -> nn.Module:
+        linear, norm = self.interaction
+        if isinstance(norm, nn.Identity):  # folded: what is left is linear, and its only readers are projections
+            for project in self.projections.values():
+                project.key, project.value = chain(linear, project.key), chain(linear, project.value)
+            self.interaction = nn.Identity()
+        return self
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if x.shape[2:] == size else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+network = DeMT

@@ -1,0 +1,59 @@
+"""A trained model as a function: a frame in, every task's prediction out."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgemtl import artifact, registry
+from edgemtl.errors import UsageError
+from edgemtl.tasks import Size
+
+
+class Predictor:
+    """The model in an artifact folder, as a function from a frame to `{task: prediction}`.
+
+    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width.
+
+    >>> import numpy as np
+    >>> from edgemtl import Predictor
+    >>> predictor = Predictor("runs/scenes_edge/openvino")
+    >>> predictions = predictor(np.zeros((480, 640, 3), np.uint8))
+    >>> predictions["depth"].shape  # metres
+    (480, 640)
+
+    Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image.
+    """
+
+    def __init__(self, folder: Path | str, device: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest = artifact.read(self.folder)
+        target = registry.load("targets", self.manifest.target).target
+        self.session = target.open(self.folder, self.manifest, device)
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Every task's prediction at the frame's size."""
+        maps = self.maps(frame)
+        return self.decode(maps, frame.shape[:2])
+
+    def maps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Every task's map as the network returns it, (h, w) or (3, h, w)."""
+        maps: dict[str, np.ndarray] = self.session(fit(frame, self.manifest.size))
+        return maps
+
+    def decode(self, maps: dict[str, np.ndarray], size: Size) -> dict[str, np.ndarray]:
+        """The predictions at `size` from these maps."""
+        return {name: self.manifest.tasks[name].decode(map, size) for name, map in maps.items()}
+
+
+def fit(frame: np.ndarray, size: Size) -> np.ndarray:
+    """The frame stretched to `size`, contiguous; UsageError where it is not a uint8 (H, W, 3) array."""
+    array = isinstance(frame, np.ndarray)
+    if not array or frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
+        got = f"{frame.dtype} {frame.shape}" if array else type(frame).__name__
+        raise UsageError(f"a frame is a uint8 RGB array of shape (height, width, 3), got {got}")
+    height, width = size
+    if frame.shape[:2] != (height, width):
+        shrinks = frame.shape[0] * frame.shape[1] > height * width
+        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(frame)

@@ -1,0 +1,147 @@
+"""The deployment form of a trained network: an exact rewriting, which `compress` quantizes and every target converts.
+
+BatchNorms are folded into the layers before them, a paper's own linear chains are merged and its image-independent
+maps made constant (`merge` of a network's module gives what takes its place), activations and argmax come into the graph, and the
+camera's 0..255 frame goes in.
+"""
+
+import copy
+from pathlib import Path
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from edgemtl import checkpoint, models
+from edgemtl import recipe as recipes
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Size
+
+Maps = dict[str, Tensor]
+
+
+def _classes(raw: Tensor) -> Tensor:
+    return raw.argmax(1).to(torch.int32)
+
+
+def _saliency(raw: Tensor) -> Tensor:
+    return raw.softmax(1)[:, 1] if raw.shape[1] == 2 else raw[:, 0].sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "semseg": _classes,
+    "human_parts": _classes,
+    "depth": lambda raw: raw[:, 0].clamp(min=0),
+    "normals": lambda raw: F.normalize(raw, dim=1),
+    "edge": lambda raw: raw[:, 0].sigmoid(),
+    "sal": _saliency,
+}
+
+
+class Normalise(nn.Module):
+    """ImageNet normalisation of an RGB frame in 0..255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(models.MEAN)[None, :, None, None])
+        self.register_buffer("scale", 1 / torch.tensor(models.STD)[None, :, None, None])
+
+    def forward(self, frame: Tensor) -> Tensor:
+        return (frame - self.mean) * self.scale
+
+
+class Activate(nn.Module):
+    """Maps at `size` from raw outputs: class ids, metres, unit vectors, probabilities."""
+
+    def __init__(self, size: Size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, raw: dict[str, Tensor]) -> Maps:
+        return {
+            task: ACTIVATIONS[task](F.interpolate(x, self.size, mode="bilinear", align_corners=False))
+            if x.shape[-2:] != self.size else ACTIVATIONS[task](x)
+            for task, x in raw.items()
+        }  # fmt: skip
+
+
+class Deployed(nn.Module):
+    """forward(frame (B, 3, H, W), RGB in 0..255) -> {task: map}; `raw` stops before the activations."""
+
+    def __init__(self, network: nn.Module, size: Size, map_stride: int):
+        super().__init__()
+        self.normalise = Normalise()
+        self.network = network
+        self.activate = Activate((-(-size[0] // map_stride), -(-size[1] // map_stride)))
+
+    def raw(self, frame: Tensor) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = self.network(self.normalise(frame))
+        return made
+
+    def forward(self, frame: Tensor) -> Maps:
+        maps: Maps = self.activate(self.raw(frame))
+        return maps
+
+
+def prepare(network: nn.Module, recipe: Recipe) -> Deployed:
+    """The deployment form of a copy of `network`, in eval mode, for frames of the recipe's size."""
+    deployed = Deployed(copy.deepcopy(network), recipe.size, recipe.map_stride).eval().requires_grad_(False)
+    frame = torch.zeros(1, 3, *recipe.size)
+    inputs = fold_norms(deployed, frame)
+    for module, shapes in reversed(inputs.items()):  # inner modules ran to their end, and so merge, before outer ones
+        if hasattr(module, "merge"):
+            _replace(deployed, module, module.merge(*shapes))
+    return deployed
+
+
+def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
+    """Folds, in place, every BatchNorm whose input is a convolution's output; gives back each module's input shapes.
+
+    Who follows whom is read off one run. Exact, because a BatchNorm in eval mode is an affine map of the channels.
+    """
+    made_by: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept so that its id stays its own
+    layers: dict[nn.BatchNorm2d, nn.Module] = {}  # a shared pair runs many times and is folded once
+    shapes: dict[nn.Module, list[torch.Size]] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[module] = [x.shape for x in inputs if isinstance(x, Tensor)]
+        if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made_by:
+            layers[module] = made_by[id(inputs[0])][0]
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 4:
+            made_by[id(output)] = (module, output)
+
+    handles = [m.register_forward_pre_hook(before) for m in network.modules()]
+    handles += [m.register_forward_hook(after) for m in network.modules()]
+    with torch.no_grad():
+        network(example)
+    for handle in handles:
+        handle.remove()
+    for norm, layer in layers.items():
+        assert norm.running_mean is not None and norm.running_var is not None
+        layer.weight, layer.bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        _replace(network, norm, getattr(norm, "act", nn.Identity()))  # timm keeps the activation inside its norm
+    return shapes
+
+
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in root.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)
+
+
+def load_float(run: Path) -> Deployed:
+    """The deployment form of a run's best float weights; UsageError where there are none or they do not fit."""
+    recipe = recipes.read(run / "recipe.json")
+    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
+    network = models.build(blank, recipe.tasks)
+    tensors, _ = checkpoint.load(run / checkpoint.FLOAT)
+    checkpoint.restore(network, tensors, run / checkpoint.FLOAT)
+    return prepare(network, recipe)

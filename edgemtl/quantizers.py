@@ -1,0 +1,275 @@
+"""The one int8 form that every target lowers, and where it sits in a network.
+
+Signed, symmetric, zero point 0, codes -128..127, for weights (per output channel) and activations (per tensor) alike.
+TensorRT, OpenVINO, ONNX' QuantizeLinear and Core ML all know exactly this range; the narrow one (-127..127) that NNCF
+uses for weights would need a clip of its own in some of them. A scale maps the largest calibrated value to 127.
+
+Scales are float16 numbers (Core ML casts them) and at least 2**-14, below which float16 is subnormal and some
+accelerators flush to zero.
+
+Quantizers hang on the operations of a network through NNCF's function hooks. A slot is such a place: before or after an
+operation, and which of its inputs or outputs.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from nncf.torch.function_hook.hook_storage import decode_hook_name
+from nncf.torch.function_hook.wrapper import get_hook_storage, is_wrapped, wrap_model
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from edgemtl import checkpoint
+from edgemtl.errors import UsageError
+
+BITS = 8
+LOW, HIGH = -128, 127
+SMALLEST, LARGEST = 2.0**-14, 65504.0  # of the normal numbers of float16
+FORMAT = "edgemtl int8 1"
+
+COORDINATES = re.compile(r"(^|[./])coordinates([./]|$)")  # modules that turn offsets into a grid to sample at
+WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
+
+
+def snap(scale: Tensor) -> Tensor:
+    """The nearest scales that float16 holds exactly and normally, as float32."""
+    return scale.float().clamp(SMALLEST, LARGEST).half().float()
+
+
+def codes(value: Tensor, scale: Tensor, axis: int | None) -> Tensor:
+    """The int8 codes of a tensor; code * scale is what the quantizer gives back."""
+    # Times the reciprocal, as torch.fake_quantize does it: a division would differ by one code now and then.
+    return (value * _along(scale, axis, value.ndim).reciprocal()).round().clamp(LOW, HIGH).to(torch.int8)
+
+
+def decode(code: Tensor, scale: Tensor, axis: int | None) -> Tensor:
+    """The float32 tensor that int8 codes stand for."""
+    return code.float() * _along(scale, axis, code.ndim)
+
+
+def _along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
+    return scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+class FakeQuantize(nn.Module):
+    """Rounds a tensor to int8 and back, without branches: one operation in an exported graph.
+
+    `scale` is a scalar, or (C,) along `axis`. In training mode the gradient passes straight through where nothing
+    clips, and the numbers are the same.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, axis: int | None, role: str, name: str):
+        super().__init__()
+        assert role in ("weight", "activation") and (scale.ndim == 0) == (axis is None)
+        self.axis, self.role, self.name = axis, role, name
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            rounded: Tensor = _StraightThrough.apply(x, _along(self.scale, self.axis, x.ndim))
+            return rounded
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, LOW, HIGH)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, LOW, HIGH)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.role}, axis={self.axis}, scales={self.scale.numel()}"
+
+
+class _StraightThrough(torch.autograd.Function):
+    """fake_quantize with vector instructions: the same bits as torch's own, in about half its time on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        if x.dtype == torch.float32:
+            y = x * scale.reciprocal()
+        else:  # bfloat16 under autocast: the arithmetic must not happen in it
+            y = x.float().mul_(scale.reciprocal())
+        return F.hardtanh_(y.round_(), LOW, HIGH).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, scale = ctx.saved_tensors
+        if scale.ndim == 0:
+            step = scale.item()
+            low, high = (LOW - 0.5) * step, (HIGH + 0.5) * step
+            return torch.ops.aten.hardtanh_backward(grads[0], x, low, high), None
+        return grads[0] * ((x >= (LOW - 0.5) * scale) & (x <= (HIGH + 0.5) * scale)), None
+
+
+# ---- where they sit
+
+
+def slots(network: nn.Module) -> dict[str, nn.Module]:
+    """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
+    if not is_wrapped(network):
+        return {}
+    return dict(get_hook_storage(network).named_hooks(remove_duplicate=False))
+
+
+def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
+    """Every quantizer of a network with its slots."""
+    found: dict[FakeQuantize, list[str]] = {}
+    for slot, module in slots(network).items():
+        if isinstance(module, FakeQuantize):
+            found.setdefault(module, []).append(slot)
+    return found
+
+
+def insert(network: nn.Module, slot: str, quantizer: FakeQuantize) -> None:
+    """Hangs a quantizer into a slot of the network, in place."""
+    get_hook_storage(wrap_model(network)).insert_hook_by_name(slot, quantizer)
+
+
+def remove(network: nn.Module, slot: str) -> None:
+    """Empties a slot."""
+    get_hook_storage(network).delete_hook(slot)
+
+
+def operation(slot: str) -> str:
+    """A readable name of a slot: the operation and, before it, which input."""
+    kind, name, port = decode_hook_name(slot)
+    return f"{name}:{port}" if kind == "pre_hooks" else name
+
+
+def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
+    """The first tensor that reaches each module in one run; a module that is missing never ran."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.setdefault(module, inputs[0])
+
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
+    with torch.no_grad():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+# ---- on disk
+
+
+def ledger(network: nn.Module) -> list[dict[str, Any]]:
+    """Every quantized tensor: name, role, bits, axis, scale(s) and, for weights, the SHA-256 of their int8 codes."""
+    rows = []
+    parameters = dict(network.named_parameters())
+    for quantizer, places in quantizers(network).items():
+        row: dict[str, Any] = {"name": quantizer.name, "role": quantizer.role, "bits": BITS, "axis": quantizer.axis}
+        row |= {"scale": quantizer.scale.tolist(), "slots": places}
+        if quantizer.role == "weight":
+            code = codes(parameters[quantizer.name].detach(), quantizer.scale, quantizer.axis)
+            row["sha256"] = hashlib.sha256(code.cpu().contiguous().numpy().tobytes()).hexdigest()
+        rows.append(row)
+    return rows
+
+
+def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
+    """Writes weights (quantized ones as int8 codes), scales and slots of a quantized network to one safetensors file."""
+    tensors = {name: value for name, value in network.state_dict().items() if not name.startswith("__nncf")}
+    placed = []
+    for index, (quantizer, places) in enumerate(quantizers(network).items()):
+        if quantizer.role == "weight":
+            tensors[quantizer.name] = codes(tensors[quantizer.name], quantizer.scale, quantizer.axis)
+        tensors[f"scale/{index}"] = quantizer.scale
+        placed.append({"name": quantizer.name, "role": quantizer.role, "axis": quantizer.axis, "slots": places})
+    checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
+
+
+def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
+    """Fills `network`, a prepared one without quantizers, from a file of `save`, in place; eval mode.
+
+    UsageError where the file is missing, broken or of another network: each quantizer must run, on the tensor it names.
+    """
+    tensors, about = checkpoint.load(path)
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
+    made = {}
+    for index, placed in enumerate(about["quantizers"]):
+        name, axis, scale = placed["name"], placed["axis"], tensors.pop(f"scale/{index}")
+        if placed["role"] == "weight":
+            tensors[name] = decode(tensors[name], scale, axis)
+        made[FakeQuantize(scale, axis, placed["role"], name)] = placed["slots"]
+    checkpoint.restore(network, tensors, path)
+    for quantizer, places in made.items():
+        for slot in places:
+            insert(network, slot, quantizer)
+    network.eval()
+    seen, parameters = arrivals(network, example, made), dict(network.named_parameters())
+    for quantizer in made:
+        wrong = quantizer not in seen or (quantizer.role == "weight" and seen[quantizer] is not parameters[quantizer.name])
+        if wrong:
+            raise UsageError(f"{path} does not fit the recipe's network: no {quantizer.name} where it has a quantizer")
+    return network
+
+
+# ---- what the graph says
+
+
+def export(network: nn.Module, example: Tensor) -> ExportedProgram:
+    """The graph that targets lower, for inputs of the example's shape."""
+    with torch.no_grad():
+        return torch.export.export(network, (example,))
+
+
+def _quantizes(node: torch.fx.Node) -> bool:
+    return node.op == "call_function" and "fake_quantize" in str(node.target)
+
+
+def _weighted(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.overloadpacket.__name__ in WEIGHTED
+
+
+def _named(program: ExportedProgram, node: torch.fx.Node) -> str:
+    """Name of the buffer with a quantizing node's scale."""
+    scale = node.args[1]
+    assert isinstance(scale, torch.fx.Node)
+    return program.graph_signature.inputs_to_buffers[scale.name]
+
+
+def _reached(start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]) -> list[torch.fx.Node]:
+    found: dict[torch.fx.Node, None] = {}
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += step(node)
+    return list(found)
+
+
+def on_coordinates(program: ExportedProgram) -> list[str]:
+    """Quantizers (names of their scales) that sit on a sampling coordinate; there should be none.
+
+    From each grid_sample's grid upwards, through layers of modules named `coordinates`, to the first other layer: that
+    one reads features and may be quantized, what it gives is a coordinate.
+    """
+
+    def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
+        inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
+        return node.all_input_nodes if inside or not _weighted(node) else []
+
+    grids = [node.args[1] for node in program.graph.nodes if node.op == "call_function" and "grid_sampler" in str(node.target)]
+    path = _reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
+    return sorted({_named(program, node) for node in path if _quantizes(node)})
+
+
+def idle(program: ExportedProgram) -> list[str]:
+    """Activation quantizers (names of their scales) from which no weighted layer follows: they would only cost accuracy."""
+    signature = program.graph_signature
+    found = []
+    for node in program.graph.nodes:
+        if _quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
+            after = _reached(node.users, lambda n: n.users)
+            if not any(_weighted(n) for n in after):
+                found.append(_named(program, node))
+    return found

@@ -1,0 +1,156 @@
+"""What a recipe states: plain frozen data, readable as a sentence, stored whole in a run's recipe.json."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from edgemtl import registry, tasks
+from edgemtl.errors import UsageError, unknown
+from edgemtl.files import read_json
+from edgemtl.tasks import Size, Task
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Options):
+    name: str  # a file in edgemtl/data
+    options: dict[str, Any] = {}  # keyword arguments of that file's `open`
+
+
+class Network(Options):
+    method: str  # a file in edgemtl/models
+    backbone: str  # a timm name
+    weights: str | None = None  # local file with the backbone's weights
+    pretrained: bool = False  # let timm fetch them
+    options: dict[str, Any] = {}  # keyword arguments of the method's class
+
+
+class Augment(Options):
+    scale: tuple[float, float] = (1.0, 1.0)  # the image is enlarged by a factor drawn from this range
+    flip: float = 0.5  # probability
+    colour: float = 0.5  # probability of each of brightness, contrast, saturation, hue
+    class_ratio: float = 0.75  # a crop in which one class exceeds this share is drawn again
+
+
+class Losses(Options):
+    depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
+    class_weights: tuple[float, ...] = ()  # of the semseg classes; none: all equal
+
+
+class Training(Options):
+    iterations: int = Field(gt=0)
+    batch: int = Field(gt=0)  # samples per optimizer step, over all processes
+    accumulate: int = Field(1, gt=0)  # micro-batches per optimizer step
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    rate: float = Field(gt=0)
+    backbone_rate: float = Field(1.0, gt=0)  # factor on `rate` for the backbone
+    schedule: Literal["poly", "one-cycle"] = "poly"
+    power: float = 0.9
+    warmup: float = 0.0  # share of the iterations
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    ema: float = 0.0  # decay of the averaged weights; 0: none
+    label_stride: int = Field(1, gt=0)  # losses are taken at size / label_stride
+    validate_every: int = Field(gt=0)  # iterations
+    save_every: int = Field(gt=0)
+    weights: dict[str, float]  # loss weight of each task
+    losses: Losses = Losses()
+    workers: int = 2
+    seed: int = 0
+
+
+class Compression(Options):
+    calibration: int = Field(128, gt=0)  # frames
+    iterations: int = Field(0, ge=0)  # of quantization-aware fine-tuning
+    batch: int = Field(8, gt=0)
+    rate: float = Field(3e-5, gt=0)
+    teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
+    keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
+
+
+class Recipe(Options):
+    name: str
+    summary: str
+    data: Data
+    tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(lambda raw: _tasks(raw))]
+    size: Size
+    map_stride: int = Field(1, gt=0)  # a deployed network's maps have size / map_stride
+    network: Network
+    augment: Augment = Augment()
+    training: Training
+    compression: Compression = Compression()
+
+
+def _tasks(raw: Any) -> dict[str, Task]:
+    if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
+        raise ValueError("task names with their parameters are expected")
+    return {name: t if isinstance(t, Task) else tasks.build(name, t) for name, t in raw.items()}
+
+
+def load(name: str, settings: list[str] | None = None) -> Recipe:
+    """The recipe of that name with `key=value` settings applied; UsageError for a wrong name, key or type."""
+    recipe: Recipe = registry.load("recipes", name).recipe()
+    return override(recipe, settings or [])
+
+
+def read(path: Path) -> Recipe:
+    """The recipe a run was made with."""
+    raw = read_json(path)
+    try:
+        return Recipe.model_validate(raw["recipe"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a recipe of this version: {first_problem(error)}") from None
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """A copy with settings such as "training.rate=1e-3" or "size=[240,320]" applied, types checked."""
+    raw = recipe.model_dump(mode="json")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value, got {setting!r}")
+        *path, last = key.split(".")
+        holder = raw
+        for part in path:
+            if not isinstance(holder.get(part), dict):
+                raise unknown("recipe key", key, _keys(raw))
+            holder = holder[part]
+        if last not in holder and path[-1:] != ["options"]:
+            raise unknown("recipe key", key, _keys(raw))
+        holder[last] = _value(text)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"--set {first_problem(error)}") from None
+
+
+def first_problem(error: Exception) -> str:
+    """One line for the first thing wrong: where, the value, what is allowed."""
+    if not isinstance(error, ValidationError):
+        return f"missing {error}" if isinstance(error, KeyError) else str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _value(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _keys(raw: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in raw.items():
+        found.append(prefix + key)
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{key}.")
+    return found

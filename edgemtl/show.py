@@ -1,0 +1,38 @@
+"""Progress bars with an ETA and tables, for people who watch."""
+
+from typing import Any, Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def progress() -> Progress:
+    """A progress display on standard error: description, bar, count, elapsed, remaining, and a free `status` field."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[status]}"), console=err,
+    )  # fmt: skip
+
+
+def track(items: Sequence[Any] | Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
+    """Yields the items under a progress bar."""
+    with progress() as bar:
+        task = bar.add_task(description, total=len(items) if isinstance(items, Sequence) else total, status="")
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
+    """Prints a table on standard output, the first `left` columns left, the rest right; numbers get four digits."""
+    out.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)  # a Table's own title wraps early
+    made = Table()
+    for index, name in enumerate(header):
+        made.add_column(name, justify="left" if index < left else "right")
+    for row in rows:
+        made.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    out.print(made)

@@ -1,0 +1,95 @@
+"""What a network predicts. A task is one file here: its label's geometry, decoding, painting and score. NumPy only.
+
+Words, with the shapes of one frame (no batch axis):
+
+- label: what the data set says, (H, W) or (H, W, 3).
+- map: what a deployed network returns after its final activation, (h, w) or (3, h, w), any resolution.
+- prediction: the map brought to a frame's size, in the label's layout.
+"""
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from edgemtl import registry
+
+Size = tuple[int, int]  # (height, width)
+
+
+class Meter(Protocol):
+    """Collects pixels of a whole split; scores are global, never a mean of per-image scores."""
+
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> None: ...
+
+    def scores(self) -> dict[str, float]:
+        """Every score by name; the task's `headline` is among them."""
+        ...
+
+
+class Task(BaseModel):
+    """What every task states; instances hold what a decoder needs (class names, range) and go into manifests as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    headline: ClassVar[str]  # the score that delta-m uses
+    higher_is_better: ClassVar[bool]
+    unit: ClassVar[str] = ""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the raw output."""
+        raise NotImplementedError
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        """The label at another size."""
+        raise NotImplementedError
+
+    def flip(self, label: np.ndarray) -> np.ndarray:
+        """The label mirrored left to right."""
+        return np.ascontiguousarray(label[:, ::-1])
+
+    def zoom(self, label: np.ndarray, factor: float) -> np.ndarray:
+        """The label's values after the image was enlarged by `factor` (depth shrinks by it); same shape."""
+        return label
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        """A label of this size in which every pixel is ignored."""
+        raise NotImplementedError
+
+    def valid(self, label: np.ndarray) -> np.ndarray:
+        """(H, W) bool: the pixels that count."""
+        raise NotImplementedError
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        """The prediction at `size` from a deployed network's map."""
+        raise NotImplementedError
+
+    def paint(self, prediction: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB picture of a prediction or a label."""
+        raise NotImplementedError
+
+    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, tuple[int, int, int]]]:
+        """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
+        raise NotImplementedError
+
+    def meter(self) -> Meter:
+        """A fresh meter."""
+        raise NotImplementedError
+
+
+def build(name: str, params: dict[str, Any] | None = None) -> Task:
+    """The task of that name; its file defines `task`, the class."""
+    made: Task = registry.load("tasks", name).task(**(params or {}))
+    return made
+
+
+def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[str, Task]) -> float:
+    """Mean relative gain over `baseline` in percent, lower-is-better scores negated (Maninis et al., CVPR 2019)."""
+    gains = [
+        (1 if task.higher_is_better else -1) * (scores[name] - baseline[name]) / baseline[name]
+        for name, task in tasks.items()
+    ]
+    return 100 * float(np.mean(gains))

@@ -1,0 +1,157 @@
+"""What the tasks share: labels of small integers (255 ignored), colours, and the scores of class ids."""
+
+from functools import cache
+
+import cv2
+import numpy as np
+
+from edgemtl.errors import UsageError
+from edgemtl.tasks import Size, Task
+
+IGNORED = 255
+BLACK = (0, 0, 0)
+GREY = (128, 128, 128)
+Colour = tuple[int, int, int]
+
+# Greedily chosen in CIELAB, each as far as can be from those before it and from black, grey and white.
+_COLOURS = np.frombuffer(
+    bytes.fromhex(
+        "4b87b4 00ff00 0000ff ff0000 ff1eb4 ffd200 007800 00ffd2 5a3cb4 ff8787 876900 f0a5ff b4ff78 871e5a"
+        "e100ff 870f00 ff870f 96b478 ff005a 00e1ff ffc378 0087ff 008778 3c3c78 2d4b0f 96a500 c396b4 00ff78"
+        "d2f000 693c1e d25ae1 004bff f069a5 1ec369 0fb400 f05a3c b48769 b4d2ff f0f087 a5f0d2"
+    ),
+    np.uint8,
+).reshape(-1, 3)
+
+
+def nearest(label: np.ndarray, size: Size) -> np.ndarray:
+    """The label at another size, (H, W) or (H, W, C), each pixel from the one its centre falls into."""
+    if label.shape[:2] == tuple(size):
+        return label
+    # INTER_NEAREST takes the upper left corner instead, half a pixel off the image's bilinear or area resizing.
+    return cv2.resize(np.ascontiguousarray(label), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def bilinear(map: np.ndarray, size: Size) -> np.ndarray:
+    """The map at another size as float32, (h, w) or (h, w, C), pixel centres aligned (align_corners=False)."""
+    map = np.ascontiguousarray(map, np.float32)
+    return map if map.shape[:2] == tuple(size) else cv2.resize(map, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def look_up(index: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the rows of `table` (256, 3) that `index` (H, W) uint8 names."""
+    return cv2.applyColorMap(np.ascontiguousarray(index), np.ascontiguousarray(table[:, None]))
+
+
+@cache
+def scale(colour_map: int) -> np.ndarray:
+    """(256, 3) uint8 RGB table of one of OpenCV's colour maps."""
+    return np.ascontiguousarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], colour_map)[:, 0, ::-1])
+
+
+def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: probabilities (float) or a label (uint8) in the colours of `table`; grey where ignored."""
+    if prediction.dtype != np.uint8:
+        return look_up(cv2.convertScaleAbs(prediction, alpha=255), table)
+    return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
+
+
+def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
+    """The legend's row for ignored pixels where a label has some, or where there is nothing to look at."""
+    there = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
+    return [("ignored", GREY)] if there else []
+
+
+@cache
+def palette(classes: int, background: bool = False) -> np.ndarray:
+    """(256, 3) uint8 RGB: a colour for each class, the same for every number of classes; black for all other values.
+
+    Class 0 is dark grey where it is the `background`. Past 40 classes the colours repeat, darker each time.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    index = np.arange(classes)
+    table[:classes] = _COLOURS[index % len(_COLOURS)] * (0.6 ** (index // len(_COLOURS)))[:, None]
+    if background:
+        table[0] = 56
+    return table
+
+
+def colour(row: np.ndarray) -> Colour:
+    """A table's row as a tuple of Python ints."""
+    red, green, blue = row.tolist()
+    return red, green, blue
+
+
+class ClassLabels(Task):
+    """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class id."""
+        raise NotImplementedError
+
+    @property
+    def channels(self) -> int:
+        return len(self.class_names)
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.full(size, IGNORED, np.uint8)
+
+    def valid(self, label: np.ndarray) -> np.ndarray:
+        return label != IGNORED
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(np.asarray(map).astype(np.uint8), size)
+
+    def paint(self, prediction: np.ndarray) -> np.ndarray:
+        return look_up(prediction.astype(np.uint8, copy=False), self._table())
+
+    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
+        rows = [(name, colour(row)) for name, row in zip(self.class_names, self._table())]
+        if prediction is None:
+            return [*rows, ("ignored", BLACK)]
+        there = np.bincount(prediction.ravel(), minlength=256)
+        return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
+
+    def meter(self) -> "ClassMeter":
+        return ClassMeter(len(self.class_names))
+
+    def _table(self) -> np.ndarray:
+        return palette(len(self.class_names), self.class_names[0] == "background")
+
+
+class ClassMeter:
+    """Intersection over union and accuracy, in percent, over all labelled pixels seen.
+
+    `miou` is the mean over all classes, where one that neither occurs nor is predicted counts 0; `miou_present` the
+    mean over the classes that occur in the labels; `pixacc` the share of labelled pixels whose class is right.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._hit, self._predicted, self._labelled = np.zeros((3, 256), np.int64)
+
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Adds (H, W) class ids; UsageError where the label has a class that the task has not."""
+        assert prediction.shape == label.shape, (prediction.shape, label.shape)
+        valid = label != IGNORED
+        label, prediction = label[valid], prediction[valid]
+        if label.size and label.max() >= self._classes:
+            raise UsageError(f"a label holds class {label.max()}; allowed: 0 to {self._classes - 1}, 255 for ignored")
+        self._labelled += np.bincount(label, minlength=256)
+        self._predicted += np.bincount(prediction, minlength=256)
+        self._hit += np.bincount(label[label == prediction], minlength=256)
+
+    def scores(self) -> dict[str, float]:
+        hit, predicted, labelled = (count[: self._classes] for count in (self._hit, self._predicted, self._labelled))
+        if not labelled.any():
+            return dict.fromkeys(("miou", "miou_present", "pixacc"), float("nan"))
+        iou = 100 * hit / np.maximum(labelled + predicted - hit, 1)
+        return {
+            "miou": float(iou.mean()),
+            "miou_present": float(iou[labelled > 0].mean()),
+            "pixacc": float(100 * hit.sum() / labelled.sum()),
+        }

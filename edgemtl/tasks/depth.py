@@ -1,0 +1,89 @@
+"""Depth: metres from the camera's plane to what every pixel shows, scored by the root mean squared error."""
+
+import math
+from typing import Annotated, ClassVar
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from edgemtl.tasks import Size, Task
+from edgemtl.tasks._labels import BLACK, Colour, bilinear, colour, look_up, nearest, scale
+
+
+class Depth(Task):
+    """Metres, float32 (H, W); 0 in a label is unknown. `far_m` is where the colour scale ends, nothing else."""
+
+    name: ClassVar[str] = "depth"
+    title: ClassVar[str] = "Depth"
+    headline: ClassVar[str] = "rmse"
+    higher_is_better: ClassVar[bool] = False
+    unit: ClassVar[str] = "m"
+
+    far_m: Annotated[float, Field(gt=0)] = 10.0
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def zoom(self, label: np.ndarray, factor: float) -> np.ndarray:
+        return label / np.float32(factor)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.zeros(size, np.float32)
+
+    def valid(self, label: np.ndarray) -> np.ndarray:
+        return (label > 0) & (label < math.inf)
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        return bilinear(map, size)
+
+    def paint(self, prediction: np.ndarray) -> np.ndarray:
+        """Viridis, near yellow and far violet; black where the depth is 0 (unknown)."""
+        index = cv2.convertScaleAbs(prediction, alpha=254 / self.far_m)  # rounds, saturates at 255
+        np.clip(index, 0, 254, out=index)
+        index += 1
+        index[~(prediction > 0)] = 0
+        return look_up(index, _table())
+
+    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
+        metres = [self.far_m * quarter / 4 for quarter in range(5)]
+        rows = [(f"{m:.3g} m", colour(_table()[1 + round(254 * k / 4)])) for k, m in enumerate(metres)]
+        if prediction is None or not (prediction > 0).all():
+            rows.append(("unknown", BLACK))
+        return rows
+
+    def meter(self) -> "DepthMeter":
+        return DepthMeter(self)
+
+
+def _table() -> np.ndarray:
+    table = scale(cv2.COLORMAP_VIRIDIS)[::-1].copy()
+    table[0] = BLACK
+    return table
+
+
+class DepthMeter:
+    """`rmse`: the root of the mean squared error over all valid pixels seen, metres; predictions below 0 count as 0."""
+
+    def __init__(self, task: Depth) -> None:
+        self._task = task
+        self._squares = 0.0
+        self._pixels = 0
+
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Adds metres, both (H, W)."""
+        assert prediction.shape == label.shape, (prediction.shape, label.shape)
+        valid = self._task.valid(label)
+        error = np.maximum(prediction[valid], 0) - label[valid]
+        self._squares += float(np.sum(np.square(error, dtype=np.float64)))
+        self._pixels += error.size
+
+    def scores(self) -> dict[str, float]:
+        return {"rmse": math.sqrt(self._squares / self._pixels) if self._pixels else math.nan}
+
+
+task = Depth

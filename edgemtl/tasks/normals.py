@@ -1,0 +1,110 @@
+"""Surface normals: the direction every pixel's surface faces, scored by the mean angular error."""
+
+import math
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from edgemtl.tasks import Size, Task
+from edgemtl.tasks._labels import GREY, Colour, bilinear, nearest
+
+
+class Normals(Task):
+    """Unit vectors, float32 (H, W, 3): x right, y up, z towards the camera; the zero vector in a label is unknown.
+
+    The map is channels first, (3, h, w).
+    """
+
+    name: ClassVar[str] = "normals"
+    title: ClassVar[str] = "Surface normals"
+    headline: ClassVar[str] = "mean"
+    higher_is_better: ClassVar[bool] = False
+    unit: ClassVar[str] = "deg"
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def flip(self, label: np.ndarray) -> np.ndarray:
+        """The label mirrored left to right; a mirrored surface faces the other way in x."""
+        return label[:, ::-1] * np.array([-1, 1, 1], label.dtype)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.zeros((*size, 3), np.float32)
+
+    def valid(self, label: np.ndarray) -> np.ndarray:
+        return np.einsum("hwc,hwc->hw", label, label) > 0.25
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        return _unit(bilinear(np.moveaxis(np.asarray(map), 0, -1), size))
+
+    def paint(self, prediction: np.ndarray) -> np.ndarray:
+        """Red is right, green up, blue towards the camera; grey where unknown."""
+        return cv2.convertScaleAbs(prediction, alpha=127.5, beta=127.5)
+
+    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
+        rows: list[tuple[str, Colour]] = [
+            ("right", (255, 128, 128)),
+            ("left", (0, 128, 128)),
+            ("up", (128, 255, 128)),
+            ("down", (128, 0, 128)),
+            ("to the camera", (128, 128, 255)),
+        ]
+        if prediction is None or not self.valid(prediction).all():
+            rows.append(("unknown", GREY))
+        return rows
+
+    def meter(self) -> "NormalsMeter":
+        return NormalsMeter(self)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """(..., 3) the vectors scaled to length 1; zero where they are (almost) zero."""
+    length = np.sqrt(np.einsum("...c,...c->...", vectors, vectors))
+    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 1e-6)
+    return vectors * inverse[..., None]
+
+
+class NormalsMeter:
+    """Angular error in degrees over all valid pixels seen: `mean`, `median` and the percentage `within_11.25`.
+
+    The angle is 2 atan2(|p - l|, |p + l|), exact near 0 and 180 degrees where the arc cosine is not. The median comes
+    from a histogram in steps of 0.01 degrees.
+    """
+
+    STEPS = 100  # a degree
+
+    def __init__(self, task: Normals) -> None:
+        self._task = task
+        self._sum = 0.0
+        self._near = 0
+        self._histogram = np.zeros(180 * self.STEPS + 1, np.int64)
+
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Adds vectors of any length, both (H, W, 3)."""
+        assert prediction.shape == label.shape, (prediction.shape, label.shape)
+        valid = self._task.valid(label)
+        p, g = _unit(prediction[valid]), _unit(label[valid])
+        angle = np.degrees(2 * np.arctan2(np.linalg.norm(p - g, axis=-1), np.linalg.norm(p + g, axis=-1)))
+        self._sum += float(angle.sum(dtype=np.float64))
+        self._near += int(np.count_nonzero(angle < 11.25))
+        steps = np.minimum(angle * self.STEPS, 180 * self.STEPS).astype(np.intp)
+        self._histogram += np.bincount(steps, minlength=len(self._histogram))
+
+    def scores(self) -> dict[str, float]:
+        pixels = int(self._histogram.sum())
+        if not pixels:
+            return dict.fromkeys(("mean", "median", "within_11.25"), math.nan)
+        middle = int(np.searchsorted(np.cumsum(self._histogram), pixels / 2))
+        return {
+            "mean": self._sum / pixels,
+            "median": (middle + 0.5) / self.STEPS,
+            "within_11.25": 100 * self._near / pixels,
+        }
+
+
+task = Normals

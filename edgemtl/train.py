@@ -1,0 +1,263 @@
+"""Training a recipe's network: one function, one folder, resumable to the bit."""
+
+import copy
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterable, Iterator, NoReturn
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from edgemtl import checkpoint, journal, registry, show
+from edgemtl.batches import loader, tensors
+from edgemtl.checkpoint import FLOAT, LAST
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.evaluate import Scores
+from edgemtl.launch import Precision, launch
+from edgemtl.losses import losses
+from edgemtl.models import build
+from edgemtl.recipe import Recipe
+from edgemtl.schedule import average, optimizer, set_rate
+from edgemtl.stop import Stop, Stopped
+from edgemtl.validate import merit, report, validate
+
+LOG_EVERY = 20  # iterations
+
+
+def train(
+    recipe: Recipe,
+    *,
+    run: Path,
+    data: Path | None = None,
+    resume: bool = False,
+    precision: Precision = "32-true",
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    nodes: int = 1,
+    strategy: str = "auto",
+) -> Scores:
+    """The best validation's scores, task -> score -> value; their weights are in `run`/float.safetensors.
+
+    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one would see
+    and average their gradients. That equals one process up to two things, which hold for accumulation too: a loss is a
+    mean over the valid pixels of its own part of the batch, and BatchNorm takes the statistics of that part.
+
+    With `resume` the run goes on after its last checkpoint, or begins if it has none; on a CPU it ends with the very
+    weights of an undisturbed run. UsageError where the run, the data or the recipe does not allow it. CheckFailed where
+    a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop: the state is saved first.
+    """
+    _check(run, recipe, resume)
+    samples = {split: _open(recipe, data, split) for split in ("train", "val")}
+    fabric = launch(precision, accelerator, devices, nodes, strategy)
+    with Stop() as stop:
+        training = _Training(recipe, run, fabric, samples, stop)
+        training.begin(resume)
+        try:
+            training.finish()
+        finally:
+            training.close()
+    return training.state.best_scores
+
+
+@dataclass
+class _State:
+    """Where a run is, beside its tensors."""
+
+    iteration: int = 0  # finished optimizer steps
+    validated: int = 0  # the iteration of the last validation
+    best_merit: float | None = None
+    best_scores: Scores = field(default_factory=dict)
+
+
+class _Training:
+    def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, samples: dict[str, Any], stop: Stop) -> None:
+        self.recipe, self.options, self.run = recipe, recipe.training, run
+        self.fabric, self.samples, self.stop = fabric, samples, stop
+        torch.manual_seed(self.options.seed)
+        self.network: nn.Module = build(recipe.network, recipe.tasks)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if self.options.ema else None
+        self.optimizer = optimizer(self.network, self.options)
+        self.model, self.stepper = fabric.setup(self.network, self.optimizer)
+        if self.average is not None:
+            self.average.to(fabric.device)
+        self.weights = {name: self.options.weights[name] for name in recipe.tasks}
+        self.state = _State()
+        self.saved = 0  # the iteration that the last checkpoint holds; 0: there is none
+        self.journal: journal.Journal | None = None  # the first process' only
+        self.interval = journal.Interval()
+        self.bar = show.progress()
+
+    def begin(self, resume: bool) -> None:
+        """Takes the state of the last checkpoint, if there is one, and opens data, journal and display."""
+        path = self.run / LAST
+        if resume and path.is_file():
+            held, about = checkpoint.load(path)
+            checkpoint.unpack(held, path, self.network, self.average, self.optimizer)
+            self.fabric.strategy.precision.load_state_dict(about["scaler"])
+            self.state = _State(**about["state"])
+            self.saved = self.state.iteration
+        fabric, done = self.fabric, self.state.iteration
+        pin = fabric.device.type == "cuda"
+        batches = loader(
+            self.samples["train"], self.recipe, done, rank=fabric.global_rank, processes=fabric.world_size, pin=pin
+        )
+        self.batches = _lazily(batches)
+        if fabric.is_global_zero:
+            for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
+                leftover.unlink()
+            if not self.saved:
+                journal.begin(self.run, self.recipe)
+            self.journal = journal.Journal(self.run, done, self.state.validated)
+        self.task = self.bar.add_task(self.recipe.name, total=self.options.iterations, completed=done, status="")
+
+    def finish(self) -> None:
+        """Steps, logs, saves and validates up to the recipe's last iteration."""
+        state, options = self.state, self.options
+        self._show(True)
+        while True:
+            done = state.iteration == options.iterations
+            if state.validated < state.iteration and (done or state.iteration % options.validate_every == 0):
+                self._save()
+                self._validate()
+                self._save()
+            elif self.saved < state.iteration and state.iteration % options.save_every == 0:
+                self._save()
+            if done:
+                return
+            if self._step():
+                self._stopped()
+            if state.iteration % LOG_EVERY == 0:
+                self._log()
+
+    def close(self) -> None:
+        """Ends the display and flushes the journal."""
+        self._show(False)
+        if self.journal:
+            self.journal.close()
+
+    def _step(self) -> bool:
+        """One optimizer step; True if any process was asked to stop."""
+        state, options, fabric, tasks = self.state, self.options, self.fabric, self.recipe.tasks
+        seed = np.random.SeedSequence([options.seed, state.iteration, fabric.global_rank]).generate_state(1)[0]
+        torch.manual_seed(int(seed))  # for drop path and the like
+        self.model.train()
+        set_rate(self.optimizer, options, state.iteration)
+        means = torch.zeros(len(tasks), device=fabric.device)
+        for part in range(options.accumulate):
+            begin = time.perf_counter()
+            batch = next(self.batches)
+            self.interval.waited += time.perf_counter() - begin
+            image, labels = tensors(fabric.to_device(batch), tasks)
+            with fabric.no_backward_sync(self.model, enabled=part + 1 < options.accumulate):
+                found = losses(self.model(image), labels, tasks, options.losses)
+                total = torch.stack([weight * found[name] for name, weight in self.weights.items()]).sum()
+                fabric.backward(total / options.accumulate)
+            means += torch.stack([found[name].detach() for name in tasks]) / options.accumulate
+        asked = torch.tensor([float(self.stop.asked)], device=fabric.device)
+        reduced = fabric.all_reduce(torch.cat([means, asked]), reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        means, stopping = reduced[:-1].cpu(), bool(reduced[-1] > 0)
+        self._check_finite(means)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        if self.average is not None:
+            average(self.average, self.network, options.ema, state.iteration)
+        state.iteration += 1
+        self.interval.losses.append(means)
+        self.bar.advance(self.task)
+        return stopping
+
+    def _check_finite(self, means: Tensor) -> None:
+        named = zip(self.weights, means.tolist(), strict=True)
+        bad = [f"the {name} loss is {value}" for name, value in named if not np.isfinite(value)]
+        if not bad and self.fabric.strategy.precision.precision != "16-mixed":  # whose scaler skips such steps itself
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+            bad = [] if torch.isfinite(norm) else [f"the gradient's norm is {norm.item()}"]
+        if bad:
+            kept = f"{self.run / LAST} keeps iteration {self.saved}" if self.saved else "nothing was saved yet"
+            raise CheckFailed(f"{bad[0]} in iteration {self.state.iteration + 1}; {kept}; try a lower training.rate")
+
+    def _log(self) -> None:
+        iteration, total = self.state.iteration, self.options.iterations
+        if self.journal and self.interval.losses:
+            record = self.interval.record(self.weights)
+            epoch = iteration * self.options.batch / len(self.samples["train"])
+            rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
+            self.journal.write(iteration, epoch=epoch, rate=rate, **record)
+            status = " ".join(f"{name} {value:.3g}" for name, value in record["loss"].items())
+            self.bar.update(self.task, status=status)
+            if not show.err.is_terminal:
+                left = record["seconds_per_step"] * (total - iteration) / 60
+                show.err.print(f"{self.recipe.name} {iteration}/{total}, {left:.0f} min left: {status}", soft_wrap=True)
+        self.interval = journal.Interval()
+
+    def _save(self) -> None:
+        self._log()  # so that no line of the journal spans a checkpoint
+        if self.fabric.is_global_zero:
+            held = checkpoint.pack(self.network, self.average, self.optimizer)
+            scaler = self.fabric.strategy.precision.state_dict()
+            about = {"recipe": self.recipe.name, "state": vars(self.state), "scaler": scaler}
+            checkpoint.save(self.run / LAST, held, about)
+        self.saved = self.state.iteration
+
+    def _validate(self) -> None:
+        state, tasks = self.state, self.recipe.tasks
+        network = self.network if self.average is None else self.average
+        self._show(False)
+        scores = None
+        if self.fabric.is_global_zero:
+            with suppress(Stopped):
+                scores = validate(network, self.samples["val"], self.recipe, self.fabric.device, self.stop)
+        scores = self.fabric.broadcast(scores)
+        if scores is None:
+            self._stopped()
+        state.validated, value = state.iteration, merit(scores, tasks)
+        better = state.best_merit is None or value > state.best_merit
+        if better:
+            state.best_merit, state.best_scores = value, scores
+        if self.journal:
+            if better:
+                about = {"recipe": self.recipe.name, "iteration": state.iteration, "scores": scores}
+                checkpoint.save(self.run / FLOAT, network.state_dict(), about)
+            self.journal.write(state.iteration, scores=scores, best=better)
+            report(f"{self.recipe.name}, iteration {state.iteration}", scores, state.best_scores, tasks)
+        self._show(True)
+        self.interval = journal.Interval()
+
+    def _stopped(self) -> NoReturn:
+        self._save()
+        raise CheckFailed(
+            f"stopped after iteration {self.state.iteration} of {self.options.iterations}, saved as {self.run / LAST};"
+            " the same command with --resume goes on"
+        )
+
+    def _show(self, on: bool) -> None:
+        if self.fabric.is_global_zero and show.err.is_terminal:
+            self.bar.start() if on else self.bar.stop()
+
+
+def _check(run: Path, recipe: Recipe, resume: bool) -> None:
+    for name in recipe.tasks:
+        if name not in recipe.training.weights:
+            raise UsageError(f"training.weights has no {name}; it needs a number for every task")
+    if resume and (run / journal.RECIPE).is_file():
+        journal.check_same(run, recipe)
+    for name in (LAST, FLOAT):
+        if not resume and (run / name).exists():
+            raise UsageError(f"{run} already holds {name}; go on with --resume or choose another --run")
+
+
+def _open(recipe: Recipe, data: Path | None, split: str) -> Any:
+    samples = registry.load("data", recipe.data.name).open(data, split, tuple(recipe.tasks), **recipe.data.options)
+    if len(samples) == 0:
+        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
+    return samples
+
+
+def _lazily(batches: Iterable[Any]) -> Iterator[Any]:
+    yield from batches  # so that worker processes start with the first step

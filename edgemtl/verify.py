@@ -1,0 +1,155 @@
+"""An artifact against the torch model it was made from, on the same frames."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from edgemtl import artifact, convert, recipe, registry, show
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import sha256
+from edgemtl.predictor import Predictor, fit
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Size
+
+
+class Bounds(NamedTuple):
+    """How far an artifact's maps may lie from torch's."""
+
+    rms: float  # RMS difference, as a share of the reference's standard deviation
+    largest: float  # largest difference of one value, as a share of the reference's range
+    agreement: float  # least share of pixels with the same class
+
+
+# fp32: only the order of additions differs, 1e-6 in all networks measured; the largest one leaves room for a pixel whose
+# normal is nearly of zero length. fp16: weights keep 11 bits, and a convolution averages their errors (2.5e-3 measured).
+# int8: scales and integer weights are the same everywhere, but a value near a tie takes the neighbouring step when a
+# runtime adds in another order, and every such step goes through the layers that follow. No bound on a single value,
+# then: behind a sampling offset one step may move a pixel across an edge.
+BOUNDS = {
+    "fp32": Bounds(1e-4, 1e-2, 0.999),
+    "fp16": Bounds(2e-2, 0.25, 0.98),
+    "int8": Bounds(0.1, 1.0, 0.95),
+}
+
+
+def verify(
+    path: Path,
+    *,
+    run: Path | None = None,
+    frames: int = 8,
+    data: Path | None = None,
+    device: str | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """How far each task's maps lie from those of the torch model in `run` (default: the folder around the artifact).
+
+    The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
+    data where that is at hand, else from rendered scenes; the result says which. CheckFailed where the run was trained
+    again since, a map has another shape, or a difference exceeds BOUNDS.
+    """
+    if frames < 1:
+        raise UsageError(f"frames={frames}: at least one is needed")
+    predictor = Predictor(path, device)
+    manifest = predictor.manifest
+    run = run or path.resolve().parent
+    stated = recipe.read(run / "recipe.json")
+    file = convert.weights(run, manifest.precision)
+    if sha256(file) != manifest.weights_sha256:
+        raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
+    reference = convert.load(run, manifest.precision)
+
+    source, images = _frames(stated, data, frames)
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
+    for image in show.track(images, f"verify on {source}"):
+        frame = fit(image, manifest.size)
+        got = predictor.session(frame)
+        with torch.inference_mode():
+            wanted = reference(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+        for task, found in pairs.items():
+            want = wanted[task][0].numpy()
+            if got[task].shape != want.shape:
+                raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
+            found.append((got[task], want))
+    bounds = BOUNDS[manifest.precision]
+    tasks = {task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()}
+    result = {
+        "artifact": str(path),
+        "device": predictor.session.device,
+        "reference": str(file),
+        "frames": len(images),
+        "source": source,
+        "bounds": bounds._asdict(),
+        "tasks": tasks,
+        "ok": all(task["ok"] for task in tasks.values()),
+    }
+    _print(result, as_json)
+    wrong = [name for name, task in tasks.items() if not task["ok"]]
+    if wrong:
+        raise CheckFailed(f"{path} differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
+    return result
+
+
+def compare(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
+    """The differences of one task's maps over all frames, and whether they are within bounds.
+
+    Class ids: `agreement`, the share of equal ones. Others: `max` and `rms` in the map's unit, and `relative_rms`, as a
+    share of the reference's standard deviation. NaN is never within bounds.
+    """
+    if np.issubdtype(wanted.dtype, np.integer):
+        agreement = float((got == wanted).mean())
+        return {"agreement": agreement, "ok": agreement >= bounds.agreement}
+    difference = np.abs(got.astype(np.float64) - wanted)
+    spread, range = float(wanted.std()), float(np.ptp(wanted))
+    largest, rms = float(difference.max()), float(np.sqrt((difference**2).mean()))
+    # A constant reference, such as a depth map that is 0 everywhere, must be met to within float32's own rounding.
+    floor = 1e-6 * max(1.0, float(np.abs(wanted).max()))
+    ok = rms <= bounds.rms * spread + floor and largest <= bounds.largest * range + floor
+    return {"max": largest, "rms": rms, "relative_rms": rms / spread if spread else None, "ok": ok}
+
+
+def _frames(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
+    """Where the frames are from and up to `count` of them, spread over the split."""
+    name = stated.data.name
+    try:
+        return f"{name}, val split", _spread(registry.load("data", name).open(data, "val", (), **stated.data.options), count)
+    except (UsageError, ModuleNotFoundError):
+        if data is not None:
+            raise
+    try:
+        return "rendered scenes", _spread(registry.load("data", "scenes").open(None, "val", ()), count)
+    except ModuleNotFoundError:  # the renderer is part of the workshop's extra
+        return "smooth random frames", smooth_frames(stated.size, count)
+
+
+def _spread(samples: Any, count: int) -> list[np.ndarray]:
+    if not len(samples):
+        raise UsageError("the val split is empty")
+    return [samples[int(i)]["image"] for i in np.unique(np.linspace(0, len(samples) - 1, count).round())]
+
+
+def smooth_frames(size: Size, count: int) -> list[np.ndarray]:
+    """Random uint8 RGB frames (H, W, 3) with blobs of a dozen to a frame, the same each time."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (count, 9, 12, 3), np.uint8)
+    return [cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    rows = [
+        (
+            name,
+            *("" if task.get(key) is None else f"{task[key]:.3g}" for key in ("max", "rms", "relative_rms")),
+            f"{100 * task['agreement']:.3f} %" if "agreement" in task else "",
+            "ok" if task["ok"] else "DIFFERS",
+        )
+        for name, task in result["tasks"].items()
+    ]
+    title = f"{result['artifact']} on {result['device']} against {result['reference']}: {result['frames']} frames, {result['source']}"
+    show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)

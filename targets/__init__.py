@@ -1,0 +1,1 @@
+"""Where it runs: one file each, defining `target`."""

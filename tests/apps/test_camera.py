@@ -1,0 +1,153 @@
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from edgemtl.apps import camera
+
+from edgemtl import Predictor
+from edgemtl.camera import Source, open_source
+from edgemtl.errors import UsageError
+
+
+def frames(count: int, wait: float = 0.0) -> Iterator[np.ndarray]:
+    for index in range(count):
+        time.sleep(wait)
+        yield np.full((60, 80, 3), index * 5, np.uint8)
+
+
+def source(count: int = 8, *, live: bool = False, wait: float = 0.0) -> Source:
+    return Source("test", frames(count, wait), size=(60, 80), fps=25, live=live)
+
+
+def test_app_gives_run() -> None:
+    assert camera.app() is camera.run
+
+
+@pytest.mark.parametrize("view", ["tiles", "overlay"])
+def test_headless_records_every_frame(fake_artifact: Path, tmp_path: Path, view: str) -> None:
+    film = tmp_path / "film.webm"
+    summary = camera.run(Predictor(fake_artifact), source(), record=film, headless=True, view=view)
+    assert summary.frames == 8
+    assert summary.fps > 0 and 0 < summary.latency_p50_ms <= summary.latency_p95_ms
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) == 8
+
+
+def test_limit_ends_an_endless_camera(fake_artifact: Path) -> None:
+    endless = source(10**6, live=True, wait=0.005)
+    assert camera.run(Predictor(fake_artifact), endless, headless=True, limit=5).frames == 5
+
+
+def test_inference_and_drawing_overlap(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, view = Predictor(fake_artifact), camera.View.draw
+    maps = predictor.maps
+    monkeypatch.setattr(predictor, "maps", lambda frame: (time.sleep(0.05), maps(frame))[1])
+    monkeypatch.setattr(camera.View, "draw", lambda *args: (time.sleep(0.05), view(*args))[1])
+    begin = time.perf_counter()
+    camera.run(predictor, source(20), headless=True)
+    assert time.perf_counter() - begin < 20 * 0.1 * 0.85  # one after the other would take 2 s
+
+
+def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(fake_artifact)
+    maps = predictor.maps
+    monkeypatch.setattr(predictor, "maps", lambda frame: (time.sleep(0.1), maps(frame))[1])
+    summary = camera.run(predictor, source(60, live=True, wait=0.02), headless=True, limit=8)
+    assert 100 <= summary.latency_p50_ms < 180  # inference, and the age of the newest frame; no queue
+
+
+def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path: Path) -> None:
+    def lost() -> Iterator[np.ndarray]:
+        yield from frames(5, 0.05)
+        raise UsageError("camera 0 stopped giving frames")
+
+    film = tmp_path / "film.mp4"
+    camera_ = Source("camera 0", lost(), size=(60, 80), fps=25, live=True)
+    with pytest.raises(UsageError, match="stopped giving frames"):
+        camera.run(Predictor(fake_artifact), camera_, record=film, headless=True)
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) >= 2
+
+
+def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(fake_artifact)
+    monkeypatch.setattr(predictor, "maps", lambda frame: pytest.fail("ran"))
+    with pytest.raises(UsageError, match="cannot record"):
+        camera.run(predictor, source(), record=tmp_path / "film.gif", headless=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have a display")
+def test_no_display_is_said(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(UsageError, match="no display .*--headless"):
+        camera.run(Predictor(fake_artifact), source())
+    monkeypatch.setenv("DISPLAY", ":97")  # set, but nobody answers: Qt would end the process
+    with pytest.raises(UsageError, match="no window .*--headless"):
+        camera.run(Predictor(fake_artifact), source())
+
+
+class Screen:
+    """Stands for OpenCV's window: keeps what is shown, types the keys given, one for each picture."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str = "") -> None:
+        self.shown: list[np.ndarray] = []
+        self.keys, self.visible = list(keys), 1.0
+        monkeypatch.setattr(camera, "no_display", lambda: None)
+        for name in ("namedWindow", "resizeWindow", "destroyAllWindows"):
+            monkeypatch.setattr(cv2, name, lambda *args: None)
+        monkeypatch.setattr(cv2, "imshow", self.show)
+        monkeypatch.setattr(cv2, "waitKey", self.type)
+        monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: self.visible)
+
+    def show(self, title: str, picture: np.ndarray) -> None:
+        self.shown.append(picture)
+        self.fresh = True
+
+    def type(self, delay: int) -> int:
+        if not self.shown or not self.keys or not self.fresh:
+            return -1
+        self.fresh = False
+        return ord(self.keys.pop(0))
+
+
+def test_q_and_closing_the_window_quit(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Screen(monkeypatch, "q")
+    assert camera.run(Predictor(fake_artifact), source()).frames == 1
+    Screen(monkeypatch).visible = 0.0
+    assert camera.run(Predictor(fake_artifact), source()).frames == 1
+
+
+def test_keys_change_the_picture(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    screen = Screen(monkeypatch, "v2s1q")
+    camera.run(Predictor(fake_artifact), source(50))
+    assert not screen.keys and len(screen.shown) >= 4
+    (snapshot,) = tmp_path.glob("edgemtl-*.png")
+    assert cv2.imread(str(snapshot)).ndim == 3
+
+
+def test_digits_toggle_tiles_and_choose_the_overlay(fake_artifact: Path) -> None:
+    predictor = Predictor(fake_artifact)
+    view = camera.View(predictor, "tiles")
+    frame = np.zeros((60, 80, 3), np.uint8)
+    maps = predictor.maps(frame)
+    all_tiles = view.draw(frame, maps, "").copy()
+    assert not np.array_equal(view.press("2"), all_tiles) and not view.shown["depth"]
+    assert np.array_equal(view.press("2"), all_tiles)
+    view.press("v")
+    view.press("2")
+    assert (view.kind, view.selected, view.shown["depth"]) == ("overlay", "depth", True)
+    assert view.press("9") is None and view.press("x") is None
+
+
+def test_a_pause_holds_the_picture_and_is_no_latency(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch)
+    typed = iter([-1, ord(" "), *[-1] * 10, ord(" ")])
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(typed, -1) if screen.shown else -1)
+    summary = camera.run(Predictor(fake_artifact), source())
+    assert summary.frames == 8 and summary.latency_p95_ms < 150

@@ -1,0 +1,76 @@
+"""What every test shares: hypothesis without deadlines (a busy machine is no failure), and an artifact to run."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("edgemtl", deadline=None)
+settings.load_profile("edgemtl")
+
+FAKE_TARGET = '''
+"""A target without a network: every map follows the frame's brightness."""
+import numpy as np
+
+
+class Session:
+    device = "nowhere"
+
+    def __init__(self, manifest):
+        self.manifest = manifest
+
+    def __call__(self, frame):
+        assert frame.shape == (*self.manifest.size, 3) and frame.dtype == np.uint8
+        grey = frame[:: self.manifest.map_stride, :: self.manifest.map_stride].mean(axis=2, dtype=np.float32) / 255
+        flat = np.stack([np.zeros_like(grey), np.zeros_like(grey), np.ones_like(grey)])
+        classes, depth = (grey * 2.99).astype(np.int32), 1 + 4 * grey
+        maps = {"semseg": classes, "human_parts": classes, "depth": depth, "normals": flat, "edge": grey, "sal": grey}
+        return {name: maps[name] for name in self.manifest.tasks}
+
+
+class Target:
+    def open(self, folder, manifest, device=None):
+        return Session(manifest)
+
+
+target = Target()
+'''
+
+
+@pytest.fixture
+def fake_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An artifact with all six tasks, (48, 64), whose target is found here and in processes started from here."""
+    import edgemtl.targets
+
+    from edgemtl import artifact, tasks
+
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "fake.py").write_text(FAKE_TARGET)
+    monkeypatch.setattr(edgemtl.targets, "__path__", [*edgemtl.targets.__path__, str(found)])
+    monkeypatch.delitem(sys.modules, "edgemtl.targets.fake", raising=False)
+    (tmp_path / "site").mkdir()
+    hook = f"import edgemtl.targets\nedgemtl.targets.__path__.append({str(found)!r})\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(hook)
+    root = Path(edgemtl.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(root)]))
+
+    folder = tmp_path / "runs" / "scenes_edge" / "openvino"
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"nothing")
+    params = {"semseg": {"classes": ["dark", "grey", "bright"]}}
+    manifest = artifact.Manifest(
+        recipe="scenes_edge",
+        target="fake",
+        precision="int8",
+        size=(48, 64),
+        map_stride=2,
+        tasks={n: tasks.build(n, params.get(n)) for n in ("semseg", "depth", "normals", "edge", "human_parts", "sal")},
+        files=artifact.describe(folder, ["model.bin"]),
+        weights_sha256="0" * 64,
+        toolchain={},
+    )
+    artifact.write(folder, manifest)
+    return folder

@@ -1,0 +1,73 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemtl import bench as module
+from edgemtl.bench import bench, show_table
+from edgemtl.errors import UsageError
+
+
+def test_bench_measures_in_a_process_of_its_own(fake_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ballast = np.ones(400 << 17)  # 400 MiB that must not be counted
+    result = bench(fake_artifact, seconds=0.2, warmup=1, threads=1)
+    assert ballast.size and 20 < result["peak_rss_mib"] < 390
+    assert json.loads(json.dumps(result)) == result
+    assert result["device"] == "nowhere" and result["target"] == "fake" and result["cold_start_s"] > 0
+    for part in ("model", "end_to_end"):
+        got = result[part]
+        assert 0 < got["p50_ms"] <= got["p95_ms"] <= got["p99_ms"]
+        assert got["frames"] >= 1 and got["frames_per_s"] == pytest.approx(1000 / got["mean_ms"])
+    assert result["model"]["p50_ms"] < result["end_to_end"]["p50_ms"]
+    assert result["machine"]["threads"] == 1 and result["machine"]["processor"]
+    show_table(result)
+    printed = capsys.readouterr().out
+    assert "model alone" in printed and "end to end" in printed and "cold start" in printed
+
+
+def test_the_childs_complaint_is_ours(fake_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "found" / "fake.py").write_text(
+        "from edgemtl.errors import UsageError\n"
+        "class Target:\n"
+        "    def open(self, *args):\n"
+        "        raise UsageError('no such device')\n"
+        "target = Target()\n"
+    )
+    with pytest.raises(UsageError, match="^no such device$"):
+        bench(fake_artifact, seconds=0.1)
+
+
+def test_a_crash_is_no_usage_error(fake_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "found" / "fake.py").write_text("import os\nos._exit(3)\n")
+    with pytest.raises(RuntimeError, match="status 3"):
+        bench(fake_artifact, seconds=0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"warmup": -1}, {"threads": 0}])
+def test_impossible_orders_are_refused(fake_artifact: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        bench(fake_artifact, **wrong)
+
+
+def test_no_artifact_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.subprocess, "run", lambda *args, **options: pytest.fail("started"))
+    with pytest.raises(UsageError, match="not an artifact"):
+        bench(tmp_path)
+
+
+def test_percentiles_are_of_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.cumsum([0.0] + [0.001] * 98 + [0.051] + [0.851]))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    got = module._time(lambda: None, 1.0, 0)
+    assert got["frames"] == 100 and got["p50_ms"] == pytest.approx(1)
+    assert got["mean_ms"] == pytest.approx(10) and got["frames_per_s"] == pytest.approx(100)
+    assert got["p99_ms"] > 50 > got["p95_ms"]
+
+
+def test_no_torch() -> None:
+    import subprocess
+
+    code = "import sys, edgemtl.bench, edgemtl.apps.camera; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(module.__file__).parents[1]).returncode == 0

@@ -1,0 +1,286 @@
+import doctest
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import edgemtl.camera
+from edgemtl.camera import Recorder, Source, csi_pipeline, open_source
+from edgemtl.errors import UsageError
+
+SIZE = (120, 160)
+
+
+def numbered(index: int) -> np.ndarray:
+    """A frame whose brightness says its number, red marked on the left."""
+    frame = np.full((*SIZE, 3), index * 8, np.uint8)
+    frame[:, :20] = (255, 0, 0)
+    return frame
+
+
+def number(frame: np.ndarray) -> int:
+    return round(float(frame[40:80, 60:140].mean()) / 8)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.webm"
+    with Recorder(path, 20) as recorder:
+        for index in range(20):
+            recorder.add(numbered(index))
+    return path
+
+
+def test_a_file_gives_every_frame_in_order(clip: Path) -> None:
+    for text in (str(clip), f"file://{clip}"):
+        with open_source(text) as source:
+            assert (source.size, source.fps, source.live, source.length) == (SIZE, 20, False, 20)
+            frames = list(source)
+        assert [number(f) for f in frames] == list(range(20))
+        assert frames[5][60, 8, 0] > 200 > 60 > frames[5][60, 8, 2]  # red, not blue
+
+
+def test_a_file_is_read_ahead_but_not_whole() -> None:
+    made = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for index in range(50):
+            made.append(index)
+            yield numbered(index % 30)
+
+    with Source("x", frames(), size=SIZE, fps=30, live=False) as source:
+        next(source)
+        time.sleep(0.2)
+        assert 2 <= len(made) <= 2 + edgemtl.camera.AHEAD
+
+
+def test_a_paced_file_runs_no_faster_than_filmed(clip: Path) -> None:
+    with open_source(str(clip)) as source:
+        source.paced = True
+        begin = time.perf_counter()
+        for _ in range(6):
+            next(source)
+        assert time.perf_counter() - begin >= 5 / 20 * 0.9
+
+
+def test_a_live_source_gives_its_newest_frame() -> None:
+    def frames() -> Iterator[np.ndarray]:
+        for index in range(30):
+            yield numbered(index)
+            time.sleep(0.02)
+
+    ages = []
+    with Source("camera", frames(), size=SIZE, fps=50, live=True) as source:
+        seen = []
+        for frame in source:
+            ages.append(time.perf_counter() - source.captured)
+            seen.append(number(frame))
+            time.sleep(0.1)  # a reader five times too slow
+    assert len(seen) < 12 and seen == sorted(set(seen))
+    assert np.median(ages) < 0.05
+
+
+def test_a_silent_camera_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgemtl.camera, "PATIENCE_S", 0.1)
+    gone = threading.Event()
+
+    def frames() -> Iterator[np.ndarray]:
+        yield numbered(0)
+        gone.wait(5)
+
+    with Source("camera 3", frames(), size=SIZE, fps=30, live=True) as source:
+        next(source)
+        with pytest.raises(UsageError, match="camera 3 gave no frame"):
+            next(source)
+        gone.set()
+
+
+def test_closing_ends_a_waiting_reader() -> None:
+    gone = threading.Event()
+
+    def frames() -> Iterator[np.ndarray]:
+        gone.wait(5)
+        yield numbered(0)
+
+    source = Source("camera", frames(), size=SIZE, fps=30, live=True)
+    threading.Timer(0.1, gone.set).start()
+    threading.Timer(0.05, source.close).start()
+    assert list(source) == []
+
+
+def test_a_folder_gives_its_images_by_number(tmp_path: Path) -> None:
+    for index in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), numbered(index)[..., ::-1])
+    (tmp_path / "notes.txt").write_text("no image")
+    with open_source(str(tmp_path)) as source:
+        assert [number(f) for f in source] == [1, 2, 10]
+
+
+def test_one_image(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), numbered(3)[..., ::-1])
+    with open_source(str(tmp_path / "a.png")) as source:
+        (frame,) = source
+    assert np.array_equal(frame, numbered(3))
+
+
+def test_a_broken_image_in_a_folder_is_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), numbered(3))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with open_source(str(tmp_path)) as source:
+        next(source)
+        with pytest.raises(UsageError, match="b.png is not an image"):
+            next(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("97", "no camera 97: /dev/video97 does not exist; found:"),
+        ("v4l2:///dev/video97", "/dev/video97 does not exist"),
+        ("csi://left", "csi://0"),
+        ("webrtc://here", "unknown source 'webrtc://here'; a source is"),
+        ("none.mp4", "none.mp4 does not exist; a source is"),
+        ("http://127.0.0.1:9/x", "gives no picture"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="names Linux's devices")
+def test_what_is_no_source_is_named(text: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        open_source(text)
+
+
+def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"\0" * 999)
+    (tmp_path / "a.jpg").write_bytes(b"\0" * 999)
+    (tmp_path / "empty").mkdir()
+    for name, problem in (("a.mp4", "not a video"), ("a.jpg", "not an image"), ("empty", "holds no images")):
+        with pytest.raises(UsageError, match=f"{name}.* {problem}|{name} {problem}"):
+            open_source(str(tmp_path / name))
+
+
+def test_csi_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: False)
+    with pytest.raises(UsageError, match="GStreamer"):
+        open_source("csi://0")
+    assert "sensor-id=2" in csi_pipeline(2) and "drop=true max-buffers=1" in csi_pipeline(2)
+
+
+def test_errors_are_one_line_and_ffmpeg_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"\0" * 999)
+    opening = f"open_source({str(tmp_path / 'a.mp4')!r})"
+    code = f"from edgemtl.camera import open_source\ntry: {opening}\nexcept ValueError as e: print(e)"
+    root = Path(edgemtl.camera.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+
+
+def test_a_network_camera_is_live_and_its_end_is_named() -> None:
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for index in range(40):
+                jpeg = cv2.imencode(".jpg", numbered(index % 30))[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.01)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with open_source(f"http://127.0.0.1:{server.server_port}/video") as source:
+            assert source.live and source.size == SIZE
+            with pytest.raises(UsageError, match="stopped giving frames"):
+                for _ in source:
+                    pass
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_recording_appears_whole(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "new" / f"film{suffix}"
+    with Recorder(path, 25) as recorder:
+        for index in range(12):
+            recorder.add(numbered(index))
+        assert not path.exists()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with open_source(str(path)) as source:
+        assert [number(f) for f in source] == list(range(12)) and source.fps == 25
+
+
+def test_pictures_of_another_size_are_fitted(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    with Recorder(path, 25) as recorder:
+        recorder.add(np.full((121, 161, 3), 200, np.uint8))
+        recorder.add(np.full((60, 160, 3), 200, np.uint8))
+    with open_source(str(path)) as source:
+        first, second = source
+    assert first.shape == second.shape == (120, 160, 3)
+    assert second[60].mean() > 190 and second[5].mean() < 20
+
+
+def test_a_live_recording_runs_in_real_time(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "film.mp4", 10)
+    for at in (100.0, 100.5, 100.51, 101.0, 161.0, 161.5):  # half a second, nothing, half a second, a pause
+        recorder.add(numbered(1), at=at)
+        recorder._wait()
+    recorder.close()
+    assert recorder.frames == 1 + 5 + 0 + 5 + 1 + 5
+
+
+def test_nothing_recorded_leaves_nothing(tmp_path: Path) -> None:
+    Recorder(tmp_path / "film.webm", 25).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_records_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    for path, problem in (
+        (tmp_path / "film.avi", "must end in .mp4 or .webm"),
+        (tmp_path / "file" / "film.mp4", "its folder is a file"),
+        (tmp_path / "folder.mp4", "it is a folder"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            Recorder(path, 25)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_noticed(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, numpy as np
+from pathlib import Path
+from edgemtl.camera import Recorder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+rng = np.random.default_rng(0)
+recorder = Recorder(Path({str(tmp_path / "film.mp4")!r}), 25)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+for _ in range(30):
+    recorder.add(rng.integers(0, 256, (120, 160, 3), np.uint8))
+try:
+    recorder.close()
+except ValueError as error:
+    print(error)
+"""
+    root = Path(edgemtl.camera.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert "is the disk full?" in done.stdout and list(tmp_path.iterdir()) == []
+
+
+def test_the_example_runs(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    result = doctest.testmod(edgemtl.camera)
+    assert result.attempted >= 3 and not result.failed

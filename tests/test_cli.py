@@ -1,0 +1,146 @@
+"""The command line: help with examples, one line for every failure, the exit status."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgemtl import cli
+from edgemtl.errors import CheckFailed, UsageError
+
+_, COMMANDS = cli._parser()
+ROOT = Path(cli.__file__).parent.parent
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = cli.main(words)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_every_command_explains_itself_with_an_example_that_parses(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word, "--help"])
+    assert ended.value.code == 0
+    example = capsys.readouterr().out.split("example:\n")[1].strip()
+    assert example.startswith(f"edgemtl {word}")
+    assert cli._parse(example.split()[1:]).word == word
+
+
+def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "list")
+    assert status == 0
+    for name in ("nyud_edge", "openvino", "camera"):
+        assert name in out
+    assert "openvino" not in run(capsys, "list", "recipes")[1]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "arguments are required: COMMAND"),
+        (("trian",), "unknown command 'trian'; did you mean 'train'?"),
+        (("list", "recipe"), "unknown kind 'recipe'; did you mean 'recipes'?"),
+        (("list", "recipes", "more"), "unexpected argument 'more'"),
+        (("train",), "arguments are required: RECIPE, --run"),
+        (("train", "nyud_egde", "--run", "x"), "unknown recipe 'nyud_egde'; did you mean 'nyud_edge'?"),
+        (("train", "nyud_edge", "--run", "x", "--resmue"), "unknown option '--resmue'; did you mean '--resume'?"),
+        (("train", "nyud_edge", "--run", "x", "--set", "training.rat=1"), "did you mean 'training.rate'?"),
+        (("train", "nyud_edge", "--run", "x", "--nodes", "0"), "'0' is not a positive whole number"),
+        (("convert", "no_run", "--target", "openvni"), "unknown target 'openvni'; did you mean 'openvino'?"),
+        (
+            ("convert", "no_run", "--target", "openvino", "--precision", "int4"),
+            "unknown precision 'int4'; did you mean 'int8'?",
+        ),
+        (("evaluate", "no_run"), "no_run is neither a run"),
+        (("evaluate", "no_run", "--budget", "semseg"), "cannot read 'semseg' in --budget"),
+        (("bench", "no_artifact"), "no_artifact is not an artifact"),
+        (("demo", "no_artifact", "--source", "no.mp4"), "no_artifact is not an artifact"),
+        (("demo", "--app", "camrea"), "unknown app 'camrea'; did you mean 'camera'?"),
+        (("doctor", "--target", "openvni"), "unknown target 'openvni'; did you mean 'openvino'?"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, *words)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("edgemtl: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (UsageError("wrong\nuse"), 2, "edgemtl: wrong use\n"),
+        (CheckFailed("too far"), 1, "edgemtl: too far\n"),
+        (KeyboardInterrupt(), 130, "edgemtl: interrupted\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.bin"), 2, "edgemtl: a.bin: the disk is full\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.bin"), 2, "edgemtl: a.bin: permission denied\n"),
+        (MemoryError(), 2, "edgemtl: out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, "edgemtl: out of memory"),
+        (ModuleNotFoundError("No module named 'trimesh'", name="trimesh"), 2, "edgemtl: No module named 'trimesh'; "),
+        (ImportError("libGL.so.1: cannot open shared object file"), 2, "edgemtl: libGL.so.1: "),
+        (ZeroDivisionError("division by zero"), 2, "edgemtl: unexpected ZeroDivisionError: division by zero; --debug"),
+    ],
+)
+def test_every_failure_is_one_line(
+    error: BaseException, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgemtl.doctor.doctor", fail)
+    got, _, err = run(capsys, "doctor")
+    assert got == status
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("--debug", "train", "zzz", "--run", "x"), ("train", "zzz", "--run", "x", "--debug")]
+)
+def test_debug_lets_the_traceback_through(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="unknown recipe 'zzz'"):
+        cli.main(words)
+
+
+def python(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    words = ["train", "nyud_edge", "--run", "x"]
+    ended = python(f"import sys; sys.modules['torch'] = None\nfrom edgemtl.cli import main; sys.exit(main({words}))")
+    assert (ended.returncode, ended.stderr) == (2, 'edgemtl: torch is not installed; pip install "edgemtl[train]"\n')
+
+
+def test_the_data_folder_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["evaluate", "x"]
+    monkeypatch.delenv("EDGEMTL_DATA", raising=False)
+    assert cli._parse(words).data is None
+    monkeypatch.setenv("EDGEMTL_DATA", "there")
+    assert cli._parse(words).data == Path("there")
+    assert cli._parse([*words, "--data", "here"]).data == Path("here")
+
+
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgemtl", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_starting_up_imports_nothing_slow() -> None:
+    slow = ("numpy", "cv2", "torch", "pydantic", "rich")
+    ended = python(f"import sys, edgemtl.cli; print([m for m in {slow} if m in sys.modules])")
+    assert ended.stdout.strip() == "[]", ended.stderr

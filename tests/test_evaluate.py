@@ -1,0 +1,213 @@
+"""Scoring and budgets, on a toy task whose scores can be worked out by hand."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgemtl import evaluate as module
+from edgemtl import recipe, registry
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.evaluate import Allowed, compare, evaluate, parse_budget, score
+from edgemtl.files import read_json, sha256, write_json
+from edgemtl.tasks import Meter, Task
+
+
+class Error:
+    """Sum of absolute errors over all pixels, divided at the end."""
+
+    def __init__(self) -> None:
+        self.total, self.pixels = 0.0, 0
+
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
+        assert prediction.shape == label.shape
+        self.total += float(np.abs(prediction - label).sum())
+        self.pixels += label.size
+
+    def scores(self) -> dict[str, float]:
+        return {"error": self.total / self.pixels, "pixels": float(self.pixels)}
+
+
+class Lower(Task):
+    name = "lower"
+    title = "Lower is better"
+    headline = "error"
+    higher_is_better = False
+
+    def decode(self, map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return np.full(size, map.flat[0])
+
+    def meter(self) -> Meter:
+        return Error()
+
+
+class Higher(Lower):
+    name = "higher"
+    headline = "pixels"
+    higher_is_better = True
+
+
+TASKS: dict[str, Task] = {"lower": Lower(), "higher": Higher()}
+
+
+def samples(count: int = 3) -> list[dict[str, np.ndarray]]:
+    """Frames of another size than their labels; the right answer for frame i is i."""
+    return [
+        {"image": np.full((6, 8, 3), i, np.uint8), "lower": np.full((2 + i, 4), float(i)), "higher": np.zeros((2, 2))}
+        for i in range(count)
+    ]
+
+
+def constant(frame: np.ndarray) -> dict[str, np.ndarray]:
+    return {"lower": np.ones((3, 4)), "higher": np.zeros((3, 4))}
+
+
+def test_pixels_of_the_whole_split_count_alike() -> None:
+    scores = score(constant, samples(), TASKS, quiet=True)
+    # |1 - i| over (2 + i) x 4 pixels: 8 x 1 + 12 x 0 + 16 x 1, of 36
+    assert scores == {"lower": {"error": 24 / 36, "pixels": 36}, "higher": {"error": 0, "pixels": 12}}
+
+
+def test_a_limit_takes_the_first_frames() -> None:
+    assert score(constant, samples(), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
+    assert score(constant, samples(), TASKS, limit=99, quiet=True) == score(constant, samples(), TASKS, quiet=True)
+
+
+def test_an_empty_split_is_one_clear_line() -> None:
+    with pytest.raises(UsageError, match="nothing to evaluate: 0 frames"):
+        score(constant, [], TASKS)
+
+
+def test_a_budget_is_read() -> None:
+    assert parse_budget("semseg.miou=-0.5, depth.rmse=+1%,delta_m=-1") == [
+        Allowed("semseg.miou", -0.5, False),
+        Allowed("depth.rmse", 1.0, True),
+        Allowed("delta_m", -1.0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "semseg", "semseg.miou", "semseg.miou=", "semseg=-1", "a.b=1", "a.b=-x", "a.b=-1,", "a.b=-1%%"]
+)
+def test_a_budget_that_cannot_be_read_is_one_line_with_the_syntax(text: str) -> None:
+    with pytest.raises(UsageError, match="in --budget: a budget is task.score=") as caught:
+        parse_budget(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, value, ok",
+    [
+        ("lower.error=+0.5", 10.5, True),
+        ("lower.error=+0.5", 10.6, False),
+        ("lower.error=+1%", 10.1, True),
+        ("lower.error=+1%", 10.11, False),
+        ("lower.error=+0", 10.0, True),
+        ("lower.error=+1", 1.0, True),  # better is always allowed
+        ("lower.error=+1", math.nan, False),
+        ("delta_m=-5", 11.0, True),  # one of two tasks 10 % worse
+        ("delta_m=-4.9", 11.0, False),
+    ],
+)
+def test_a_change_is_held_against_its_budget(text: str, value: float, ok: bool) -> None:
+    base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
+    rows = compare({"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, parse_budget(text))
+    assert all(row.ok for row in rows) == ok
+    assert [row.name for row in rows] == ["lower.error", "higher.pixels", "delta_m"]
+
+
+def test_delta_m_counts_each_task_by_its_direction() -> None:
+    base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
+    rows = compare({"lower": {"error": 9.0}, "higher": {"pixels": 52.0}}, base, TASKS, [])
+    assert rows[-1].value == pytest.approx((10 + 4) / 2)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with the toy tasks; `int8` predicts 1.1 where `float` predicts 1."""
+    stated = recipe.load("nyud_edge").model_copy(update={"tasks": TASKS})
+    monkeypatch.setattr(module.recipe, "read", lambda path: stated)
+    write_json(tmp_path / "recipe.json", {})
+    (tmp_path / "float.safetensors").write_bytes(b"float")
+    (tmp_path / "int8.safetensors").write_bytes(b"int8")
+
+    def opened(root: Path | None, split: str, tasks: tuple[str, ...], **options: Any) -> list[dict[str, np.ndarray]]:
+        assert tasks == ("lower", "higher")
+        return samples() if split == "val" else []
+
+    def predict(subject: Any, device: str | None) -> Any:
+        factor = {"float": 1.0, "int8": 1.1}[subject.name]
+        return lambda frame: {name: map * factor for name, map in constant(frame).items()}
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: SimpleNamespace(open=opened))
+    monkeypatch.setattr(module, "_predict", predict)
+    return tmp_path
+
+
+def test_scores_of_a_whole_split_are_kept_with_what_they_are_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run)
+    assert "lower.error" in capsys.readouterr().out
+    evaluate(run, weights="int8", as_json=True)
+    assert json.loads(capsys.readouterr().out)["name"] == "int8"
+    kept = read_json(run / "scores.json")
+    assert set(kept) == {"float", "int8"}
+    assert kept["float"]["frames"] == 3
+    assert kept["float"]["weights_sha256"] == sha256(run / "float.safetensors")
+    assert kept["float"]["tasks"]["lower"]["error"] == 24 / 36
+
+
+def test_scores_of_a_part_are_not_kept(run: Path) -> None:
+    assert evaluate(run, limit=1)["frames"] == 1
+    assert not (run / "scores.json").exists()
+
+
+def test_a_budget_that_holds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluate(run, weights="int8", budget="lower.error=+6%,delta_m=-3")
+    assert [row["ok"] for row in result["budget"]] == [True, True, True]
+    assert result["budget"][-1]["value"] == pytest.approx(-100 * 0.4 / 24 / 2)
+    assert "delta_m" in capsys.readouterr().out
+    assert "float" in read_json(run / "scores.json")  # computed because it was missing
+
+
+def test_a_broken_budget_fails_after_the_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckFailed, match=r"over budget: lower.error \+1.67% \(allowed \+1%\)"):
+        evaluate(run, weights="int8", budget="lower.error=+1%")
+    assert "too much" in capsys.readouterr().out
+
+
+def test_a_baseline_of_older_weights_is_computed_again(run: Path) -> None:
+    evaluate(run)
+    kept = read_json(run / "scores.json")
+    kept["float"]["tasks"]["lower"]["error"] = 1e-9
+    write_json(run / "scores.json", kept)
+    with pytest.raises(CheckFailed):
+        evaluate(run, weights="int8", budget="lower.error=+6%")  # the kept score is believed
+    (run / "float.safetensors").write_bytes(b"trained again")
+    evaluate(run, weights="int8", budget="lower.error=+6%")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"weights": "int4"}, "unknown weights 'int4'"),
+        ({"weights": "calibrated"}, "calibrated.safetensors does not exist; `edgemtl compress` makes it"),
+        ({"split": "test"}, "nothing to evaluate"),
+        ({"budget": "lowr.error=+1"}, "unknown task 'lowr'; did you mean 'lower'?"),
+        ({"budget": "lower.eror=+1"}, "unknown score of lower 'eror'; did you mean 'error'?"),
+        ({"budget": "lower.error=-1"}, "lower is better, so its budget starts with '\\+'"),
+        ({"budget": "higher.pixels=+1"}, "higher is better, so its budget starts with '-'"),
+        ({"budget": "delta_m=+1"}, "higher is better, so its budget starts with '-'"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(run: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(run, **arguments)
+
+
+def test_a_folder_that_is_neither_run_nor_artifact(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is neither a run .* nor an artifact"):
+        evaluate(tmp_path)

@@ -1,0 +1,132 @@
+"""The wheel, an editable install and a plain checkout hold the same things, and the device side needs no workshop."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import RawConfigParser
+from pathlib import Path
+
+import pytest
+
+from edgemtl import registry
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("edgemtl", "apps", "recipes", "targets")  # what the wheel is made from
+CONFIG = RawConfigParser()
+CONFIG.read(ROOT / "setup.cfg")
+DEVICE = CONFIG["importlinter:contract:device"]["source_modules"].split()
+WORKSHOP = CONFIG["importlinter:contract:device"]["forbidden_modules"].split()
+
+
+def sources(folder: Path) -> list[Path]:
+    """Every file that belongs into the wheel, relative to `folder`'s parent."""
+    found = [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return sorted(p.relative_to(folder.parent) for p in found)
+
+
+def packages() -> set[str]:
+    folders = {path.parent for name in FOLDERS for path in sources(ROOT / name) if path.suffix == ".py"}
+    return {".".join(("edgemtl", *(part for part in path.parts if part != "edgemtl"))) for path in folders}
+
+
+def run(*command: object, **options: object) -> str:
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+    return str(ended.stdout)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, so that building leaves nothing in it."""
+    tree = tmp_path_factory.mktemp("checkout")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, tree)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment with nothing but what the wheel itself asks for."""
+    folder = tmp_path_factory.mktemp("clean")
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run(python, "-m", "pip", "install", wheel)
+    return python
+
+
+def test_every_package_is_listed() -> None:
+    assert set(CONFIG["options"]["packages"].split()) == packages()
+    for name in packages():
+        path = name.split(".")[1:]
+        assert [p for p in (ROOT / "edgemtl", ROOT) if p.joinpath(*path, "__init__.py").is_file()], (
+            f"{name}: no __init__"
+        )
+
+
+def test_the_wheel_adds_one_name_and_holds_every_file(wheel: Path) -> None:
+    names = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
+    content = {name for name in names if not name.parts[0].endswith(".dist-info")}
+    wanted = {
+        Path("edgemtl", *(part for part in p.parts if part != "edgemtl")) for f in FOLDERS for p in sources(ROOT / f)
+    }
+    assert content == wanted
+    assert [name for name in names if name.name == "LICENSE"]
+
+
+def test_the_import_contracts_hold(wheel: Path, tmp_path: Path) -> None:
+    # On the wheel's content, because only there recipes, targets and apps lie where they are imported.
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    (console,) = [p for p in (Path(sys.executable).parent / "lint-imports", shutil.which("lint-imports")) if p][:1]
+    run(
+        console,
+        "--config",
+        ROOT / "setup.cfg",
+        "--no-cache",
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+
+
+@pytest.mark.parametrize("way", ["wheel", "editable", "checkout"])
+def test_the_device_side_runs_in_a_clean_environment(
+    way: str, clean: Path, wheel: Path, tree: Path, tmp_path: Path
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    pip = (clean, "-m", "pip")
+    if way == "checkout":
+        run(*pip, "uninstall", "--yes", "edgemtl")
+        environment["PYTHONPATH"] = str(tree)
+    else:
+        source = [wheel] if way == "wheel" else ["--editable", tree]
+        run(*pip, "install", "--no-deps", "--force-reinstall", *source)
+    options = {"cwd": tmp_path, "env": environment}
+
+    program = [clean, "-m", "edgemtl"] if way == "checkout" else [clean.parent / "edgemtl"]
+    listed = run(*program, "list", **options)
+    for kind in ("recipes", "targets", "apps"):
+        for name in registry.names(kind):
+            assert name in listed
+
+    leaves = [
+        f"edgemtl.{kind}.{name}" for kind in ("recipes", "tasks", "targets", "apps") for name in registry.names(kind)
+    ]
+    code = (
+        "import importlib, importlib.util, edgemtl\n"
+        f"for name in {DEVICE + leaves}: importlib.import_module(name)\n"
+        f"assert not [name for name in {WORKSHOP} if importlib.util.find_spec(name)]\n"
+        "print(edgemtl.__file__)"
+    )
+    where = Path(run(clean, "-c", code, **options).strip())
+    assert where.is_relative_to(clean.parent.parent if way == "wheel" else tree)

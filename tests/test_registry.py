@@ -1,0 +1,44 @@
+"""The folder is the registry."""
+
+import pytest
+
+from edgemtl import registry
+from edgemtl.errors import UsageError
+
+KINDS = ("recipes", "targets", "apps", "tasks", "data", "models")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_entry_says_in_its_first_line_what_it_is(kind: str) -> None:
+    assert registry.names(kind)
+    for name in registry.names(kind):
+        assert registry.summary(kind, name), f"{kind}/{name} has no docstring"
+
+
+@pytest.mark.parametrize("kind, attribute", [("recipes", "recipe"), ("targets", "target"), ("apps", "app")])
+def test_every_leaf_defines_what_its_kind_promises(kind: str, attribute: str) -> None:
+    for name in registry.names(kind):
+        assert hasattr(registry.load(kind, name), attribute), f"{kind}/{name} does not define {attribute}"
+
+
+def test_private_modules_are_no_entries() -> None:
+    assert not [name for kind in KINDS for name in registry.names(kind) if name.startswith("_")]
+
+
+def test_a_typo_is_answered_with_the_closest_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown recipe 'nyud_egde'; did you mean 'nyud_edge'\?"):
+        registry.load("recipes", "nyud_egde")
+
+
+def test_a_wrong_name_is_answered_with_all_names() -> None:
+    with pytest.raises(UsageError, match="unknown target 'zzz'; known: .*openvino"):
+        registry.load("targets", "zzz")
+
+
+def test_a_summary_is_read_without_importing(tmp_path, monkeypatch) -> None:
+    from edgemtl import recipes
+
+    (tmp_path / "broken.py").write_text('"""Needs what nobody has.\n\nMore."""\nimport no_such_package\n')
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
+    assert "broken" in registry.names("recipes")
+    assert registry.summary("recipes", "broken") == "Needs what nobody has."

@@ -1,0 +1,366 @@
+"""`python test_train.py FOLDER` plays the runs that die or have several processes, each in a forked process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import torch
+from edgemtl.tasks.depth import Depth
+from edgemtl.tasks.semseg import Semseg
+from safetensors.torch import load_file
+from torch import nn
+
+import edgemtl.train as module
+from edgemtl import checkpoint, registry
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.journal import Journal
+from edgemtl.recipe import Augment, Data, Network, Recipe, Training
+
+
+class Tiles:
+    """Frames of coloured tiles; depth and class follow from the colour."""
+
+    def __init__(self, length, on_read=lambda index: None):
+        self.length, self.on_read = length, on_read
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.on_read(index)
+        image = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        depth = 1 + image[..., 0].astype(np.float32) / 64
+        return {"image": image, "depth": depth, "semseg": (image[..., 1] > 127).astype(np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+
+class Tiny(nn.Module):
+    def __init__(self, plain):
+        super().__init__()
+        conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.backbone = (
+            nn.Sequential(conv, nn.ReLU()) if plain else nn.Sequential(conv, nn.BatchNorm2d(8), nn.Dropout())
+        )
+        self.depth, self.semseg = nn.Conv2d(8, 1, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, image):
+        x = self.backbone(image)
+        return {"depth": self.depth(x), "semseg": self.semseg(x)}
+
+
+def recipe(*, plain=False, **options):
+    """Six iterations, saved at 2, 4 and 6, validated at 3 and 6."""
+    training = {
+        "iterations": 6, "batch": 4, "rate": 0.01, "ema": 0.9, "label_stride": 2, "validate_every": 3, "save_every": 2,
+        "weights": {"depth": 1.0, "semseg": 2.0}, "workers": 0,
+    }  # fmt: skip
+    return Recipe(
+        name="tiles",
+        summary="tiles",
+        data=Data(name="tiles"),
+        tasks={"depth": Depth(), "semseg": Semseg(classes=("dark", "light"))},
+        size=(32, 32),
+        map_stride=2,
+        network=Network(method="tiny", backbone="tiny", options={"plain": plain}),
+        augment=Augment(scale=(1.0, 1.5)),
+        training=Training(**training | options),
+    )
+
+
+def stand_in(change: Callable[[Any, str, Any], None], **samples):
+    """Makes the stages find these data and this network; `change` is setattr or a monkeypatch's."""
+    samples = {"train": Tiles(10), "val": Tiles(2)} | samples
+    data = SimpleNamespace(open=lambda root, split, tasks: samples[split])
+    change(registry, "load", lambda kind, name: data)
+    change(module, "build", lambda network, tasks: Tiny(**network.options))
+
+
+def train(run, given=None, **options):
+    return module.train(given or recipe(), run=run, accelerator="cpu", **options)
+
+
+def lines(run):
+    """The lines of metrics.jsonl without times."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds_per_step", "data_wait")} for line in found]
+
+
+def outcome(run):
+    """All that must not depend on how often a run was disturbed."""
+    return (run / "last.safetensors").read_bytes(), (run / "float.safetensors").read_bytes(), lines(run)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    def use(**samples):
+        stand_in(monkeypatch.setattr, **samples)
+
+    use()
+    return use
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch.setattr)
+        scores = train(run)
+    return SimpleNamespace(run=run, scores=scores, outcome=outcome(run))
+
+
+def test_a_run_leaves_recipe_weights_state_and_journal(undisturbed):
+    run = undisturbed.run
+    written = json.loads((run / "recipe.json").read_text())
+    assert Recipe.model_validate(written["recipe"]) == recipe() and written["versions"]["torch"] and "commit" in written
+    validations = [line for line in undisturbed.outcome[2] if "scores" in line]
+    steps = [line for line in undisturbed.outcome[2] if "loss" in line]
+    assert [line["iteration"] for line in validations] == [3, 6]
+    assert [line["iteration"] for line in steps] == [2, 3, 4, 6]
+    assert steps[0]["loss"]["total"] == pytest.approx(steps[0]["loss"]["depth"] + 2 * steps[0]["loss"]["semseg"])
+    assert steps[-1]["loss"]["total"] < steps[0]["loss"]["total"]
+    about = checkpoint.about(run / "float.safetensors")
+    best = [line for line in validations if line["best"]][-1]
+    assert about["scores"] == best["scores"] == undisturbed.scores and about["iteration"] == best["iteration"]
+    assert list((run / "tensorboard").glob("events*"))
+    assert not list(run.glob(".*"))
+
+
+def test_best_weights_are_the_averaged_ones(undisturbed):
+    last = load_file(undisturbed.run / "last.safetensors")
+    best = load_file(undisturbed.run / "float.safetensors")
+    assert checkpoint.about(undisturbed.run / "float.safetensors")["iteration"] == 6
+    assert all(torch.equal(value, last[f"average/{name}"]) for name, value in best.items())
+    assert not torch.equal(best["depth.weight"], last["model/depth.weight"])
+
+
+def test_workers_change_nothing(tmp_path, data, undisturbed):
+    train(tmp_path, recipe(workers=2))
+    assert outcome(tmp_path) == undisturbed.outcome
+
+
+def test_another_seed_changes_everything(tmp_path, data, undisturbed):
+    train(tmp_path, recipe(seed=1))
+    assert outcome(tmp_path)[0] != undisturbed.outcome[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("split", "read", "iteration"), [("train", 5, 2), ("train", 13, 4), ("val", 2, 3), ("val", 3, 6)]
+)
+def test_a_signal_saves_and_resume_ends_the_same(tmp_path, data, undisturbed, number, split, read, iteration):
+    reads = []
+
+    def interrupt(index):
+        reads.append(index)
+        if len(reads) == read:
+            os.kill(os.getpid(), number)
+
+    usual = signal.getsignal(number)
+    data(**{split: Tiles({"train": 10, "val": 2}[split], interrupt)})
+    with pytest.raises(CheckFailed, match=f"stopped after iteration {iteration} of 6.*--resume"):
+        train(tmp_path)
+    assert signal.getsignal(number) == usual
+    assert checkpoint.about(tmp_path / "last.safetensors")["state"]["iteration"] == iteration
+    assert train(tmp_path, resume=True) == undisturbed.scores
+    assert outcome(tmp_path) == undisturbed.outcome
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):
+    train(tmp_path)
+    assert train(tmp_path, resume=True) == undisturbed.scores
+    assert outcome(tmp_path) == undisturbed.outcome
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeypatch):
+    calls = []
+
+    def broken(*given):
+        calls.append(None)
+        found = usual(*given)
+        return found | {"depth": found["depth"] * (float("nan") if len(calls) == 4 else 1)}
+
+    usual = module.losses
+    monkeypatch.setattr(module, "losses", broken)
+    with pytest.raises(CheckFailed, match="depth loss is nan in iteration 4; .*last.safetensors keeps iteration 3"):
+        train(tmp_path)
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "last.safetensors").values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeypatch):
+    usual = module.losses
+    monkeypatch.setattr(
+        module, "losses", lambda raw, *given: usual(raw, *given) | {"depth": (0 * raw["depth"].sum()).sqrt()}
+    )
+    with pytest.raises(CheckFailed, match="gradient's norm is nan in iteration 1; nothing was saved yet"):
+        train(tmp_path)
+
+
+def test_an_existing_run_is_only_continued_on_request(tmp_path, data):
+    train(tmp_path, recipe(iterations=2))
+    with pytest.raises(UsageError, match="already holds last.safetensors; go on with --resume"):
+        train(tmp_path, recipe(iterations=2))
+    with pytest.raises(UsageError, match="another recipe: its training.iterations is 2, not 4"):
+        train(tmp_path, recipe(iterations=4), resume=True)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path, data):
+    train(tmp_path, recipe(iterations=2))
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UsageError, match="last.safetensors is truncated"):
+        train(tmp_path, recipe(iterations=2), resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(tmp_path, data, split):
+    data(**{split: Tiles(0)})
+    with pytest.raises(UsageError, match=f"the {split} split of tiles is empty"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ({"weights": {"depth": 1.0}}, {}, "training.weights has no semseg"),
+        ({"accumulate": 3}, {}, "training.batch=4 must be a multiple of training.accumulate"),
+        ({}, {"precision": "8-true"}, "8-true"),
+    ],
+)
+def test_wrong_use_is_one_line(tmp_path, data, given, options, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        train(tmp_path, recipe(**given), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_accumulation_equals_one_large_batch(tmp_path, data):
+    for parts in (1, 4):
+        train(tmp_path / str(parts), recipe(plain=True, accumulate=parts, optimizer="sgd", iterations=3))
+    close(tmp_path / "1", tmp_path / "4")
+
+
+def test_mixed_precision_trains(tmp_path, data, undisturbed):
+    train(tmp_path, precision="bf16-mixed")
+    steps, exact = (
+        [line["loss"]["total"] for line in of if "loss" in line] for of in (lines(tmp_path), undisturbed.outcome[2])
+    )
+    assert steps != exact and steps == pytest.approx(exact, rel=0.05)
+
+
+def close(run, other):
+    """Asserts equal weights up to rounding; labels of the tiles are all valid, so that means of parts are the mean."""
+    ours, theirs = (load_file(folder / "last.safetensors") for folder in (run, other))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=lambda text: f"{name}: {text}")
+
+
+# Runs in processes of their own --------------------------------------------------------------------------------------
+
+KILLS = {  # name: what is called, which call of it never returns, what happens before
+    "before anything is written": ("replace", 1),
+    "before the first step": ("set_rate", 1),
+    "before the first checkpoint": ("set_rate", 2),
+    "while the first checkpoint is half written": ("write_bytes", 1),
+    "before a checkpoint takes its name": ("replace", 4),
+    "while the best weights are half written": ("write_bytes", 3),
+    "between best weights and state": ("replace", 6),
+    "between two checkpoints": ("set_rate", 6),
+    "while validating": ("validate", 2),
+    "while a line of the journal is half written": ("write", 3),
+    "in the end": ("write_bytes", 8),
+}
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forked")
+    path = os.pathsep.join([str(Path(module.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_and_resumed_ends_the_same(forked, name):
+    assert (forked / name / "killed").exists()
+    assert outcome(forked / name) == outcome(forked / "undisturbed")
+    assert not list((forked / name).glob(".*"))
+
+
+def test_two_processes_equal_one(forked, tmp_path, data):
+    train(tmp_path, recipe(plain=True, optimizer="sgd"))
+    close(tmp_path, forked / "two")
+
+
+def play(folder):
+    torch.set_num_threads(1)
+    stand_in(setattr)
+    assert wait(fork(lambda: train(folder / "undisturbed"))) == 0
+    for name, (what, call) in KILLS.items():
+        run = folder / name
+        assert wait(fork(lambda: killed(run, what, call))) == -signal.SIGKILL, name
+        assert wait(fork(lambda: train(run, resume=True))) == 0, name
+        (run / "killed").touch()
+    several = [fork(lambda: one_of(2, rank, folder / "two")) for rank in range(2)]
+    assert [wait(process) for process in several] == [0, 0]
+
+
+def fork(work):
+    """The number of a new process that does the work; forking saves importing torch thirty times."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def wait(number):
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def killed(run, what, call):
+    """Trains until that call, half of which is done where it writes, and dies."""
+    owner = {"replace": os, "write_bytes": Path, "write": Journal}.get(what, module)
+    usual, calls = getattr(owner, what), []
+
+    def last(*given, **options):
+        calls.append(given)
+        if len(calls) < call:
+            return usual(*given, **options)
+        if what == "write_bytes":
+            usual(given[0], given[1][: len(given[1]) // 2])
+        if what == "write":
+            with given[0].path.open("a") as stream:
+                stream.write('{"iteration": 3, "sco')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, what, last)
+    train(run)
+
+
+def one_of(processes, rank, run):
+    """Trains as one of torchrun's processes."""
+    every = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500 + os.getppid() % 1000, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in every.items()}
+    train(run, recipe(plain=True, optimizer="sgd"))
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]))
