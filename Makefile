@@ -16,7 +16,7 @@ RUN := out/scenes_edge
 ARTIFACTS := openvino openvino-fp32 onnx
 
 demo: out/report.html
-	@echo "pictures and numbers: $<   clip: out/demo.mp4"
+	@echo "pictures and numbers: $<   clip: out/demo.webm"
 
 # OpenCV's windows need the system's libGL; where it is missing, its build without windows serves.
 .venv/installed: setup.cfg pyproject.toml
@@ -64,11 +64,14 @@ $(RUN)/.measured-%: $(RUN)/%/manifest.json
 	$(EDGEMTL) bench $(RUN)/$*
 	touch $@
 
-out/demo.mp4: $(RUN)/openvino/manifest.json
-	$(EDGEMTL) demo $(RUN)/openvino --source $(RUN)/clip.mp4 --headless --record $@
+$(RUN)/clip.webm: | .venv/installed
+	$(BIN)/python -m edgemtl.data.scenes.walk $@ --frames 60
+
+out/demo.webm: $(RUN)/openvino/manifest.json $(RUN)/clip.webm
+	$(EDGEMTL) demo $(RUN)/openvino --source $(RUN)/clip.webm --headless --record $@
 
 out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(RUN)/.evaluated-float $(RUN)/.evaluated-int8 \
-		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.mp4
+		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.webm
 	$(EDGEMTL) report $(RUN) --out out
 
 test: .venv/installed-dev

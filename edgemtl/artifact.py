@@ -1,14 +1,14 @@
 """An artifact: a folder with a manifest and the target's files; nothing else is needed to run it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.recipe import _tasks, first_problem
-from edgemtl.tasks import Size, Task
+from edgemtl.recipe import first_problem
+from edgemtl.tasks import Size, Tasks
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -32,7 +32,7 @@ class Manifest(BaseModel):
     precision: str
     size: Size  # of the frame the network takes
     map_stride: int
-    tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(_tasks)]  # decode parameters, class names
+    tasks: Tasks  # decode parameters, class names
     files: dict[str, File]
     weights_sha256: str  # of the checkpoint it was converted from
     toolchain: dict[str, str]  # versions of what made it

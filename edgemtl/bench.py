@@ -36,7 +36,7 @@ def bench(
       inference, decoding and drawing an overlay of the first task. One frame at a time, half of `seconds` each, after
       `warmup` frames: p50_ms, p95_ms, p99_ms, mean_ms, frames_per_s, frames.
     - `peak_rss_mib`: the process's peak resident memory, Python and drawing included; memory of a GPU is not in it.
-    - `machine`: processor, cores used, load before the start, versions.
+    - `machine`: processor, cores, threads, load before the start, versions.
 
     `threads` limits the runtime and the drawing to that many threads (as EDGEMTL_THREADS does). Raises UsageError for
     what cannot be run.

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor, nn
 
 
-def chain(*layers: nn.Conv2d) -> nn.Conv2d:
+def chain(*layers: nn.Module) -> nn.Conv2d:
     """One 1x1 convolution that does what these 1x1 convolutions do one after the other."""
+    assert isinstance(layers[0], nn.Conv2d)
     weight = torch.eye(layers[0].in_channels, dtype=torch.float64)
     bias = torch.zeros(layers[0].in_channels, dtype=torch.float64)
     for layer in layers:
+        assert isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
         matrix = layer.weight.detach()[:, :, 0, 0].double()
         weight, bias = matrix @ weight, matrix @ bias
         if layer.bias is not None:

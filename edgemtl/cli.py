@@ -114,19 +114,24 @@ def _verify(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     import json
 
-    from edgemtl import show
-    from edgemtl.bench import bench, show_table
+    from edgemtl import bench as one
+    from edgemtl import compare, show
     from edgemtl.files import add_json
 
-    with show.err.status(f"measuring {args.artifact} for about {args.seconds:g} seconds"):
-        result = bench(args.artifact, seconds=args.seconds, device=args.device, threads=args.threads)
-    run = args.artifact.resolve().parent
+    if len(args.artifacts) > 1:
+        if args.threads:
+            raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
+        with show.err.status(f"measuring {len(args.artifacts)} in turns, about {args.seconds:g} seconds each"):
+            results = compare.compare(args.artifacts, seconds=args.seconds, device=args.device)
+        print(json.dumps(results, indent=1)) if args.json else compare.show_table(results)
+        return
+    [folder] = args.artifacts
+    with show.err.status(f"measuring {folder} for about {args.seconds:g} seconds"):
+        result = one.bench(folder, seconds=args.seconds, device=args.device, threads=args.threads)
+    run = folder.resolve().parent
     if (run / "recipe.json").is_file():
-        add_json(run / "bench.json", args.artifact.resolve().name, result)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show_table(result)
+        add_json(run / "bench.json", folder.resolve().name, result)
+    print(json.dumps(result, indent=1)) if args.json else one.show_table(result)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -283,9 +288,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
-        "bench", _bench, "measure an artifact's latency, throughput and memory", "edgemtl bench runs/nyud/openvino"
+        "bench", _bench, "measure an artifact's latency, throughput and memory, or several side by side",
+        "edgemtl bench runs/nyud/openvino\n  edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino",
+    )  # fmt: skip
+    arg(
+        "artifacts",
+        type=Path,
+        nargs="+",
+        metavar="ARTIFACT",
+        help="an artifact folder; several are measured in turns, a run folder stands for its float network in torch",
     )
-    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
     arg("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default: 5)")
     arg("--threads", type=_positive, metavar="N", help="threads of the runtime (default: its own choice)")

@@ -95,7 +95,9 @@ def load_int8(run: Path, file: str = INT8) -> Deployed:
 def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recipe:
     for setting in settings:
         if setting.partition("=")[0].split(".")[0] in FIXED:
-            raise UsageError(f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like")
+            raise UsageError(
+                f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like"
+            )
     recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
     if iterations is None:
         return recipe
@@ -163,7 +165,7 @@ def _slots_of(network: nn.Module, scale: str) -> list[str]:
     return [slot for slot, other in quantizers.slots(network).items() if other is module]
 
 
-def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> list[str]:
+def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> set[str]:
     """NNCF's names of the operations that must stay float; UsageError for a pattern that matches none."""
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
@@ -172,7 +174,9 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     nodes = graph.get_all_nodes()
     # Operations are named by the modules that were called, parameters by where they are kept: ask both.
     known = {node: [node.node_name, *(n.node_name for n in graph.get_previous_nodes(node))] for node in nodes}
-    known = {node: [name for name in names if name == node.node_name or "/" not in name] for node, names in known.items()}
+    known = {
+        node: [name for name in names if name == node.node_name or "/" not in name] for node, names in known.items()
+    }
     kept = {node for node in nodes if node.node_type in FLOAT}
     for node in graph.topological_sort():
         if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
@@ -190,7 +194,9 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         if node not in seen and (node.node_type not in LAYERS or COORDINATES.search(node.node_name)):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
-    return sorted(node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const"))
+    return sorted(
+        node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")
+    )
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -200,7 +206,9 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise UsageError(f"compression.keep_float: {text!r} is no regular expression: {error}") from None
 
 
-def _nncf(network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], stay_float: list[str]) -> nn.Module:
+def _nncf(
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], stay_float: list[str]
+) -> nn.Module:
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
     from nncf.torch.quantization import extensions
@@ -216,7 +224,7 @@ def _nncf(network: nn.Module, items: Sequence[Any], example: Callable[[Any], Ten
             subset_size=len(items),
             preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations
             target_device=nncf.TargetDevice.ANY,
-            ignored_scope=nncf.IgnoredScope(names=stay_float),
+            ignored_scope=nncf.IgnoredScope(names=sorted(stay_float)),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=OverflowFix.DISABLE,
                 # Depthwise inputs would get a scale per channel, which TensorRT and Core ML refuse.
@@ -293,7 +301,7 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
     history: list[dict[str, float]] = []
     with show.progress() as bar:
         task = bar.add_task("fine-tuning", total=options.iterations, status="")
-        _train_quantizers(student, True)
+        _tune(student, True)
         for batch in _batches(samples, recipe):
             if stop.asked:
                 raise Stopped(f"at iteration {len(history)} of {options.iterations} of fine-tuning")
@@ -319,7 +327,7 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
             history.append({name: value.item() for name, value in found.items()})
             text = " ".join(f"{name} {value:.3g}" for name, value in history[-1].items())
             bar.update(task, advance=1, status=text)
-    _train_quantizers(student, False)
+    _tune(student, False)
     student.requires_grad_(False).cpu()
     normalise.cpu()
     tenth = max(1, len(history) // 10)
@@ -356,9 +364,9 @@ def _batches(samples: Any, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
     yield from loader(samples, recipe.model_copy(update={"training": training}), 0)
 
 
-def _train_quantizers(network: nn.Module, on: bool) -> None:
+def _tune(network: nn.Module, on: bool) -> None:
     for quantizer in quantizers.quantizers(network):
-        quantizer.train(on)
+        quantizer.tuning = on
 
 
 def _check_finite(found: dict[str, Tensor], total: Tensor, iteration: int) -> None:

@@ -64,7 +64,9 @@ BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses], Tensor]] = {
 }  # fmt: skip
 
 
-def losses(raw: dict[str, Tensor], labels: dict[str, Tensor], tasks: dict[str, Task], options: Losses) -> dict[str, Tensor]:
+def losses(
+    raw: dict[str, Tensor], labels: dict[str, Tensor], tasks: dict[str, Task], options: Losses
+) -> dict[str, Tensor]:
     """The unweighted loss of every task, float32 scalars."""
     done = {}
     for name, task in tasks.items():

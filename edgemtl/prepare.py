@@ -1,8 +1,8 @@
 """The deployment form of a trained network: an exact rewriting, which `compress` quantizes and every target converts.
 
 BatchNorms are folded into the layers before them, a paper's own linear chains are merged and its image-independent
-maps made constant (`merge` of a network's module gives what takes its place), activations and argmax come into the graph, and the
-camera's 0..255 frame goes in.
+maps made constant (`merge` of a network's module gives what takes its place), activations and argmax come into the
+graph, and the camera's 0..255 frame goes in.
 """
 
 import copy
@@ -42,6 +42,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 class Normalise(nn.Module):
     """ImageNet normalisation of an RGB frame in 0..255."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,15 +94,17 @@ def prepare(network: nn.Module, recipe: Recipe) -> Deployed:
     frame = torch.zeros(1, 3, *recipe.size)
     inputs = fold_norms(deployed, frame)
     for module, shapes in reversed(inputs.items()):  # inner modules ran to their end, and so merge, before outer ones
-        if hasattr(module, "merge"):
-            _replace(deployed, module, module.merge(*shapes))
+        merge: Callable[..., nn.Module] | None = getattr(module, "merge", None)
+        if merge is not None:
+            _replace(deployed, module, merge(*shapes))
     return deployed
 
 
 def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
     """Folds, in place, every BatchNorm whose input is a convolution's output; gives back each module's input shapes.
 
-    Who follows whom is read off one run. Exact, because a BatchNorm in eval mode is an affine map of the channels.
+    Who follows whom is read off one run. Exact where the norm is the output's only reader, because a BatchNorm in eval
+    mode is an affine map of the channels.
     """
     made_by: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept so that its id stays its own
     layers: dict[nn.BatchNorm2d, nn.Module] = {}  # a shared pair runs many times and is folded once
@@ -123,6 +128,7 @@ def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torc
         handle.remove()
     for norm, layer in layers.items():
         assert norm.running_mean is not None and norm.running_var is not None
+        assert isinstance(layer.weight, Tensor) and (layer.bias is None or isinstance(layer.bias, Tensor))
         layer.weight, layer.bias = fuse_conv_bn_weights(
             layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )

@@ -58,12 +58,13 @@ def _along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
 class FakeQuantize(nn.Module):
     """Rounds a tensor to int8 and back, without branches: one operation in an exported graph.
 
-    `scale` is a scalar, or (C,) along `axis`. In training mode the gradient passes straight through where nothing
-    clips, and the numbers are the same.
+    `scale` is a scalar, or (C,) along `axis`. While `tuning` the same bits come faster on a CPU, but in several
+    operations; it is not the module's training mode, because that must not change what gets exported.
     """
 
     scale: Tensor
     zero_point: Tensor
+    tuning = False
 
     def __init__(self, scale: Tensor, axis: int | None, role: str, name: str):
         super().__init__()
@@ -73,9 +74,14 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            rounded: Tensor = _StraightThrough.apply(x, _along(self.scale, self.axis, x.ndim))
-            return rounded
+        if not self.tuning:
+            return self._round(x)
+        if x.device.type != "cpu":
+            return self._round(x.float()).to(x.dtype)
+        rounded: Tensor = _StraightThrough.apply(x, _along(self.scale, self.axis, x.ndim))
+        return rounded
+
+    def _round(self, x: Tensor) -> Tensor:
         if self.axis is None:
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, LOW, HIGH)
         return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, LOW, HIGH)
@@ -85,7 +91,7 @@ class FakeQuantize(nn.Module):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """fake_quantize with vector instructions: the same bits as torch's own, in about half its time on a CPU."""
+    """fake_quantize with vector instructions, where torch's own has none; the gradient passes where nothing clips."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -206,7 +212,9 @@ def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
     network.eval()
     seen, parameters = arrivals(network, example, made), dict(network.named_parameters())
     for quantizer in made:
-        wrong = quantizer not in seen or (quantizer.role == "weight" and seen[quantizer] is not parameters[quantizer.name])
+        wrong = quantizer not in seen or (
+            quantizer.role == "weight" and seen[quantizer] is not parameters[quantizer.name]
+        )
         if wrong:
             raise UsageError(f"{path} does not fit the recipe's network: no {quantizer.name} where it has a quantizer")
     return network
@@ -236,7 +244,9 @@ def _named(program: ExportedProgram, node: torch.fx.Node) -> str:
     return program.graph_signature.inputs_to_buffers[scale.name]
 
 
-def _reached(start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]) -> list[torch.fx.Node]:
+def _reached(
+    start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]
+) -> list[torch.fx.Node]:
     found: dict[torch.fx.Node, None] = {}
     waiting = list(start)
     while waiting:
@@ -258,7 +268,11 @@ def on_coordinates(program: ExportedProgram) -> list[str]:
         inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
         return node.all_input_nodes if inside or not _weighted(node) else []
 
-    grids = [node.args[1] for node in program.graph.nodes if node.op == "call_function" and "grid_sampler" in str(node.target)]
+    grids = [
+        node.args[1]
+        for node in program.graph.nodes
+        if node.op == "call_function" and "grid_sampler" in str(node.target)
+    ]
     path = _reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
     return sorted({_named(program, node) for node in path if _quantizes(node)})
 

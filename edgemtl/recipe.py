@@ -3,14 +3,14 @@
 import ast
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgemtl import registry, tasks
+from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json
-from edgemtl.tasks import Size, Task
+from edgemtl.tasks import Size, Tasks
 
 
 class Options(BaseModel):
@@ -77,19 +77,13 @@ class Recipe(Options):
     name: str
     summary: str
     data: Data
-    tasks: Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(lambda raw: _tasks(raw))]
+    tasks: Tasks
     size: Size
     map_stride: int = Field(1, gt=0)  # a deployed network's maps have size / map_stride
     network: Network
     augment: Augment = Augment()
     training: Training
     compression: Compression = Compression()
-
-
-def _tasks(raw: Any) -> dict[str, Task]:
-    if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
-        raise ValueError("task names with their parameters are expected")
-    return {name: t if isinstance(t, Task) else tasks.build(name, t) for name, t in raw.items()}
 
 
 def load(name: str, settings: list[str] | None = None) -> Recipe:

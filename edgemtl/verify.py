@@ -75,7 +75,9 @@ def verify(
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
     bounds = BOUNDS[manifest.precision]
-    tasks = {task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()}
+    tasks = {
+        task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
+    }
     result = {
         "artifact": str(path),
         "device": predictor.session.device,
@@ -115,7 +117,9 @@ def _frames(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np
     """Where the frames are from and up to `count` of them, spread over the split."""
     name = stated.data.name
     try:
-        return f"{name}, val split", _spread(registry.load("data", name).open(data, "val", (), **stated.data.options), count)
+        return f"{name}, val split", _spread(
+            registry.load("data", name).open(data, "val", (), **stated.data.options), count
+        )
     except (UsageError, ModuleNotFoundError):
         if data is not None:
             raise

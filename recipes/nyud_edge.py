@@ -6,10 +6,12 @@ from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
 
-# Share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel; otherprop, absent in some packagings, 1.
+# A class' share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel. otherprop is absent in some
+# packagings: 1.
 CLASS_WEIGHTS = (
-    0.54, 0.72, 0.80, 0.99, 1.00, 1.13, 1.18, 1.19, 1.15, 1.20, 1.19, 1.36, 1.29, 1.50, 1.39, 1.50, 1.54, 1.61, 1.46, 1.73,
-    1.58, 1.32, 1.83, 1.85, 1.82, 2.08, 2.15, 2.01, 2.00, 2.32, 2.22, 2.35, 2.26, 2.39, 2.30, 2.47, 2.50, 1.14, 1.21, 1.00,
+    0.54, 0.72, 0.80, 0.99, 1.00, 1.13, 1.18, 1.19, 1.15, 1.20, 1.19, 1.36, 1.29, 1.50, 1.39, 1.50, 1.54, 1.61, 1.46,
+    1.73, 1.58, 1.32, 1.83, 1.85, 1.82, 2.08, 2.15, 2.01, 2.00, 2.32, 2.22, 2.35, 2.26, 2.39, 2.30, 2.47, 2.50, 1.14,
+    1.21, 1.00,
 )  # fmt: skip
 
 

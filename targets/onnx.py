@@ -115,7 +115,13 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
-            Camera().eval(), (frame,), path, opset_version=OPSET, dynamo=False, input_names=["frame"], output_names=names
+            Camera().eval(),
+            (frame,),
+            path,
+            opset_version=OPSET,
+            dynamo=False,
+            input_names=["frame"],
+            output_names=names,
         )
 
 
@@ -181,7 +187,9 @@ def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
     """What the second graph computes otherwise than the first on random frames, or None."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the files, not their fusions
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # the files, not their fusions
     try:
         first, second = (
             onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (source, result)

@@ -84,7 +84,7 @@ def test_a_live_source_gives_its_newest_frame() -> None:
             seen.append(number(frame))
             time.sleep(0.1)  # a reader five times too slow
     assert len(seen) < 12 and seen == sorted(set(seen))
-    assert np.median(ages) < 0.05
+    assert np.median(ages) < 0.1  # from a queue they would be half a second old
 
 
 def test_a_silent_camera_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

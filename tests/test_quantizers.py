@@ -41,7 +41,9 @@ def placed(network, *extra):
     for name in ("stem", "head"):
         weight = getattr(network, name).weight.detach()
         scale = snap(weight.abs().amax((1, 2, 3)) / 127)
-        quantizers.insert(network, f"pre_hooks.{name}/conv2d/0__1.0", FakeQuantize(scale, 0, "weight", f"{name}.weight"))
+        quantizers.insert(
+            network, f"pre_hooks.{name}/conv2d/0__1.0", FakeQuantize(scale, 0, "weight", f"{name}.weight")
+        )
     for slot in ("post_hooks.x__0.0", *extra):
         name = quantizers.operation(slot)
         quantizers.insert(network, slot, FakeQuantize(snap(torch.tensor(0.02)), None, "activation", name))
@@ -85,22 +87,24 @@ def test_the_whole_range_is_used_and_nothing_more():
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
-def test_training_gives_torchs_bits_and_gradient(axis):
+def test_tuning_gives_torchs_bits_and_gradient(axis):
     value = (torch.randn(4, 4, 9) * 3).requires_grad_()
     scale = torch.tensor(0.02) if axis is None else torch.tensor([0.01, 0.02, 0.03, 0.04])
     quantizer = FakeQuantize(snap(scale), axis, "activation", "a")
     weight, found = torch.randn_like(value), []
-    for training in (False, True):
-        out = quantizer.train(training)(value)
+    for quantizer.tuning in (False, True):
+        out = quantizer(value)
         found.append((out.detach(), torch.autograd.grad((out * weight).sum(), value)[0]))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     assert (found[0][1] == 0).any() and (found[0][1] != 0).any()
 
 
-def test_training_in_bfloat16_rounds_in_float32():
+def test_tuning_in_bfloat16_rounds_in_float32():
     value = torch.linspace(-4, 4, 999).bfloat16()
     quantizer = FakeQuantize(snap(torch.tensor(0.03)), None, "activation", "a")
-    assert torch.equal(quantizer.train()(value), quantizer.eval()(value.float()).bfloat16())
+    wanted = quantizer(value.float()).bfloat16()
+    quantizer.tuning = True
+    assert torch.equal(quantizer(value), wanted)
 
 
 def test_a_saved_network_loads_with_the_same_bits(network, x, tmp_path):
@@ -151,7 +155,7 @@ def test_the_ledger_names_every_quantized_tensor_and_follows_its_codes(network):
 
 
 def test_the_frozen_form_exports_and_traces_to_the_same_bits(network, x):
-    wanted = network(x)["depth"]
+    wanted = network.train()(x)["depth"]  # the mode is of no importance
     program = quantizers.export(network, x)
     assert torch.equal(program.module()(x)["depth"], wanted)
     assert torch.equal(torch.jit.trace(network, x, strict=False)(x)["depth"], wanted)

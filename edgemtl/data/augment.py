@@ -47,7 +47,7 @@ def fit(sample: Sample, size: Size, tasks: dict[str, Task], factor: float = 1.0)
 
 
 def crop(sample: Sample, size: Size, class_ratio: float, rng: np.random.Generator) -> Sample:
-    """A random window of `size`, drawn again (ten times at most) while one class fills more than `class_ratio` of it."""
+    """A random window of `size`, drawn again (ten times at most) while a class fills more than `class_ratio` of it."""
     h, w = sample["image"].shape[:2]
     if (h, w) == size:
         return sample
@@ -89,7 +89,7 @@ def distort(image: np.ndarray, probability: float, rng: np.random.Generator) -> 
 
 
 def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task], rng: np.random.Generator) -> Sample:
-    """A random view of `size` of the frame and its labels. Enlarging the image by s brings everything s times nearer."""
+    """A random view of `size` of the frame and its labels; enlarging by s brings everything s times nearer."""
     factor = float(rng.uniform(*options.scale))
     sample = fit(sample, size, tasks, factor)
     sample = {n: v if n == "image" else tasks[n].zoom(v, factor) for n, v in sample.items()}

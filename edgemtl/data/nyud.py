@@ -12,7 +12,9 @@ import numpy as np
 
 from edgemtl.errors import UsageError
 
-WHERE = "NYUDv2.tar.gz is linked from the README of github.com/brdav/atrc, NYUD_MT.tgz from Multi-Task-Learning-PyTorch's"
+WHERE = (
+    "NYUDv2.tar.gz is linked from the README of github.com/brdav/atrc, NYUD_MT.tgz from Multi-Task-Learning-PyTorch's"
+)
 UNKNOWN_NORMAL = 0.5  # a shorter vector means: not known
 
 

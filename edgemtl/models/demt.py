@@ -63,7 +63,9 @@ class Fusion(nn.Module):
 
     def merge(self, *shapes: torch.Size) -> nn.Module:
         if isinstance(self.norm, nn.BatchNorm2d):  # resizing keeps constants: the norm moves into every stage's layer
-            self.stages = nn.ModuleList(chain(stage, affine(self.norm, shift=i == 0)) for i, stage in enumerate(self.stages))
+            self.stages = nn.ModuleList(
+                chain(stage, affine(self.norm, shift=i == 0)) for i, stage in enumerate(self.stages)
+            )
             self.norm = nn.Identity()
         return self
 
@@ -92,8 +94,8 @@ class Offsets(nn.Module):
         self.mix = nn.Conv2d(18, 2 * groups, 3, padding=1, groups=2)
         nn.init.zeros_(self.point.weight)
         with torch.no_grad():
-            self.mix.weight *= gain
-            self.mix.bias *= gain
+            for parameter in self.mix.parameters():
+                parameter *= gain
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.point(x)
@@ -153,6 +155,7 @@ class Sampler(nn.Module):
         super().__init__()
         self.point = deform.offsets.point
         self.coordinates = Grid(deform.offsets, size)
+        assert deform.bias is not None
         self.project = conv1x1(deform.weight[:, :, 0, 0], deform.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ class Sampler(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The deformable mixer: channel mixing by a 1x1 convolution, spatial mixing by a deformable one, in either order."""
+    """The deformable mixer: a 1x1 convolution mixes channels, a deformable one mixes places, in either order."""
 
     def __init__(self, width: int, groups: int, gain: float, activation: str, spatial_first: bool):
         super().__init__()
@@ -182,22 +185,24 @@ class Interaction(nn.Module):
     """Task interaction on one task's tokens (B, width, h, w).
 
     At one image the published attention has a single key: its softmax is 1 and what remains is value and output
-    projection. Query and key weights have no effect; they are kept (`query_key`) so that checkpoints fit and counts agree.
+    projection. Query and key weights have no effect; they are kept (`query_key`) for checkpoints and counts to agree.
     """
 
     def __init__(self, width: int, norm: str, query_key: bool):
         super().__init__()
         self.query_key = nn.Conv2d(width, 2 * width, 1).requires_grad_(False) if query_key else None
-        self.value = nn.Conv2d(width, width, 1)
-        self.out = nn.Conv2d(width, width, 1)
-        self.project = nn.Conv2d(width, width, 1)
+        self.value: nn.Module = nn.Conv2d(width, width, 1)
+        self.out: nn.Module = nn.Conv2d(width, width, 1)
+        self.project: nn.Module = nn.Conv2d(width, width, 1)
         self.norm = _norm(norm, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.project(self.out(self.value(x))))
 
     def merge(self, shape: torch.Size) -> nn.Module:
-        return nn.Sequential(chain(self.value, self.out, self.project), self.norm)
+        self.value = chain(self.value, self.out, self.project)
+        self.query_key, self.out, self.project = None, nn.Identity(), nn.Identity()
+        return self
 
 
 class Attend(nn.Module):
@@ -237,8 +242,8 @@ class TaskQuery(nn.Module):
         super().__init__()
         self.query = nn.Conv2d(width, key_width, 1)
         self.attend = Attend(heads)
-        self.out = nn.Conv2d(width, width, 1)
-        self.project = nn.Conv2d(width, width, 1)
+        self.out: nn.Module = nn.Conv2d(width, width, 1)
+        self.project: nn.Module = nn.Conv2d(width, width, 1)
         self.norm = _norm(norm, width)
 
     def forward(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
@@ -258,7 +263,7 @@ class Detail(nn.Module):
         self.fine = nn.Sequential(nn.Conv2d(stage, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
 
     def forward(self, x: Tensor, stage: Tensor) -> Tensor:
-        return F.relu(_resize(self.coarse(x), stage.shape[2:]) + self.fine(stage))
+        return F.relu(_resize(self.coarse(x), (stage.shape[2], stage.shape[3])) + self.fine(stage))
 
 
 class Head(nn.Module):
@@ -271,6 +276,7 @@ class Head(nn.Module):
         )
         self.logits = nn.Conv2d(head_width, channels, 1)
         nn.init.normal_(self.logits.weight, std=0.01)
+        assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -319,9 +325,7 @@ class DeMT(nn.Module):
         mixer = (width, groups, offset_gain, activation, spatial_first)
         self.mixers = nn.ModuleDict({t: nn.Sequential(*(Mixer(*mixer) for _ in range(depth))) for t in tasks})
         self.interaction = Interaction(width, norm, keep_query_key)
-        self.projections = nn.ModuleDict(
-            {t: Project(width, keys) for t in (["shared"] if share_keys else tasks)}
-        )
+        self.projections = nn.ModuleDict({t: Project(width, keys) for t in (["shared"] if share_keys else tasks)})
         self.queries = nn.ModuleDict({t: TaskQuery(width, keys, heads, norm) for t in tasks})
         coarse = self.fuse_at > 0
         self.details = nn.ModuleDict({t: Detail(width, backbone.channels[0], out) for t in tasks} if coarse else {})
@@ -343,11 +347,12 @@ class DeMT(nn.Module):
         return raw
 
     def merge(self, shape: torch.Size) -> nn.Module:
-        linear, norm = self.interaction
-        if isinstance(norm, nn.Identity):  # folded: what is left is linear, and its only readers are projections
+        if isinstance(self.interaction.norm, nn.Identity):  # folded: now linear, and read by projections only
+            linear = self.interaction.value
             for project in self.projections.values():
+                assert isinstance(project, Project)
                 project.key, project.value = chain(linear, project.key), chain(linear, project.value)
-            self.interaction = nn.Identity()
+            self.interaction.value = nn.Identity()
         return self
 
 

@@ -7,10 +7,10 @@ Words, with the shapes of one frame (no batch axis):
 - prediction: the map brought to a frame's size, in the label's layout.
 """
 
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from edgemtl import registry
 
@@ -28,7 +28,7 @@ class Meter(Protocol):
 
 
 class Task(BaseModel):
-    """What every task states; instances hold what a decoder needs (class names, range) and go into manifests as JSON."""
+    """What every task states; instances hold what a decoder needs (class names, range) and go into manifests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,6 +84,16 @@ def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
     made: Task = registry.load("tasks", name).task(**(params or {}))
     return made
+
+
+def parse(raw: Any) -> dict[str, Task]:
+    """Tasks from `{name: parameters}`, as in JSON; a Task stays what it is. ValueError where it is anything else."""
+    if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
+        raise ValueError("task names with their parameters are expected")
+    return {name: t if isinstance(t, Task) else build(name, t) for name, t in raw.items()}
+
+
+Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model
 
 
 def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[str, Task]) -> float:

@@ -63,10 +63,9 @@ class Normals(Task):
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """(..., 3) the vectors scaled to length 1; zero where they are (almost) zero."""
+    """(..., 3) the vectors scaled to length 1; zero stays zero."""
     length = np.sqrt(np.einsum("...c,...c->...", vectors, vectors))
-    inverse = np.divide(1, length, out=np.zeros_like(length), where=length > 1e-6)
-    return vectors * inverse[..., None]
+    return vectors / np.maximum(length, 1e-12)[..., None]
 
 
 class NormalsMeter:

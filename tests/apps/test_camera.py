@@ -1,4 +1,5 @@
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,13 +44,18 @@ def test_limit_ends_an_endless_camera(fake_artifact: Path) -> None:
 
 
 def test_inference_and_drawing_overlap(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor, view = Predictor(fake_artifact), camera.View.draw
-    maps = predictor.maps
-    monkeypatch.setattr(predictor, "maps", lambda frame: (time.sleep(0.05), maps(frame))[1])
-    monkeypatch.setattr(camera.View, "draw", lambda *args: (time.sleep(0.05), view(*args))[1])
-    begin = time.perf_counter()
-    camera.run(predictor, source(20), headless=True)
-    assert time.perf_counter() - begin < 20 * 0.1 * 0.85  # one after the other would take 2 s
+    predictor, draw = Predictor(fake_artifact), camera.View.draw
+    maps, started = predictor.maps, [threading.Event() for _ in range(6)]
+    inferred, drawn = iter(started), iter(started[1:])
+    monkeypatch.setattr(predictor, "maps", lambda frame: (next(inferred).set(), maps(frame))[1])
+
+    def wait_for_the_next(*args: object) -> np.ndarray:
+        following = next(drawn, None)
+        assert following is None or following.wait(5), "the next frame's inference waited for this one's drawing"
+        return draw(*args)
+
+    monkeypatch.setattr(camera.View, "draw", wait_for_the_next)
+    assert camera.run(predictor, source(6), headless=True).frames == 6
 
 
 def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,7 @@ def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypat
     maps = predictor.maps
     monkeypatch.setattr(predictor, "maps", lambda frame: (time.sleep(0.1), maps(frame))[1])
     summary = camera.run(predictor, source(60, live=True, wait=0.02), headless=True, limit=8)
-    assert 100 <= summary.latency_p50_ms < 180  # inference, and the age of the newest frame; no queue
+    assert 100 <= summary.latency_p50_ms < 300  # inference and the newest frame's age; from a queue it would be 400
 
 
 def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path: Path) -> None:
@@ -70,7 +76,7 @@ def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path:
     with pytest.raises(UsageError, match="stopped giving frames"):
         camera.run(Predictor(fake_artifact), camera_, record=film, headless=True)
     with open_source(str(film)) as recorded:
-        assert len(list(recorded)) >= 2
+        assert len(list(recorded)) >= 1
 
 
 def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +151,25 @@ def test_digits_toggle_tiles_and_choose_the_overlay(fake_artifact: Path) -> None
     assert view.press("9") is None and view.press("x") is None
 
 
-def test_a_pause_holds_the_picture_and_is_no_latency(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_ends_where_it_began(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(monkeypatch)
     typed = iter([-1, ord(" "), *[-1] * 10, ord(" ")])
     monkeypatch.setattr(cv2, "waitKey", lambda delay: next(typed, -1) if screen.shown else -1)
-    summary = camera.run(Predictor(fake_artifact), source())
-    assert summary.frames == 8 and summary.latency_p95_ms < 150
+    assert camera.run(Predictor(fake_artifact), source()).frames == 8
+    assert next(typed, None) is None
+
+
+def test_the_clock_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 10.1, 99.0, 99.1])
+    monkeypatch.setattr(camera.time, "perf_counter", lambda: next(now))
+    clock = camera.Clock()
+    assert clock.reading() == "" and clock.summary() == camera.Summary(0, 0.0, 0.0, 0.0)
+    clock.shown(captured=9.95)
+    clock.shown(captured=10.05)
+    clock.pause()
+    clock.shown(captured=10.15)
+    clock.shown(captured=99.05)
+    summary = clock.summary()
+    assert summary.frames == 4
+    assert (summary.fps, summary.latency_p50_ms, summary.latency_p95_ms) == pytest.approx((10, 50, 50))
+    assert clock.reading() == "10.0 fps · latency 50 ms"

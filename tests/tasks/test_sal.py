@@ -25,7 +25,7 @@ def test_maxf_equals_plain_loops():
     assert meter.scores()["maxf"] == pytest.approx(100 * best)
 
 
-@pytest.mark.parametrize("value, maxf", [(1, 100), (0, 0)])
+@pytest.mark.parametrize("value, maxf", [(1, 100), (0.05, 100), (0.049, 0), (0, 0)])  # 0.05 reaches the first threshold
 def test_right_and_wrong(value, maxf):
     meter = Saliency().meter()
     label = np.array([[0, 1]], np.uint8)

@@ -107,8 +107,11 @@ class Tracer:
         return (hit < 0).astype(np.float32)
 
 
-def view(tracer: Tracer, camera: Camera, rng: Rng) -> View:
-    """The image, every label and the instances that `camera` sees; `rng` gives exposure, tint and sensor noise."""
+def view(tracer: Tracer, camera: Camera, rng: Rng, *, grain: Rng | None = None) -> View:
+    """The image, every label and the instances that `camera` sees; `rng` gives exposure, tint and sensor noise.
+
+    With `grain` the noise is drawn from that: frames of a film share all settings but not their noise.
+    """
     rays = camera.rays()
     hits = tracer.cast(camera.place, rays.reshape(-1, 3) @ camera.rotation.T)
     room, size = tracer.room, camera.size
@@ -118,7 +121,7 @@ def view(tracer: Tracer, camera: Camera, rng: Rng) -> View:
     depth = (np.round(hits.depth * 4096) / 4096).astype(np.float32).reshape(size)
     normals = (hits.normal @ camera.rotation.astype(np.float32)).reshape(*size, 3)
     sample = {
-        "image": _picture(tracer, camera, hits, instance, rng),
+        "image": _picture(tracer, camera, hits, instance, rng, grain or rng),
         "semseg": semseg,
         "depth": depth,
         "normals": normals / np.linalg.norm(normals, axis=2, keepdims=True),
@@ -167,7 +170,9 @@ def salient(instance: np.ndarray, semseg: np.ndarray) -> np.ndarray:
     return ((instance == score.argmax()) & (score.max() > 0)).astype(np.uint8)
 
 
-def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, rng: Rng) -> np.ndarray:
+def _picture(
+    tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, rng: Rng, grain: Rng
+) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
     size = camera.size
     seen = _visibility(tracer, hits, size, rng)
@@ -196,7 +201,7 @@ def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, 
     borrowed = _nearby(fine.part, np.tile(row, len(offsets)), np.tile(column, len(offsets)), part, seen)
     samples += _develop(_shade(tracer.room, camera, fine, borrowed) * tint).reshape(len(offsets), -1, 3).sum(0)
     image[row, column] = samples / (1 + len(offsets))
-    return _sense(image, rng)
+    return _sense(image, rng, grain)
 
 
 def _visibility(tracer: Tracer, hits: _Hits, size: tuple[int, int], rng: Rng) -> np.ndarray:
@@ -299,7 +304,7 @@ def _develop(linear: np.ndarray) -> np.ndarray:
     return np.clip(bright, 0, 1) ** np.float32(1 / 2.2)
 
 
-def _sense(image: np.ndarray, rng: Rng) -> np.ndarray:
+def _sense(image: np.ndarray, rng: Rng, grain: Rng) -> np.ndarray:
     """The image (H, W, 3) in 0..1 as a cheap camera records it, uint8: vignette, contrast, noise."""
     height, width = image.shape[:2]
     y = (np.arange(height) + 0.5) / height * 2 - 1
@@ -307,8 +312,8 @@ def _sense(image: np.ndarray, rng: Rng) -> np.ndarray:
     image = image * (1 - rng.uniform(0, 0.22) * (y[:, None] ** 2 + x**2) / 2)[..., None]
     contrast = rng.uniform(0.85, 1.2)
     image = (image - 0.45) * contrast + 0.45
-    grain = rng.standard_normal(image.shape, np.float32)
-    image = image + rng.uniform(0.002, 0.022) * (1.2 - 0.5 * image) * grain
+    noise = grain.standard_normal(image.shape, np.float32)
+    image = image + rng.uniform(0.002, 0.022) * (1.2 - 0.5 * image) * noise
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

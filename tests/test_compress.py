@@ -1,0 +1,332 @@
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from edgemtl.tasks.depth import Depth
+from edgemtl.tasks.semseg import Semseg
+from torch import nn
+
+from edgemtl import checkpoint, compress, models, quantizers, registry
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import read_json, write_json
+from edgemtl.prepare import load_float
+from edgemtl.recipe import Compression, Data, Network, Recipe, Training
+
+WIDTH = 8
+
+
+class Coordinates(nn.Module):
+    def forward(self, offset):
+        steps = [torch.linspace(-1, 1, n) for n in offset.shape[2:]]
+        rows, columns = torch.meshgrid(*steps, indexing="ij")
+        return (offset * 0.1 + torch.stack([columns, rows])).permute(0, 2, 3, 1)
+
+
+class Toy(nn.Module):
+    """A depthwise block with a sum, sampling at offsets, normalisation and attention, one layer called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 4, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU6())
+        self.deep = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1, groups=WIDTH), nn.ReLU6(), nn.Conv2d(WIDTH, WIDTH, 1))
+        self.point, self.coordinates = nn.Conv2d(WIDTH, 2, 1), Coordinates()
+        self.norm, self.query, self.key = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.twice = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.heads = nn.ModuleDict({"depth": nn.Conv2d(WIDTH, 1, 1), "semseg": nn.Conv2d(WIDTH, 2, 1)})
+
+    def forward(self, image):
+        x = self.stem(image)
+        x = x + self.deep(x)
+        sampled = F.grid_sample(x, self.coordinates(self.point(x)), align_corners=True)
+        x = F.relu(self.twice(x) + self.twice(sampled))
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        weights = torch.softmax(self.query(tokens) @ self.key(tokens).transpose(1, 2) * 0.3, -1)
+        x = (tokens + weights @ tokens).transpose(1, 2).reshape(x.shape)
+        return {name: F.interpolate(head(x), scale_factor=2.0, mode="bilinear") for name, head in self.heads.items()}
+
+
+class Tiles:
+    """Frames of coloured tiles; depth and class follow from the colour."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        image = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        depth = 1 + image[..., 0].astype(np.float32) / 64
+        return {"image": image, "depth": depth, "semseg": (image[..., 1] > 127).astype(np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+
+def recipe(**compression):
+    return Recipe(
+        name="tiles",
+        summary="tiles",
+        data=Data(name="tiles"),
+        tasks={"depth": Depth(), "semseg": Semseg(classes=("dark", "light"))},
+        size=(32, 32),
+        map_stride=2,
+        network=Network(method="toy", backbone="none"),
+        training=Training(
+            iterations=1, batch=4, rate=0.01, validate_every=1, save_every=1, label_stride=2, workers=0,
+            weights={"depth": 1.0, "semseg": 1.0},
+        ),
+        compression=Compression(**{"calibration": 4, "iterations": 3, "batch": 2, "rate": 1e-3} | compression),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy():
+    torch.manual_seed(0)
+    return Toy().eval()
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return list(torch.randn(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture(scope="module")
+def quantized(toy, frames):
+    return compress.quantize(toy, range(4), frames.__getitem__)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, toy):
+    """A trained run's folder; its recipe names data and a network that stand in here."""
+    load = registry.load
+
+    class Stand:
+        open = staticmethod(lambda root, split, tasks: Tiles())
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: Stand if (kind, name) == ("data", "tiles") else load(kind, name))
+    monkeypatch.setattr(models, "build", lambda network, tasks: Toy().eval())
+    write_json(tmp_path / "recipe.json", {"recipe": recipe().model_dump(mode="json")})
+    checkpoint.save(tmp_path / "float.safetensors", toy.state_dict(), {})
+    return tmp_path
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+# ---- quantize
+
+
+def test_every_quantizer_has_the_one_form(quantized):
+    network, report = quantized
+    found = quantizers.quantizers(network)
+    assert report["weights"] == sum(q.role == "weight" for q in found) == 8
+    assert report["activations"] == sum(q.role == "activation" for q in found) > 8
+    assert all(isinstance(module, quantizers.FakeQuantize) for module in quantizers.slots(network).values())
+    for quantizer in found:
+        assert torch.equal(quantizer.scale, quantizers.snap(quantizer.scale)) and not quantizer.zero_point.any()
+        assert (quantizer.axis is None) == (quantizer.role == "activation")
+    (depthwise,) = [q for q, places in found.items() if "pre_hooks.deep/2/conv2d/0__1.0" in places]
+    assert depthwise.scale.shape == (WIDTH,)
+
+
+def test_no_weight_clips_and_the_largest_is_code_127(quantized):
+    network, _ = quantized
+    parameters = dict(network.named_parameters())
+    for quantizer in quantizers.quantizers(network):
+        if quantizer.role == "weight":
+            code = quantizers.codes(parameters[quantizer.name], quantizer.scale, quantizer.axis)
+            assert (code.abs().flatten(1).amax(1) == 127).all(), quantizer.name
+
+
+def test_sampling_normalisation_and_attention_stay_float(quantized):
+    network, _ = quantized
+    places = [slot for slots in quantizers.quantizers(network).values() for slot in slots]
+    for what in ("coordinates", "layer_norm/0__1", "layer_norm/0__2", "softmax", "pre_hooks./matmul", "pre_hooks./grid_sample"):
+        assert not [slot for slot in places if what in slot], what
+
+
+def test_outputs_stay_float(quantized):
+    places = [slot for slots in quantizers.quantizers(quantized[0]).values() for slot in slots]
+    assert not [slot for slot in places if slot.startswith("post_hooks.depth") or slot.startswith("post_hooks.semseg")]
+    assert not [slot for slot in places if "interpolate" in slot]
+
+
+def test_a_layer_called_twice_has_one_quantizer_on_its_weight(quantized):
+    found = {q.name: places for q, places in quantizers.quantizers(quantized[0]).items()}
+    assert len(found["twice.weight"]) == 2
+
+
+def test_no_quantizer_is_on_a_sampling_coordinate(quantized, frames):
+    program = quantizers.export(quantized[0], frames[0])
+    assert "grid_sampler" in program.graph_module.code
+    assert quantizers.on_coordinates(program) == []
+
+
+def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
+    monkeypatch.setattr(compress, "float_operations", lambda *_: set())
+    with pytest.raises(CheckFailed, match="sampling coordinate: .*coordinates"):
+        compress.quantize(toy, range(4), frames.__getitem__)
+
+
+def test_nncf_with_these_scales_computes_the_same_bits(toy, frames, quantized):
+    network, _ = quantized
+    theirs = compress._nncf(toy, range(4), frames.__getitem__, compress.float_operations(toy, frames[0]))
+    mine = quantizers.slots(network)
+    for slot, quantizer in quantizers.slots(theirs).items():
+        if slot in mine:
+            quantizer.signed = True
+            quantizer.scale.data.copy_((mine[slot].scale * 127).reshape(quantizer.scale.shape))
+        else:
+            quantizers.remove(theirs, slot)
+    for name, raw in theirs(frames[1]).items():
+        assert torch.equal(raw, network(frames[1])[name])
+
+
+def test_it_stays_close_to_float(toy, frames, quantized):
+    for name, raw in toy(frames[1]).items():
+        assert (quantized[0](frames[1])[name] - raw).std() < 0.1 * raw.std()
+
+
+def test_keep_float_finds_layers_by_module_and_by_parameter(toy, frames):
+    for pattern in (r"heads\.depth", "deep/2"):
+        (name,) = compress.float_operations(toy, frames[0], [pattern]) - compress.float_operations(toy, frames[0])
+        assert "conv2d" in name
+
+
+@pytest.mark.parametrize("pattern, message", [("nothing", "'nothing' matches no layer"), ("(", "no regular expression")])
+def test_a_useless_pattern_is_refused(toy, frames, pattern, message):
+    with pytest.raises(UsageError, match=message):
+        compress.float_operations(toy, frames[0], [pattern])
+
+
+# ---- compress
+
+
+def test_compress_leaves_an_int8_network_that_loads(run, capfd):
+    before = contents(run)
+    report = compress.compress(run)
+    printed = capfd.readouterr()
+    assert "INFO" not in printed.out + printed.err and "nncf" not in printed.out + printed.err
+    assert set(contents(run)) == {*before, "int8.safetensors", "calibrated.safetensors", "scales.json"}
+    assert {name: contents(run)[name] for name in before} == before
+    assert report["iterations"] == 3 and report["weights"] == 8
+    frame = torch.rand(2, 3, 32, 32) * 255
+    loaded, calibrated, exact = compress.load_int8(run), compress.load_int8(run, compress.CALIBRATED), load_float(run)
+    for name, map in exact(frame).items():
+        assert loaded(frame)[name].shape == map.shape and loaded(frame)[name].dtype == map.dtype
+    assert not torch.equal(loaded.raw(frame)["depth"], calibrated.raw(frame)["depth"])
+    stored = read_json(run / "scales.json")
+    assert stored["quantized"] == quantizers.ledger(loaded.network)
+    assert (stored["codes"], stored["zero_point"], stored["file"]) == ([-128, 127], 0, "int8.safetensors")
+
+
+def test_fine_tuning_changes_weights_and_no_scale(run):
+    compress.compress(run)
+    scales = [
+        {q.name: q.scale.tolist() for q in quantizers.quantizers(compress.load_int8(run, file).network)}
+        for file in (compress.INT8, compress.CALIBRATED)
+    ]
+    assert scales[0] == scales[1]
+
+
+def test_without_iterations_it_only_calibrates(run):
+    compress.compress(run, iterations=0)
+    frame = torch.rand(1, 3, 32, 32) * 255
+    loaded, calibrated = compress.load_int8(run), compress.load_int8(run, compress.CALIBRATED)
+    assert torch.equal(loaded.raw(frame)["depth"], calibrated.raw(frame)["depth"])
+
+
+def test_the_same_run_gives_the_same_file(run):
+    compress.compress(run)
+    first = contents(run)
+    compress.compress(run)
+    assert contents(run) == first
+
+
+def test_fine_tuning_brings_the_network_back_to_its_teacher(run):
+    compress.compress(run, settings=["compression.iterations=40", "training.weights={'depth': 0.0, 'semseg': 1.0}"])
+    exact, frame = load_float(run), torch.from_numpy(Tiles()[1]["image"]).permute(2, 0, 1)[None].float()
+    wanted = exact.raw(frame)["semseg"]
+    far = [
+        compress.distance("semseg", compress.load_int8(run, file).raw(frame)["semseg"], wanted)
+        for file in (compress.CALIBRATED, compress.INT8)
+    ]
+    assert far[1] < far[0]
+
+
+def test_a_crash_in_the_middle_leaves_the_previous_files(run, monkeypatch):
+    compress.compress(run)
+    before = contents(run)
+
+    def broken(*_):
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(compress, "losses", broken)
+    with pytest.raises(RuntimeError):
+        compress.compress(run, settings=["compression.calibration=2"])
+    for name in ("int8.safetensors", "scales.json", "recipe.json", "float.safetensors"):
+        assert contents(run)[name] == before[name]
+    assert not [name for name in contents(run) if "part" in name]
+
+
+def test_an_interrupt_stops_with_one_line(run, monkeypatch):
+    real = compress.losses
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(compress, "losses", interrupted)
+    with pytest.raises(CheckFailed, match=r"stopped at iteration 1 of 3 of fine-tuning; .*int8.safetensors was not touched"):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+def test_a_loss_that_is_not_finite_names_task_and_iteration(run, monkeypatch):
+    real = compress.losses
+    monkeypatch.setattr(compress, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
+    with pytest.raises(CheckFailed, match="the depth loss is nan at iteration 1 of fine-tuning"):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("size=[64,64]", "fixed once a network is trained"),
+        ("compression.iteration=4", "did you mean 'compression.iterations'"),
+        ("compression.rate=0", "greater than 0"),
+    ],
+)
+def test_wrong_settings_are_one_line(run, setting, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        compress.compress(run, settings=[setting])
+
+
+def test_a_truncated_float_model_is_refused(run):
+    path = run / "float.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UsageError, match="truncated"):
+        compress.compress(run)
+
+
+# ---- distance
+
+
+@pytest.mark.parametrize("task, channels", [("semseg", 5), ("human_parts", 7), ("depth", 1), ("normals", 3), ("edge", 1), ("sal", 2)])
+def test_distance_is_zero_only_from_the_teacher_itself(task, channels):
+    wanted = torch.randn(2, channels, 4, 4)
+    assert compress.distance(task, wanted, wanted).item() == pytest.approx(0, abs=1e-6)
+    raw = (wanted + 0.3 * torch.randn_like(wanted)).requires_grad_()
+    far = compress.distance(task, raw, wanted)
+    (gradient,) = torch.autograd.grad(far, raw)
+    assert 0 < compress.distance(task, raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
+
+
+def test_scales_json_is_for_people(run):
+    compress.compress(run, iterations=0)
+    rows = {row["name"]: row for row in json.loads((run / "scales.json").read_text())["quantized"]}
+    assert rows["twice.weight"]["bits"] == 8 and len(rows["twice.weight"]["sha256"]) == 64
