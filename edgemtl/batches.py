@@ -5,7 +5,7 @@ resuming nor the number of workers or processes changes what sample n is.
 """
 
 import signal
-from typing import Any, Iterator
+from typing import Any, Generator, Iterator
 
 import cv2
 import numpy as np
@@ -57,27 +57,43 @@ class Stream(Sampler[list[tuple[int, int]]]):
 
 
 class Augmented(Dataset):
-    """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride."""
+    """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride.
+
+    A sample that cannot be read comes back as its UsageError: a DataLoader would bury a raised one in a traceback.
+    """
 
     def __init__(self, samples: Any, recipe: Recipe) -> None:
         self.samples, self.recipe = samples, recipe
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray] | UsageError:
         number, index = key
+        try:
+            return self._view(self.samples[index], self.samples.name(index), number)
+        except UsageError as error:
+            return error
+
+    def _view(self, sample: dict[str, np.ndarray], name: str, number: int) -> dict[str, np.ndarray]:
         recipe = self.recipe
+        size, stride = sample["image"].shape[:2], recipe.training.label_stride
+        for task in recipe.tasks:
+            if sample[task].shape[:2] != size:
+                raise UsageError(f"{name}: the {task} label is {sample[task].shape[:2]}, the image {size}")
         rng = np.random.default_rng([recipe.training.seed, number])
-        sample = augment(self.samples[index], recipe.size, recipe.augment, recipe.tasks, rng)
-        small = (recipe.size[0] // recipe.training.label_stride, recipe.size[1] // recipe.training.label_stride)
-        labels = {name: task.resize(sample[name], small) for name, task in recipe.tasks.items()}
-        return {"image": sample["image"], **labels}
+        view = augment(sample, recipe.size, recipe.augment, recipe.tasks, rng)
+        small = (recipe.size[0] // stride, recipe.size[1] // stride)
+        return {"image": view["image"], **{n: task.resize(view[n], small) for n, task in recipe.tasks.items()}}
 
 
 def loader(
     samples: Any, recipe: Recipe, start: int, *, rank: int = 0, processes: int = 1, pin: bool = False
-) -> DataLoader:
-    """Micro-batches of stacked arrays, uint8 images (B, H, W, 3) and labels, from iteration `start` to the last."""
+) -> Generator[dict[str, Tensor], None, None]:
+    """Micro-batches of stacked arrays, uint8 images (B, H, W, 3) and labels, from iteration `start` to the last.
+
+    Worker processes live from the first batch until the generator is closed or used up. They ignore SIGTERM, so the
+    interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was.
+    """
     workers = recipe.training.workers
-    return DataLoader(
+    batches = DataLoader(
         Augmented(samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
         collate_fn=stack,
@@ -87,11 +103,24 @@ def loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
+    return _draw(batches)
 
 
-def stack(samples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
-    """Arrays of equal shape stacked along a new first axis."""
-    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+def _draw(batches: DataLoader) -> Generator[dict[str, Tensor], None, None]:
+    for batch in batches:
+        if isinstance(batch, UsageError):
+            raise batch
+        yield batch
+
+
+def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor] | UsageError:
+    """Arrays of equal shape stacked along a new first axis, or the first error."""
+    good = []
+    for sample in samples:
+        if isinstance(sample, UsageError):
+            return sample
+        good.append(sample)
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in good])) for name in good[0]}
 
 
 def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, dict[str, Tensor]]:

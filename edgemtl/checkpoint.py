@@ -99,7 +99,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safe_open(path, framework="pt") as file:
             known = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, known
+            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, known  # noqa: SIM118
     except SafetensorError as error:
         raise UsageError(f"{path} is truncated or no checkpoint: {error}") from None
     except (KeyError, json.JSONDecodeError):

@@ -105,10 +105,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
+    from edgemtl.files import write_json
+
     with needs("train"):
         from edgemtl.verify import verify
 
-    verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
+    result = verify(
+        args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json
+    )
+    write_json(args.artifact / "verify.json", result)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -156,7 +161,7 @@ def _report(args: argparse.Namespace) -> None:
     with needs("train"):
         from edgemtl.report import report
 
-    report(args.run, args.out)
+    report(args.run, out=args.out, data=args.data, frames=args.frames)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -326,6 +331,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     arg("run", type=Path, metavar="DIR", help="a run folder")
     arg("--out", type=Path, metavar="DIR", help="where to write (default: the run folder)")
+    arg("--data", **data)
+    arg("--frames", type=_positive, default=4, metavar="N", help="how many frames to picture (default: 4)")
     return parser, commands
 
 

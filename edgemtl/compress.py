@@ -48,9 +48,9 @@ def compress(
 ) -> dict[str, Any]:
     """What was done: counts of quantizers, seconds, losses; leaves int8, calibrated and scales.json in `run`.
 
-    `iterations` overrides the recipe's number of fine-tuning steps; 0 calibrates only. UsageError where the run or the
-    data do not allow it. CheckFailed where a loss is not finite or SIGINT or SIGTERM asked to stop. int8.safetensors and
-    scales.json are replaced at the very end.
+    `iterations` overrides the recipe's number of fine-tuning steps; 0 calibrates only. int8.safetensors and scales.json
+    are replaced at the very end. UsageError where the run or the data do not allow it. CheckFailed where a loss is not
+    finite or SIGINT or SIGTERM asked to stop.
     """
     recipe = _recipe(run, settings, iterations)
     deployed = load_float(run)
@@ -134,8 +134,8 @@ def quantize(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
 
-    Whatever leads from a layer to a grid_sample's grid, modules named `coordinates`, the operations in FLOAT and layers that
-    match a pattern of `keep_float` stay float. Quantizers after which no layer follows are taken away again.
+    Whatever leads from a layer to a grid_sample's grid, modules named `coordinates`, the operations in FLOAT and layers
+    that match a pattern of `keep_float` stay float. Quantizers after which no layer follows are taken away again.
     """
     first = example(items[0])
     made = _nncf(network, items, example, float_operations(network, first, keep_float))
@@ -194,9 +194,8 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         if node not in seen and (node.node_type not in LAYERS or COORDINATES.search(node.node_name)):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
-    return sorted(
-        node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")
-    )
+    found = {node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")}
+    return found
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -207,7 +206,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _nncf(
-    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], stay_float: list[str]
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], stay_float: set[str]
 ) -> nn.Module:
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
@@ -250,7 +249,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _adopt(network: nn.Module, example: Tensor) -> None:
-    """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale snapped, shared ones still shared."""
+    """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale snapped, shared ones shared."""
     from nncf.torch.quantization.layers import SymmetricQuantizer
 
     places: dict[nn.Module, list[str]] = {}
@@ -263,7 +262,7 @@ def _adopt(network: nn.Module, example: Tensor) -> None:
         assert isinstance(module, SymmetricQuantizer) and module.num_bits == quantizers.BITS
         name = names.get(id(seen[module]))
         role = "activation" if name is None else "weight"
-        # NNCF keeps the largest value, for unsigned quantizers too: they become signed by leaving half the codes unused.
+        # NNCF keeps the largest value, signed or not: an unsigned quantizer becomes signed and leaves half its codes.
         largest = module.scale.detach().abs()
         axis = None if name is None else _axis(largest, seen[module])
         assert axis is not None or largest.numel() == 1
@@ -292,8 +291,8 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
     options, tasks = recipe.compression, recipe.tasks
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-    student = deployed.network.to(device, memory_format=torch.channels_last)
-    teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+    student = deployed.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher = teacher.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     normalise = deployed.normalise.to(device)
     trained = [p.requires_grad_(True) for p in student.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=options.rate, weight_decay=0.0)
@@ -373,5 +372,6 @@ def _check_finite(found: dict[str, Tensor], total: Tensor, iteration: int) -> No
     for name, value in {**found, "total": total}.items():
         if not torch.isfinite(value):
             raise CheckFailed(
-                f"the {name} loss is {value.item()} at iteration {iteration} of fine-tuning; try a lower compression.rate"
+                f"the {name} loss is {value.item()} at iteration {iteration} of fine-tuning;"
+                " try a lower compression.rate"
             )

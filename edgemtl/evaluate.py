@@ -19,7 +19,7 @@ Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8
 
 SCORES = "scores.json"
 WEIGHTS = ("float", "int8", "calibrated")
-BUDGET = re.compile(r"(?P<name>delta_m|\w+\.\w+)=(?P<allowed>[+-]\d+(?:\.\d+)?)(?P<relative>%?)")
+BUDGET = re.compile(r"(?P<name>delta_m|\w+\.[\w.]+)=(?P<allowed>[+-]\d+(?:\.\d+)?)(?P<relative>%?)")
 SYNTAX = "a budget is task.score=±number[%] or delta_m=-number, such as semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1"
 
 
@@ -258,8 +258,11 @@ def _print(
         print(json.dumps(result, indent=1))
         return
     title = f"{result['path']}, {result['name']}: {result['frames']} frames of {result['split']}"
-    units = {name: task.unit for name, task in tasks.items()}
-    listed = [(f"{task}.{key}", value, units[task]) for task, of in scores.items() for key, value in of.items()]
+    listed = [
+        (f"{name}.{key}", value, tasks[name].unit if key == tasks[name].headline else "")
+        for name, of in scores.items()
+        for key, value in of.items()
+    ]
     show.table(title, ("score", "value", "unit"), listed)
     if rows:
         show.table(

@@ -180,7 +180,7 @@ def ledger(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
-    """Writes weights (quantized ones as int8 codes), scales and slots of a quantized network to one safetensors file."""
+    """Writes weights (quantized ones as int8 codes), scales and slots of a network to one safetensors file."""
     tensors = {name: value for name, value in network.state_dict().items() if not name.startswith("__nncf")}
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
@@ -278,7 +278,7 @@ def on_coordinates(program: ExportedProgram) -> list[str]:
 
 
 def idle(program: ExportedProgram) -> list[str]:
-    """Activation quantizers (names of their scales) from which no weighted layer follows: they would only cost accuracy."""
+    """Activation quantizers (names of their scales) after which no weighted layer follows: they only cost accuracy."""
     signature = program.graph_signature
     found = []
     for node in program.graph.nodes:

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -97,16 +97,18 @@ class _Training:
         path = self.run / LAST
         if resume and path.is_file():
             held, about = checkpoint.load(path)
+            try:
+                self.state = _State(**about["state"])
+            except (KeyError, TypeError):
+                raise UsageError(f"{path} holds no training state that this version of edgemtl can continue") from None
             checkpoint.unpack(held, path, self.network, self.average, self.optimizer)
             self.fabric.strategy.precision.load_state_dict(about["scaler"])
-            self.state = _State(**about["state"])
             self.saved = self.state.iteration
         fabric, done = self.fabric, self.state.iteration
         pin = fabric.device.type == "cuda"
-        batches = loader(
+        self.batches = loader(
             self.samples["train"], self.recipe, done, rank=fabric.global_rank, processes=fabric.world_size, pin=pin
         )
-        self.batches = _lazily(batches)
         if fabric.is_global_zero:
             for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
                 leftover.unlink()
@@ -135,8 +137,9 @@ class _Training:
                 self._log()
 
     def close(self) -> None:
-        """Ends the display and flushes the journal."""
+        """Ends the display and the loader's processes, and flushes the journal."""
         self._show(False)
+        self.batches.close()
         if self.journal:
             self.journal.close()
 
@@ -257,7 +260,3 @@ def _open(recipe: Recipe, data: Path | None, split: str) -> Any:
     if len(samples) == 0:
         raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
     return samples
-
-
-def _lazily(batches: Iterable[Any]) -> Iterator[Any]:
-    yield from batches  # so that worker processes start with the first step

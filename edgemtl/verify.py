@@ -10,7 +10,7 @@ import torch
 
 from edgemtl import artifact, convert, recipe, registry, show
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import sha256
+from edgemtl.files import add_json, sha256
 from edgemtl.predictor import Predictor, fit
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size
@@ -48,7 +48,8 @@ def verify(
     """How far each task's maps lie from those of the torch model in `run` (default: the folder around the artifact).
 
     The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
-    data where that is at hand, else from rendered scenes; the result says which. CheckFailed where the run was trained
+    data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
+    CheckFailed where the run was trained
     again since, a map has another shape, or a difference exceeds BOUNDS.
     """
     if frames < 1:
@@ -88,6 +89,7 @@ def verify(
         "tasks": tasks,
         "ok": all(task["ok"] for task in tasks.values()),
     }
+    add_json(run / "verify.json", path.resolve().name, result)
     _print(result, as_json)
     wrong = [name for name, task in tasks.items() if not task["ok"]]
     if wrong:

@@ -83,9 +83,10 @@ def test_an_empty_split_is_one_clear_line() -> None:
 
 
 def test_a_budget_is_read() -> None:
-    assert parse_budget("semseg.miou=-0.5, depth.rmse=+1%,delta_m=-1") == [
+    assert parse_budget("semseg.miou=-0.5, depth.rmse=+1%,normals.within_11.25=-1,delta_m=-1") == [
         Allowed("semseg.miou", -0.5, False),
         Allowed("depth.rmse", 1.0, True),
+        Allowed("normals.within_11.25", -1.0, False),
         Allowed("delta_m", -1.0, False),
     ]
 

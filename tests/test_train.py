@@ -1,11 +1,13 @@
 """`python test_train.py FOLDER` plays the runs that die or have several processes, each in a forked process."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -13,8 +15,6 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
-from edgemtl.tasks.depth import Depth
-from edgemtl.tasks.semseg import Semseg
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,6 +23,8 @@ from edgemtl import checkpoint, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.journal import Journal
 from edgemtl.recipe import Augment, Data, Network, Recipe, Training
+from edgemtl.tasks.depth import Depth
+from edgemtl.tasks.semseg import Semseg
 
 
 class Tiles:
@@ -175,6 +177,47 @@ def test_a_signal_saves_and_resume_ends_the_same(tmp_path, data, undisturbed, nu
     assert outcome(tmp_path) == undisturbed.outcome
 
 
+def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturbed):
+    sent = tmp_path / "sent"
+
+    def interrupt(index):
+        with suppress(FileExistsError):
+            sent.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getppid(), signal.SIGTERM)
+
+    data(train=Tiles(10, interrupt))
+    with pytest.raises(CheckFailed, match="stopped after iteration") as caught:
+        train(tmp_path / "run", recipe(workers=2))
+    assert caught.tb and not multiprocessing.active_children()  # while the traceback keeps everything alive
+    train(tmp_path / "run", recipe(workers=2), resume=True)
+    assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_sample_is_one_line(tmp_path, data, workers):
+    class Broken(Tiles):
+        def __getitem__(self, index):
+            if index == 3:
+                raise UsageError("images/3.png is not an image")
+            return super().__getitem__(index)
+
+    data(train=Broken(10))
+    with pytest.raises(UsageError, match="^images/3.png is not an image$"):
+        train(tmp_path, recipe(workers=workers))
+
+
+def test_a_label_of_another_size_is_refused(tmp_path, data):
+    class Broken(Tiles):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample | {"depth": sample["depth"][:-1]}
+
+    data(train=Broken(10))
+    with pytest.raises(UsageError, match=r"the depth label is \(31, 32\), the image \(32, 32\)"):
+        train(tmp_path)
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):
     train(tmp_path)
     assert train(tmp_path, resume=True) == undisturbed.scores
@@ -221,6 +264,13 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, data):
         train(tmp_path, recipe(iterations=2), resume=True)
 
 
+def test_best_weights_are_no_state_to_continue(tmp_path, data):
+    train(tmp_path, recipe(iterations=2))
+    (tmp_path / "float.safetensors").replace(tmp_path / "last.safetensors")
+    with pytest.raises(UsageError, match="last.safetensors holds no training state"):
+        train(tmp_path, recipe(iterations=2), resume=True)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_split_is_refused(tmp_path, data, split):
     data(**{split: Tiles(0)})
@@ -262,7 +312,7 @@ def close(run, other):
     ours, theirs = (load_file(folder / "last.safetensors") for folder in (run, other))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-6), name
 
 
 # Runs in processes of their own --------------------------------------------------------------------------------------
@@ -307,23 +357,23 @@ def test_two_processes_equal_one(forked, tmp_path, data):
 def play(folder):
     torch.set_num_threads(1)
     stand_in(setattr)
-    assert wait(fork(lambda: train(folder / "undisturbed"))) == 0
+    assert wait(fork(train, folder / "undisturbed")) == 0
     for name, (what, call) in KILLS.items():
         run = folder / name
-        assert wait(fork(lambda: killed(run, what, call))) == -signal.SIGKILL, name
-        assert wait(fork(lambda: train(run, resume=True))) == 0, name
+        assert wait(fork(killed, run, what, call)) == -signal.SIGKILL, name
+        assert wait(fork(train, run, resume=True)) == 0, name
         (run / "killed").touch()
-    several = [fork(lambda: one_of(2, rank, folder / "two")) for rank in range(2)]
+    several = [fork(one_of, 2, rank, folder / "two") for rank in range(2)]
     assert [wait(process) for process in several] == [0, 0]
 
 
-def fork(work):
+def fork(work, *given, **options):
     """The number of a new process that does the work; forking saves importing torch thirty times."""
     number = os.fork()
     if number:
         return number
     try:
-        work()
+        work(*given, **options)
         os._exit(0)
     except BaseException:
         traceback.print_exc()

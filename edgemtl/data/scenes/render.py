@@ -170,9 +170,7 @@ def salient(instance: np.ndarray, semseg: np.ndarray) -> np.ndarray:
     return ((instance == score.argmax()) & (score.max() > 0)).astype(np.uint8)
 
 
-def _picture(
-    tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, rng: Rng, grain: Rng
-) -> np.ndarray:
+def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, rng: Rng, grain: Rng) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
     size = camera.size
     seen = _visibility(tracer, hits, size, rng)

@@ -1,0 +1,417 @@
+"""One page about a run for people who would rather look than read: scores, sizes, times, pictures, learning curves."""
+
+import base64
+import importlib.util
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from edgemtl import artifact, recipe, registry, show
+from edgemtl.artifact import Manifest
+from edgemtl.bench import FRAME
+from edgemtl.errors import UsageError
+from edgemtl.evaluate import SCORES, Predict
+from edgemtl.files import read_json, replacing, sha256
+from edgemtl.predictor import Predictor, fit
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Size, Task, delta_m
+from edgemtl.tasks.depth import Depth
+
+PAGE, CLIP = "report.html", "demo.webm"
+WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
+WIDTH = 320  # of a picture on the page, at most
+DASH = "–"
+# Stand-ins for the page's own colours, which differ between light and dark.
+INK, LINE, POINT, GRID = "#010203", "#040506", "#070809", "#0a0b0c"
+PAINT = {INK: "currentColor", LINE: "var(--accent)", POINT: "var(--second)", GRID: "var(--border)"}
+
+
+class Form(NamedTuple):
+    """One form of the network: a line of the table."""
+
+    name: str  # of weights in the run folder, or the artifact's folder
+    runtime: str
+    precision: str
+    scores: dict[str, float]  # the headline of each task; empty where unknown
+    bytes: int | None
+    bench: dict[str, Any]
+    verify: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return WEIGHTS.get(self.name, self.name)
+
+    @property
+    def model_ms(self) -> float | None:
+        """The median time of the model alone."""
+        return self.bench["model"]["p50_ms"] if self.bench else None
+
+    @property
+    def end_to_end_ms(self) -> float | None:
+        """The median time from the JPEG to the picture."""
+        return self.bench["end_to_end"]["p50_ms"] if self.bench else None
+
+    @property
+    def difference(self) -> tuple[str, str]:
+        """How far the artifact's maps lie from torch's, over all tasks; two lines, empty where unknown."""
+        tasks = self.verify.get("tasks", {}).values()
+        rms = [task["relative_rms"] for task in tasks if task.get("relative_rms") is not None]
+        same = [task["agreement"] for task in tasks if "agreement" in task]
+        least = math.floor(10_000 * min(same)) / 100 if same else 0  # 100.00 % only where all pixels agree
+        return f"{100 * max(rms):.2g} % rms" if rms else "", f"{least:.2f} % same" if same else ""
+
+
+def report(run: Path, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
+    """The page about a run, OUT/report.html (OUT: the run folder), which needs no other file and no network.
+
+    What the run lacks (scores, measurements, artifacts) is shown as missing. Pictures of `frames` frames of the val
+    split show label, float and int8; without torch they come from artifacts alone. A film OUT/demo.webm is shown where
+    there is one. UsageError where `run` is no run or its files are damaged, or where `data` cannot be read.
+    """
+    if not (run / "recipe.json").is_file():
+        raise UsageError(f"{run} is not a run: it has no recipe.json (`edgemtl train` makes one)")
+    if frames < 1:
+        raise UsageError(f"frames={frames}: at least one is needed")
+    page = (out or run) / PAGE
+    stated = recipe.read(run / "recipe.json")
+    artifacts = {f.parent: artifact.read(f.parent) for f in sorted(run.glob(f"[!.]*/{artifact.FILE}"))}
+    forms = _forms(run, stated, artifacts)
+    models, parameters = _models(run, stated.size, artifacts)
+    html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    table = _table(forms, stated.tasks)
+    text = html.render(
+        recipe=stated,
+        tiles=_tiles(forms, stated.tasks),
+        clip=CLIP if page.with_name(CLIP).is_file() else None,
+        table=table,
+        notes=_notes(run, forms),
+        models=list(models),
+        pictures=_pictures(stated, models, data, frames),
+        curves=_curves(_journal(run / "metrics.jsonl"), stated.tasks),
+        facts=_facts(run, stated, parameters),
+    )
+    with replacing(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    lines = zip(table["header"], *table["rows"])  # the page's table on its side, as terminals are narrow
+    rows = [[f"{name} {unit}".strip(), *(_words(cell) for cell in cells)] for (name, unit), *cells in lines]
+    show.table(f"{run}: {stated.summary}", ["", *(form.name for form in forms)], rows[1:])
+    show.out.print(f"{page}: {page.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+    return page
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+# ---- what was measured
+
+
+def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Form]:
+    """The run's weights that exist, then its artifacts."""
+    files = (SCORES, "bench.json", "verify.json")
+    known, measured, verified = (read_json(run / f) if (run / f).is_file() else {} for f in files)
+
+    def scores(name: str, weights: str) -> dict[str, float]:
+        entry = known.get(name, {})
+        if entry.get("weights_sha256") != weights:  # of weights that have been replaced since
+            return {}
+        return {task: entry["tasks"][task][about.headline] for task, about in stated.tasks.items()}
+
+    found = []
+    for name in WEIGHTS:
+        file = run / f"{name}.safetensors"
+        if file.is_file():
+            precision = "fp32" if name == "float" else "int8"
+            found.append(Form(name, "torch", precision, scores(name, sha256(file)), file.stat().st_size, {}, {}))
+    for folder, manifest in artifacts.items():
+        size = sum(file.bytes for file in manifest.files.values())
+        own = scores(folder.name, manifest.weights_sha256)
+        times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
+        found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
+    return found
+
+
+def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
+    """`header`: (name, second line); `rows`: cells with `text`.
+
+    Some have `small`, a second line, `share`, the percentage of the column's largest, or `bad`.
+    """
+    header = [("form", "")]
+    columns: list[list[dict[str, Any]]] = [[{"text": form.title, "small": form.runtime} for form in forms]]
+    for name, task in tasks.items():
+        arrow = "↑" if task.higher_is_better else "↓"
+        header.append((f"{name} {arrow}", f"{task.headline} {task.unit}"))
+        columns.append(_column([form.scores.get(name) for form in forms]))
+    base = next((form.scores for form in forms if form.name == "float"), {})
+    gains = [delta_m(f.scores, base, tasks) if f.scores and base and f.scores is not base else None for f in forms]
+    header.append(("Δm", "%"))
+    columns.append([{"text": DASH if gain is None else _signed(gain)} for gain in gains])
+    for title, unit, values in (
+        ("size", "MB", [None if form.bytes is None else form.bytes / 1e6 for form in forms]),
+        ("model", "ms", [form.model_ms for form in forms]),
+        ("end to end", "ms", [form.end_to_end_ms for form in forms]),
+    ):
+        header.append((title, unit))
+        columns.append(_column(values, bars=True))
+    header.append(("against torch", ""))
+    columns.append([])
+    for form in forms:
+        first, *second = [line for line in form.difference if line] or [DASH]
+        columns[-1].append({"text": first, "small": "".join(second), "bad": not form.verify.get("ok", True)})
+    return {"header": header, "rows": list(zip(*columns))}
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _words(cell: dict[str, Any]) -> str:
+    return f"{cell['text']} {cell.get('small', '')}".strip()
+
+
+def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str, Any]]:
+    """Cells with as many decimals as the largest value needs, and a bar's share of it where `bars`."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    decimals = 3 if largest < 1 else 2 if largest < 100 else 1
+    cells: list[dict[str, Any]] = []
+    for value in values:
+        cells.append({"text": DASH if value is None else f"{value:.{decimals}f}"})
+        if bars and value:
+            cells[-1]["share"] = round(100 * value / largest, 1)
+    return cells
+
+
+def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str, str]]:
+    """(number, unit, explanation) of what the page is about: the fastest int8 form, else one with scores."""
+    small = [form for form in forms if form.precision == "int8"]
+    small.sort(key=lambda form: (form.end_to_end_ms or math.inf, not form.scores))
+    base = next((form for form in forms if form.name == "float"), None)
+    if not small:
+        return []
+    chosen = small[0]
+    named = f"{chosen.title} on {chosen.runtime}" if chosen.runtime == "torch" else f"int8 on {chosen.runtime}"
+    found = []
+    if chosen.end_to_end_ms and chosen.model_ms:
+        rest = f"{named}, camera picture to overlay; {chosen.model_ms:.1f} ms for the model alone"
+        found.append((f"{1000 / chosen.end_to_end_ms:.0f}", "frames/s", rest))
+    if chosen.bytes:
+        times = f", {base.bytes / chosen.bytes:.1f} times smaller than float" if base and base.bytes else ""
+        found.append((f"{chosen.bytes / 1e6:.2f}", "MB", f"on disk{times}"))
+    if base and base.scores and chosen.scores:
+        gain = delta_m(chosen.scores, base.scores, tasks)
+        found.append((_signed(gain), "% Δm", "all tasks' scores together, int8 against float"))
+    found.append((str(len(tasks)), "tasks" if len(tasks) > 1 else "task", "in one pass: " + ", ".join(tasks)))
+    return found
+
+
+def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
+    """What the numbers in the table are, as far as there are any."""
+    known = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in known.values()})
+    found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
+    if frames:
+        found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
+    found.append("Size: of the weights' file, or of all files of an artifact. MB are millions of bytes.")
+    machines = {
+        f"{form.bench['device']}, {form.bench['machine']['processor']}, {form.bench['machine']['cores']} cores"
+        for form in forms
+        if form.bench
+    }
+    if machines:
+        jpeg = f"a {FRAME[1]}x{FRAME[0]} JPEG through decoding, the model and drawing"
+        where = "; ".join(sorted(machines))
+        found.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
+    if any(form.verify for form in forms):
+        found.append(
+            "Against torch: the worst task's RMS difference as a share of the map's standard deviation, and the least "
+            "share of pixels with the same class."
+        )
+    return found
+
+
+def _facts(run: Path, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:
+    """How the network came about, as (name, value)."""
+    raw = read_json(run / "recipe.json")
+    weights = run / "float.safetensors"
+    made = time.localtime((weights if weights.is_file() else run / "recipe.json").stat().st_mtime)
+    network, training = stated.network, stated.training
+    found = [
+        ("Recipe", stated.name),
+        ("Data set", stated.data.name),
+        ("Input", f"{stated.size[0]} x {stated.size[1]} pixels (height x width), maps at 1/{stated.map_stride}"),
+        ("Network", f"{network.method}, {network.backbone}"),
+        ("Parameters", f"{parameters / 1e6:.2f} million" if parameters else DASH),
+        ("Training", f"{training.iterations} steps of {training.batch} frames, {training.optimizer}"),
+        ("Int8", f"{stated.compression.calibration} calibration frames, {stated.compression.iterations} steps"),
+        ("Made", time.strftime("%Y-%m-%d %H:%M", made)),
+        ("Commit", str(raw.get("commit") or DASH)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in raw.get("versions", {}).items()) or DASH),
+    ]
+    return found
+
+
+# ---- pictures
+
+
+def _models(run: Path, size: Size, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predict], int | None]:
+    """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
+    found: dict[str, Predict] = {}
+    parameters = None
+    torch = importlib.util.find_spec("torch") is not None
+    if torch and (run / "float.safetensors").is_file():
+        from edgemtl import prepare
+
+        network = prepare.load_float(run)
+        parameters = sum(p.numel() for p in network.parameters())
+        found["float, torch"] = _predict(network, size)
+    else:
+        found |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
+    small = _opened("int8", {f: m for f, m in artifacts.items() if m.precision == "int8"})
+    if not small and torch and (run / "int8.safetensors").is_file():
+        from edgemtl import compress
+
+        small = {"int8, torch": _predict(compress.load_int8(run), size)}
+    return found | small, parameters
+
+
+def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Predict]:
+    """The first artifact whose runtime is here, OpenVINO's before others."""
+    for folder, manifest in sorted(artifacts.items(), key=lambda item: item[1].target != "openvino"):
+        try:
+            return {f"{title}, {manifest.target}": Predictor(folder).maps}
+        except UsageError:
+            continue
+    return {}
+
+
+def _predict(network: Any, size: Size) -> Predict:
+    import torch
+
+    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(fit(frame, size)).permute(2, 0, 1)[None].float()
+            return {task: map[0].numpy() for task, map in network(batch).items()}
+
+    return predict
+
+
+def _pictures(stated: Recipe, models: dict[str, Predict], data: Path | None, count: int) -> list[dict[str, Any]]:
+    """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
+    tasks = stated.tasks
+    try:
+        samples = registry.load("data", stated.data.name).open(data, "val", tuple(tasks), **stated.data.options)
+    except UsageError as error:
+        if data is not None:
+            raise
+        show.err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True)
+        return []
+    indices = np.unique(np.linspace(0, len(samples) - 1, count + 2)[1:-1].round()).astype(int).tolist()
+    found = []
+    for index in show.track(indices, "pictures"):
+        sample = samples[index]
+        frame = sample["image"]
+        scale = min(1.0, WIDTH / frame.shape[1])
+        size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
+        maps = [predict(frame) for predict in models.values()]
+        rows = []
+        for name, task in tasks.items():
+            shown = [task.resize(sample[name], size), *(task.decode(map[name], size) for map in maps)]
+            rows.append(
+                {
+                    "title": task.title,
+                    "legend": _legend(task, shown),
+                    "scale": isinstance(task, Depth),
+                    "images": [_embedded(task.paint(p), flat=p.dtype == np.uint8) for p in shown],
+                }
+            )
+        small = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        found.append({"name": samples.name(index), "size": size, "image": _embedded(small), "tasks": rows})
+    return found
+
+
+def _legend(task: Task, shown: Sequence[np.ndarray]) -> list[tuple[str, str]]:
+    """(text, CSS colour) of what occurs in any of the label and the predictions."""
+    occurring = {row for prediction in shown for row in task.legend(prediction)}
+    return [(text, "rgb({},{},{})".format(*colour)) for text, colour in task.legend() if (text, colour) in occurring]
+
+
+def _embedded(picture: np.ndarray, flat: bool = False) -> str:
+    """A data: address of a picture, uint8 RGB (H, W, 3); `flat` ones, of few colours, lose nothing."""
+    quality = 101 if flat else 85  # above 100 is lossless
+    done, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    assert done
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+# ---- learning curves
+
+
+def _journal(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; half a last line, of a run that was killed, is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[str, str]]:
+    """Per task `title` and `svg`: its training loss and, below, its validation score by iteration."""
+    losses = [record for record in journal if "loss" in record]
+    scored = [record for record in journal if "scores" in record]
+    if len(losses) < 2:
+        return []
+    found = []
+    for name, task in tasks.items():
+        style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8.5}
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(4.2, 2.7 if scored else 1.6), layout="constrained")
+            axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
+            axes[0].plot([r["iteration"] for r in losses], [r["loss"][name] for r in losses], color=LINE, linewidth=1.4)
+            axes[0].set_title("training loss", loc="left", fontsize=8.5, color=INK)
+            if scored:
+                values = [r["scores"][name][task.headline] for r in scored]
+                axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT, markersize=4, linewidth=1.4)
+                arrow = "↑" if task.higher_is_better else "↓"
+                label = f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else "")
+                axes[1].set_title(label, loc="left", fontsize=8.5, color=INK)
+            for axis in axes:
+                _plain(axis)
+            found.append({"title": task.title, "svg": _svg(figure)})
+    return found
+
+
+def _plain(axis: Any) -> None:
+    """Leaves an axis only horizontal lines and few numbers."""
+    axis.spines[:].set_visible(False)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.tick_params(length=0, colors=INK)
+    axis.patch.set_visible(False)
+    axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element in the page's colours and font."""
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for placeholder, colour in PAINT.items():
+        text = text.replace(placeholder, colour)
+    return text.replace("DejaVu Sans", "inherit")

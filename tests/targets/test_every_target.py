@@ -1,0 +1,124 @@
+"""What every target owes: names, layouts and numbers of torch, without torch on the device side."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tests import toy
+
+from edgemtl import registry
+from edgemtl.errors import UsageError
+from edgemtl.verify import BOUNDS, compare
+
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what `open` imports
+CASES = [(t, p) for t in PACKAGES for p in registry.load("targets", t).target.precisions]
+MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
+REFERENCES = {precision: toy.deployed(precision) for precision in ("fp32", "int8")}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    folders = {}
+    for name, precision in CASES:
+        pytest.importorskip(PACKAGES[name])
+        folder = folders[name, precision] = tmp_path_factory.mktemp(f"{name}-{precision}")
+        reference = REFERENCES["int8" if precision == "int8" else "fp32"]
+        target = registry.load("targets", name).target
+        written = target.convert(reference, toy.SIZE, toy.TASKS, folder, precision, {"recipe": "toy"})
+        assert sorted(written) == sorted(file.name for file in folder.iterdir())
+    return folders
+
+
+def test_no_target_is_forgotten() -> None:
+    assert set(PACKAGES) <= set(registry.names("targets"))
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tuple[str, str], Path]) -> None:
+    session = registry.load("targets", name).target.open(converted[name, precision], MANIFEST)
+    reference = REFERENCES["int8" if precision == "int8" else "fp32"]
+    for frame in toy.frames():
+        got, wanted = session(frame), toy.maps(reference, frame)
+        assert set(got) == set(wanted)
+        for task, want in wanted.items():
+            assert got[task].shape == want.shape and got[task].dtype == want.dtype
+            if precision == "fp32":
+                np.testing.assert_allclose(got[task], want, rtol=1e-5, atol=1e-5)
+            # Scales and integer weights are equal, but a value near a tie may take the next of 255 steps.
+            result = compare(got[task], want, BOUNDS[precision])
+            assert result["ok"], (task, result)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_view_of_a_frame_is_read_as_it_looks(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+    mirrored = toy.frames()[0][:, ::-1]
+    np.testing.assert_array_equal(session(mirrored)["depth"], session(mirrored.copy())["depth"])
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+    first = session(toy.frames()[0])
+    kept = {task: map.copy() for task, map in first.items()}
+    session(toy.frames()[1])
+    for task, map in first.items():
+        np.testing.assert_array_equal(map, kept[task])
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_device_side_needs_no_torch(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    code = f"""if True:
+        import sys, types, numpy
+        from edgemtl import registry
+        manifest = types.SimpleNamespace(tasks=["depth"], size={toy.SIZE})
+        session = registry.load("targets", {name!r}).target.open(__import__("pathlib").Path(sys.argv[1]), manifest)
+        print(session.device, session(numpy.zeros({(*toy.SIZE, 3)}, numpy.uint8))["depth"].shape)
+        assert "torch" not in sys.modules
+    """
+    run = subprocess.run([sys.executable, "-c", code, str(converted[name, "int8"])], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("(")[0].strip() == "CPU"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_an_unknown_device_is_named(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    with pytest.raises(UsageError, match="CPV"):
+        registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST, "CPV")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_missing_runtime_names_the_extra(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGES[name], None)
+    with pytest.raises(UsageError, match=rf'pip install "edgemtl\[{name}\]"'):
+        registry.load("targets", name).target.open(tmp_path, MANIFEST)
+
+
+def test_all_targets_hold_the_same_integers(converted: dict[tuple[str, str], Path]) -> None:
+    import onnx
+    import openvino
+    from onnx import numpy_helper
+
+    model = openvino.Core().read_model(converted["openvino", "int8"] / "model.xml")
+    constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    first = [np.array(n.get_data()) for n in constants if n.get_element_type() == openvino.Type.i8]
+    graph = onnx.load(converted["onnx", "int8"] / "model.onnx").graph
+    second = [numpy_helper.to_array(made) for made in graph.initializer]
+    third = [
+        layer.weight.div(quantizer.scale.reshape(-1, 1, 1, 1)).round().numpy().astype(np.int8)
+        for layer, quantizer in weights()
+    ]
+    wanted = sorted(w.tobytes() for w in third)
+    assert sorted(w.tobytes() for w in first) == wanted
+    assert sorted(w.tobytes() for w in second if w.dtype == np.int8 and w.ndim == 4) == wanted
+
+
+def weights() -> list:
+    from edgemtl import quantizers
+
+    network = REFERENCES["int8"].network
+    found = {q.name.removesuffix(".weight"): q for q in quantizers.quantizers(network) if q.role == "weight"}
+    return [(network.get_submodule(name), quantizer) for name, quantizer in found.items()]

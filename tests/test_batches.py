@@ -1,0 +1,72 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemtl.batches import Stream, normalise, tensors
+from edgemtl.errors import UsageError
+
+
+def stream(length=10, start=0, rank=0, processes=1, **options):
+    training = {"batch": 4, "accumulate": 1, "iterations": 6, "seed": 0} | options
+    return Stream(length, SimpleNamespace(training=SimpleNamespace(**training)), start, rank, processes)
+
+
+def test_every_epoch_is_a_permutation():
+    drawn = [pair for batch in stream(length=8, iterations=6) for pair in batch]
+    assert [number for number, _ in drawn] == list(range(24))
+    epochs = [[index for _, index in drawn[k : k + 8]] for k in (0, 8, 16)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_data_set_smaller_than_a_batch_will_do():
+    assert [sorted(index for _, index in batch) for batch in stream(length=2)][0] == [0, 0, 1, 1]
+
+
+@given(st.integers(1, 30), st.integers(0, 6))
+def test_starting_later_draws_the_same(length, start):
+    assert list(stream(length, start)) == list(stream(length))[start:]
+    assert len(stream(length, start)) == 6 - start
+
+
+@given(st.integers(1, 30), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]))
+def test_processes_share_each_micro_batch(length, processes, accumulate):
+    options = {"batch": 8, "accumulate": accumulate}
+    parts = [list(stream(length, rank=rank, processes=processes, **options)) for rank in range(processes)]
+    together = [[pair for part in parts for pair in part[k]] for k in range(len(parts[0]))]
+    assert together == list(stream(length, **options))
+    assert len(together) == len(stream(length, rank=0, processes=processes, **options)) == 6 * accumulate
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UsageError, match="training.batch=4 must be a multiple of .* 2 x 4"):
+        stream(accumulate=2, processes=4)
+
+
+def test_tensors_have_the_losses_layout():
+    h, w = 4, 6
+    batch = {
+        "image": torch.full((2, h, w, 3), 124, dtype=torch.uint8),
+        "semseg": torch.full((2, h, w), 255, dtype=torch.uint8),
+        "sal": torch.ones(2, h, w, dtype=torch.uint8),
+        "depth": torch.rand(2, h, w),
+        "normals": torch.rand(2, h, w, 3),
+    }
+    image, labels = tensors(batch, dict.fromkeys(("semseg", "sal", "depth", "normals")))
+    assert image.shape == (2, 3, h, w) and image.is_contiguous(memory_format=torch.channels_last)
+    assert {name: (tuple(label.shape), label.dtype) for name, label in labels.items()} == {
+        "semseg": ((2, h, w), torch.int64),
+        "sal": ((2, 1, h, w), torch.float32),
+        "depth": ((2, 1, h, w), torch.float32),
+        "normals": ((2, 3, h, w), torch.float32),
+    }
+    assert torch.equal(labels["normals"][:, 1], batch["normals"][..., 1])
+
+
+def test_normalise_is_torchvisions():
+    frame = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), np.uint8)
+    expected = (frame / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalise(torch.from_numpy(frame)).permute(0, 2, 3, 1), expected, atol=1e-5)

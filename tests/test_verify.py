@@ -1,0 +1,147 @@
+"""verify: passes what agrees, and fails what was broken on purpose."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests import toy
+
+from edgemtl import artifact, checkpoint, convert, registry
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.verify import BOUNDS, compare, smooth_frames, verify
+
+CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of the toy network with an artifact of every case."""
+    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+    folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "load", lambda run, precision: references[precision])
+        for target, precision, _ in CASES:
+            pytest.importorskip("onnxruntime" if target == "onnx" else target)
+            convert.convert(folder, target=target, precision=precision)
+        yield folder
+
+
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the rendering: the val split is a handful of random frames."""
+    images = [{"image": frame} for frame in smooth_frames((96, 128), 3)]
+    found = registry.load
+
+    def load(kind: str, name: str) -> Any:
+        made = type("module", (), {"open": staticmethod(lambda root, split, tasks: images)})
+        return made if kind == "data" else found(kind, name)
+
+    monkeypatch.setattr(registry, "load", load)
+
+
+def place(run: Path, target: str, precision: str) -> Path:
+    return run / (target if precision == "int8" else f"{target}-{precision}")
+
+
+@pytest.mark.parametrize(("target", "precision", "file"), CASES)
+def test_what_was_converted_agrees(run: Path, frames: None, target: str, precision: str, file: str) -> None:
+    result = verify(place(run, target, precision), frames=2)
+    assert result["ok"] and result["frames"] == 2 and result["source"] == "nyud, val split"
+    assert set(result["tasks"]) == set(toy.TASKS)
+    assert result["tasks"]["semseg"]["agreement"] > BOUNDS[precision].agreement
+    assert 0 <= result["tasks"]["depth"]["rms"] <= result["tasks"]["depth"]["max"]
+    json.dumps(result)
+
+
+def broken(run: Path, tmp_path: Path, target: str, precision: str, file: str) -> Path:
+    """A copy of an artifact in which a third of the largest weight's bytes are flipped; its manifest stays."""
+    source, folder = place(run, target, precision), tmp_path / "broken"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    layer = toy.deployed(precision).network.sampled
+    if precision == "int8":
+        steps = convert.load(run, "int8").network.sampled.weight
+        from edgemtl import quantizers
+
+        scale = next(q.scale for q in quantizers.quantizers(convert.load(run, "int8").network) if q.name == "sampled.weight")
+        needle = quantizers.codes(steps, scale, 0).numpy().tobytes()
+    else:
+        needle = layer.weight.numpy().tobytes()
+    content = bytearray((folder / file).read_bytes())
+    at = content.find(needle)
+    assert at >= 0
+    for i in range(at, at + len(needle), 3 if precision == "int8" else 4):
+        content[i if precision == "int8" else i + 3] ^= 0x80  # signs
+    (folder / file).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(("target", "precision", "file"), CASES)
+def test_flipped_weights_are_found(
+    run: Path, frames: None, tmp_path: Path, target: str, precision: str, file: str
+) -> None:
+    folder = broken(run, tmp_path, target, precision, file)
+    with pytest.raises(UsageError, match="was changed after the conversion"):
+        verify(folder, run=run)
+    manifest = json.loads((folder / artifact.FILE).read_text())
+    names = list(manifest["files"])
+    manifest["files"] = {name: made.model_dump() for name, made in artifact.describe(folder, names).items()}
+    (folder / artifact.FILE).write_text(json.dumps(manifest))
+    with pytest.raises(CheckFailed, match=f"beyond the bounds of {precision} in .*depth"):
+        verify(folder, run=run)
+
+
+def test_json_is_printed_before_the_check_fails(run: Path, frames: None, capsys: pytest.CaptureFixture[str]) -> None:
+    verify(run / "openvino", frames=1, as_json=True)
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_a_run_that_was_trained_again_is_noticed(run: Path, frames: None, tmp_path: Path) -> None:
+    other = toy.write_run(tmp_path / "other")
+    checkpoint.save(other / "int8.safetensors", {"x": checkpoint.torch.zeros(1)}, {})
+    with pytest.raises(CheckFailed, match="int8.safetensors has changed since"):
+        verify(run / "openvino", run=other)
+
+
+def test_without_data_frames_are_rendered(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("embreex")
+    assert verify(run / "openvino", frames=1)["source"] == "rendered scenes"
+
+
+def test_data_that_was_asked_for_must_be_there(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="val.txt is missing"):
+        verify(run / "openvino", data=tmp_path)
+
+
+def test_frames_must_be_positive(run: Path) -> None:
+    with pytest.raises(UsageError, match="frames=0"):
+        verify(run / "openvino", frames=0)
+
+
+def test_comparison_of_maps() -> None:
+    wanted = np.linspace(0, 1, 100, dtype=np.float32).reshape(1, 10, 10)
+    bounds = BOUNDS["fp32"]
+    assert compare(wanted, wanted, bounds) == {"max": 0, "rms": 0, "relative_rms": 0, "ok": True}
+    assert not compare(wanted + 0.01, wanted, bounds)["ok"]
+    one = wanted.copy()
+    one[0, 0, 0] += 0.02
+    assert not compare(one, wanted, bounds._replace(rms=1))["ok"]
+    one[0, 0, 0] = np.nan
+    assert not compare(one, wanted, BOUNDS["int8"])["ok"]
+
+
+def test_comparison_of_classes() -> None:
+    wanted = np.arange(1000, dtype=np.int32).reshape(1, 10, 100) % 7
+    got = wanted.copy()
+    got[0, 0, :4] += 1
+    assert compare(got, wanted, BOUNDS["int8"]) == {"agreement": 0.996, "ok": True}
+    assert not compare(got, wanted, BOUNDS["fp32"])["ok"]
+
+
+def test_comparison_with_a_constant_map() -> None:
+    flat = np.zeros((1, 4, 4), np.float32)
+    assert compare(flat, flat, BOUNDS["int8"])["ok"]
+    assert not compare(flat + 0.1, flat, BOUNDS["int8"])["ok"]

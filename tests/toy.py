@@ -1,0 +1,119 @@
+"""A small deployed network that has what the targets find hard, as float and as int8, and a run folder around it."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl import checkpoint, quantizers, tasks
+from edgemtl.prepare import Activate, Normalise
+from edgemtl.recipe import Data, Network, Recipe, Training
+
+SIZE = (48, 64)
+CLASSES = ("wall", "floor", "chair", "table", "lamp", "door")
+TASKS = {
+    "semseg": tasks.build("semseg", {"classes": CLASSES}),
+    "depth": tasks.build("depth"),
+    "normals": tasks.build("normals"),
+    "edge": tasks.build("edge"),
+}
+LAYERS = ("stem", "deep", "point", "offset", "sampled", *TASKS)
+
+
+class Trunk(nn.Module):
+    """Strided, depthwise and 1x1 convolutions, a sum, sampling at computed positions, a narrow and a wide resizing."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, 2, 1)
+        self.deep = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+        self.point = nn.Conv2d(width, width, 1)
+        self.offset = nn.Conv2d(width, 2, 1)
+        self.sampled = nn.Conv2d(width, width, 1)
+        for name, task in TASKS.items():
+            self.add_module(name, nn.Conv2d(width, task.channels, 1))
+        rows, columns = torch.meshgrid(*(torch.linspace(-0.95, 0.95, n // 4) for n in SIZE), indexing="ij")
+        self.register_buffer("base", torch.stack([columns, rows], -1)[None])
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = F.max_pool2d(F.relu6(self.stem(image)), 2)
+        x = x + self.point(F.relu6(self.deep(x)))
+        grid = self.base + 0.05 * self.offset(x).permute(0, 2, 3, 1)
+        x = x + F.relu(self.sampled(F.grid_sample(x, grid, align_corners=False)))
+        return {name: self.get_submodule(name)(x) for name in TASKS}
+
+
+class Deployed(nn.Module):
+    """forward(frame (1, 3, H, W), 0..255) -> {task: map}, maps at half the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise, self.network, self.activate = Normalise(), Trunk(), Activate((SIZE[0] // 2, SIZE[1] // 2))
+
+    def forward(self, frame: Tensor) -> dict[str, Tensor]:
+        return self.activate(self.network(self.normalise(frame)))
+
+
+def deployed(precision: str) -> Deployed:
+    """The same random weights each time; int8 with a quantizer on every convolution's input and weight."""
+    torch.manual_seed(3)
+    made = Deployed().eval().requires_grad_(False)
+    made.network.depth.bias.fill_(1.5)
+    if precision != "int8":
+        return made
+    largest: dict[str, float] = {}
+    modules = {name: made.network.get_submodule(name) for name in LAYERS}
+    for name, module in modules.items():
+        module.register_forward_pre_hook(lambda _, args, name=name: largest.__setitem__(name, args[0].abs().max().item()))
+    for frame in frames():
+        made(batch(frame))
+    for name, module in modules.items():
+        module._forward_pre_hooks.clear()
+        scale = quantizers.snap(module.weight.abs().amax((1, 2, 3)) / 127)
+        module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0), scale, 0))
+        weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight")
+        activation = quantizers.FakeQuantize(quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", name)
+        quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__1.0", weight)
+        quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__0.0", activation)
+    made.eval()
+    assert len(quantizers.arrivals(made, batch(frames()[0]), quantizers.quantizers(made.network))) == 2 * len(LAYERS)
+    return made
+
+
+def frames(count: int = 4) -> list[np.ndarray]:
+    """Smooth random uint8 RGB frames (H, W, 3)."""
+    coarse = np.random.default_rng(1).integers(0, 256, (count, 6, 8, 3), np.uint8)
+    return [cv2.resize(c, SIZE[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]
+
+
+def batch(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+
+
+def maps(module: nn.Module, frame: np.ndarray) -> dict[str, np.ndarray]:
+    """What torch computes, without the batch axis."""
+    with torch.inference_mode():
+        return {name: map[0].numpy() for name, map in module(batch(frame)).items()}
+
+
+def write_run(folder: Path, data: str = "nyud") -> Path:
+    """A run folder whose checkpoints hold a single number: enough for everything but loading the network."""
+    recipe = Recipe(
+        name="toy",
+        summary="a toy",
+        data=Data(name=data),
+        tasks=TASKS,
+        size=SIZE,
+        map_stride=2,
+        network=Network(method="demt", backbone="none"),
+        training=Training(iterations=1, batch=1, rate=1e-3, validate_every=1, save_every=1, weights=dict.fromkeys(TASKS, 1.0)),
+    )
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
+    for form in ("float", "int8"):
+        checkpoint.save(folder / f"{form}.safetensors", {"x": torch.ones(1)}, {"scores": {"depth": {"rmse": 0.5}}})
+    return folder
