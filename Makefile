@@ -48,6 +48,10 @@ $(RUN)/.verified-%: $(RUN)/%/manifest.json
 	$(EDGEMTL) verify $(RUN)/$*
 	touch $@
 
+$(RUN)/.evaluated-calibrated: $(RUN)/.compressed
+	$(EDGEMTL) evaluate $(RUN) --weights calibrated
+	touch $@
+
 $(RUN)/.evaluated-float: $(RUN)/.trained
 	$(EDGEMTL) evaluate $(RUN)
 	touch $@
@@ -70,7 +74,8 @@ $(RUN)/clip.webm: | .venv/installed
 out/demo.webm: $(RUN)/openvino/manifest.json $(RUN)/clip.webm
 	$(EDGEMTL) demo $(RUN)/openvino --source $(RUN)/clip.webm --headless --record $@
 
-out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(RUN)/.evaluated-float $(RUN)/.evaluated-int8 \
+out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(RUN)/.evaluated-float $(RUN)/.evaluated-calibrated \
+		$(RUN)/.evaluated-int8 \
 		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.webm
 	$(EDGEMTL) report $(RUN) --out out
 

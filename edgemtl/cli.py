@@ -105,15 +105,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from edgemtl.files import write_json
 
     with needs("train"):
         from edgemtl.verify import verify
 
-    result = verify(
-        args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json
-    )
-    write_json(args.artifact / "verify.json", result)
+    verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
 
 
 def _bench(args: argparse.Namespace) -> None:

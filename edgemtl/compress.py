@@ -12,7 +12,6 @@ import re
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -210,12 +209,7 @@ def _nncf(
 ) -> nn.Module:
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
-    from nncf.torch.quantization import extensions
-    from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 
-    # NNCF would compile a C++ extension for a minute; its quantizers run for bias correction only, plain torch will do.
-    plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
-    extensions.QuantizedFunctionsCPU._loaded_namespace = plain
     with _quiet():
         made: nn.Module = nncf.quantize(
             network,
@@ -226,6 +220,9 @@ def _nncf(
             ignored_scope=nncf.IgnoredScope(names=sorted(stay_float)),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=OverflowFix.DISABLE,
+                # Fine-tuning finds better biases, and even without it NNCF's are worse than the float network's: ImageNet's
+                # EfficientNet-Lite0 at 128x160 came out with an RMS error of 15-21 % instead of 9-13 %.
+                disable_bias_correction=True,
                 # Depthwise inputs would get a scale per channel, which TensorRT and Core ML refuse.
                 activations_quantization_params=QuantizationParameters(per_channel=False),
             ),
@@ -255,7 +252,7 @@ def _adopt(network: nn.Module, example: Tensor) -> None:
     places: dict[nn.Module, list[str]] = {}
     for slot, module in quantizers.slots(network).items():
         places.setdefault(module, []).append(slot)
-    seen = quantizers.arrivals(network, example, places)
+    seen = _arrivals(network, example, places)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     of_weight: dict[str, FakeQuantize] = {}  # a layer that is called twice has two quantizers on one weight
     for module, where in places.items():
@@ -272,9 +269,21 @@ def _adopt(network: nn.Module, example: Tensor) -> None:
             made = of_weight.setdefault(name, made)
             assert torch.equal(made.scale, scale)
         for slot in where:
-            quantizers.remove(network, slot)
-            quantizers.insert(network, slot, made)
+            quantizers.replace(network, slot, made)
     network.eval().requires_grad_(False)
+
+
+def _arrivals(network: nn.Module, example: Tensor, places: dict[nn.Module, list[str]]) -> dict[nn.Module, Tensor]:
+    """The first tensor that reaches each module of `places`.
+
+    Identities stand in for them meanwhile: the first run of an NNCF quantizer compiles a C++ extension, for a minute.
+    """
+    probes = {module: nn.Identity() for module in places}
+    for module, where in places.items():
+        for slot in where:
+            quantizers.replace(network, slot, probes[module])
+    seen = quantizers.arrivals(network, example, probes.values())
+    return {module: seen[probe] for module, probe in probes.items()}
 
 
 def _axis(scale: Tensor, weight: Tensor) -> int | None:

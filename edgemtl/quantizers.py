@@ -141,6 +141,12 @@ def remove(network: nn.Module, slot: str) -> None:
     get_hook_storage(network).delete_hook(slot)
 
 
+def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
+    """Hangs a module into a slot in place of what was there."""
+    remove(network, slot)
+    get_hook_storage(network).insert_hook_by_name(slot, module)
+
+
 def operation(slot: str) -> str:
     """A readable name of a slot: the operation and, before it, which input."""
     kind, name, port = decode_hook_name(slot)

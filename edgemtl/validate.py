@@ -55,5 +55,6 @@ def report(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> 
     rows = []
     for name, task in tasks.items():
         for key in sorted(scores[name], key=lambda key: key != task.headline):
-            rows.append((f"{name}.{key}", scores[name][key], best[name][key], task.unit))
+            unit = task.unit if key == task.headline else ""  # a task states the unit of its headline alone
+            rows.append((f"{name}.{key}", scores[name][key], best[name][key], unit))
     show.table(title, ("score", "now", "best", "unit"), rows)

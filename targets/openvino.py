@@ -148,7 +148,8 @@ def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
     for node in _nodes(model, "Interpolate"):
         shape, made = node.input_value(0).get_shape(), node.output(0).get_shape()
         how = node.get_attributes()
-        bilinear = how["mode"] in ("linear", "linear_onnx") and how["coordinate_transformation_mode"] == "half_pixel"
+        centred = how["coordinate_transformation_mode"] in ("half_pixel", "pytorch_half_pixel")
+        bilinear = how["mode"] in ("linear", "linear_onnx") and centred and not how["antialias"]
         if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(made)[:2] == list(shape)[:2]):
             continue
         rows, columns = (op.constant(_bilinear(shape[axis], made[axis])) for axis in (2, 3))

@@ -95,7 +95,7 @@ class Offsets(nn.Module):
         nn.init.zeros_(self.point.weight)
         with torch.no_grad():
             for parameter in self.mix.parameters():
-                parameter *= gain
+                parameter.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.point(x)

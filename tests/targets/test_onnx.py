@@ -54,9 +54,11 @@ def test_version_inputs_outputs_and_metadata(model: "onnx.ModelProto") -> None:
 
 def test_scales_are_positive_and_zero_points_are_int8_zeros(model: "onnx.ModelProto") -> None:
     known = constants(model)
-    quantizing = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert len(quantizing) == 3 * len(toy.LAYERS)  # a pair on the input and half a pair on the weight
-    for node in quantizing:
+    into = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    back = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    assert 0 < len(into) <= len(toy.LAYERS)  # onnxsim makes one of several equal ones
+    assert len(back) == len(into) + len(toy.LAYERS)
+    for node in into + back:
         scale, zero = known[node.input[1]], known[node.input[2]]
         assert scale.dtype == np.float32 and (scale > 0).all()
         assert zero.dtype == np.int8 and zero.shape == scale.shape and not zero.any()
