@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nncf.torch.quantization import extensions
+from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
 from edgemtl import checkpoint, compress, models, quantizers, registry, show
+from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.prepare import load_float
+from edgemtl.prepare import load_float, prepare
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
@@ -152,6 +155,7 @@ def finished(tmp_path_factory, toy):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
+        patch.setattr(show.out, "file", out)
         folder = begin(tmp_path_factory.mktemp("run"), toy)
         before = contents(folder)
         patch.setattr(show.err, "file", err)
@@ -219,7 +223,23 @@ def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
         compress.quantize(toy, range(4), frames.__getitem__)
 
 
-def test_nncf_with_these_scales_computes_the_same(toy, frames, quantized):
+def test_the_device_networks_sampling_coordinates_stay_float():
+    torch.manual_seed(0)
+    edge = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
+    deployed = prepare(models.build(edge.network, edge.tasks), edge)
+    inputs = [torch.randn(1, 3, 64, 96) for _ in range(2)]
+    made, counts = compress.quantize(deployed.network, [0, 1], inputs.__getitem__)
+    program = quantizers.export(made, inputs[0])
+    samplers = [node for node in program.graph.nodes if "grid_sampler" in str(node.target)]
+    assert len(samplers) == len(edge.tasks)
+    assert quantizers.on_coordinates(program) == [] and counts["weights"] > 50
+    assert not [q.name for q in quantizers.quantizers(made) if "coordinates" in q.name]
+
+
+def test_nncf_with_these_scales_computes_the_same(toy, frames, quantized, monkeypatch):
+    # In plain torch, so that no C++ extension gets compiled.
+    plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
+    monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = quantized
     theirs = compress._nncf(toy, range(4), frames.__getitem__, compress.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
@@ -263,6 +283,7 @@ def test_compress_adds_three_files_and_touches_none(finished):
 
 def test_the_console_shows_progress_and_nothing_of_nncf(finished):
     assert "calibration" in finished.printed and "fine-tuning" in finished.printed
+    assert "next: edgemtl convert" in finished.printed
     assert "INFO" not in finished.printed and "Statistics" not in finished.printed and "nncf" not in finished.printed
 
 
