@@ -13,7 +13,7 @@ from typing import Any, Iterator
 from edgemtl import artifact, checkpoint, registry, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError, unknown
+from edgemtl.errors import UsageError
 from edgemtl.evaluate import SCORES, Scores
 from edgemtl.files import read_json, sha256
 from edgemtl.prepare import Deployed, load_float

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, recipe, registry, show
+from edgemtl import convert, recipe, registry, show
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
 from edgemtl.predictor import Predictor, fit
@@ -24,11 +24,12 @@ class Bounds(NamedTuple):
     agreement: float  # least share of pixels with the same class
 
 
-# fp32: only the order of additions differs, 1e-6 in all networks measured; the largest one leaves room for a pixel whose
-# normal is nearly of zero length. fp16: weights keep 11 bits, and a convolution averages their errors (2.5e-3 measured).
+# fp32: only the order of additions differs; 1e-6 was measured, and the largest one leaves room for a pixel whose normal
+# has nearly no length. fp16: weights keep 11 bits, and a convolution averages their errors (2e-3 measured).
 # int8: scales and integer weights are the same everywhere, but a value near a tie takes the neighbouring step when a
-# runtime adds in another order, and every such step goes through the layers that follow. No bound on a single value,
-# then: behind a sampling offset one step may move a pixel across an edge.
+# runtime adds in another order, and each such step goes through the layers that follow (2e-2 and 98 % measured, with
+# OpenVINO and ONNX Runtime alike). Hence hardly a bound on a single value: behind a sampling offset a step can move a
+# pixel across an edge.
 BOUNDS = {
     "fp32": Bounds(1e-4, 1e-2, 0.999),
     "fp16": Bounds(2e-2, 0.25, 0.98),
@@ -49,8 +50,7 @@ def verify(
 
     The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
     data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
-    CheckFailed where the run was trained
-    again since, a map has another shape, or a difference exceeds BOUNDS.
+    CheckFailed where the run was trained again since, a map has another shape, or a difference exceeds BOUNDS.
     """
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
@@ -119,15 +119,14 @@ def _frames(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np
     """Where the frames are from and up to `count` of them, spread over the split."""
     name = stated.data.name
     try:
-        return f"{name}, val split", _spread(
-            registry.load("data", name).open(data, "val", (), **stated.data.options), count
-        )
+        samples = registry.load("data", name).open(data, "val", (), **stated.data.options)
+        return f"{name}, val split", _spread(samples, count)
     except (UsageError, ModuleNotFoundError):
         if data is not None:
             raise
     try:
         return "rendered scenes", _spread(registry.load("data", "scenes").open(None, "val", ()), count)
-    except ModuleNotFoundError:  # the renderer is part of the workshop's extra
+    except (UsageError, ModuleNotFoundError):  # there is no renderer on some machines
         return "smooth random frames", smooth_frames(stated.size, count)
 
 
@@ -157,5 +156,5 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         )
         for name, task in result["tasks"].items()
     ]
-    title = f"{result['artifact']} on {result['device']} against {result['reference']}: {result['frames']} frames, {result['source']}"
+    title = "{artifact} on {device} against {reference}: {frames} frames, {source}".format(**result)
     show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)

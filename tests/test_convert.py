@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import toy
 
 from edgemtl import artifact, convert, registry
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256, write_json
+from tests import toy
 
 
 class Paper:
@@ -19,7 +19,9 @@ class Paper:
     packages = ("numpy", "a-package-that-is-not-there")
     text = "first"
 
-    def convert(self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str]) -> list[str]:
+    def convert(
+        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str]
+    ) -> list[str]:
         (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
         return ["model.txt"]
 

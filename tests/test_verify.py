@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import toy
 
-from edgemtl import artifact, checkpoint, convert, registry
+from edgemtl import artifact, checkpoint, convert, quantizers, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.verify import BOUNDS, compare, smooth_frames, verify
+from tests import toy
 
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]
 
@@ -56,25 +56,22 @@ def test_what_was_converted_agrees(run: Path, frames: None, target: str, precisi
 
 
 def broken(run: Path, tmp_path: Path, target: str, precision: str, file: str) -> Path:
-    """A copy of an artifact in which a third of the largest weight's bytes are flipped; its manifest stays."""
+    """A copy of an artifact in which a third of one layer's weights have another sign; its manifest stays."""
     source, folder = place(run, target, precision), tmp_path / "broken"
     folder.mkdir()
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    layer = toy.deployed(precision).network.sampled
+    network = convert.load(run, precision).network
+    needle = network.sampled.weight.numpy().tobytes()
     if precision == "int8":
-        steps = convert.load(run, "int8").network.sampled.weight
-        from edgemtl import quantizers
-
-        scale = next(q.scale for q in quantizers.quantizers(convert.load(run, "int8").network) if q.name == "sampled.weight")
-        needle = quantizers.codes(steps, scale, 0).numpy().tobytes()
-    else:
-        needle = layer.weight.numpy().tobytes()
+        scale = next(q.scale for q in quantizers.quantizers(network) if q.name == "sampled.weight")
+        needle = quantizers.codes(network.sampled.weight, scale, 0).numpy().tobytes()
     content = bytearray((folder / file).read_bytes())
     at = content.find(needle)
     assert at >= 0
-    for i in range(at, at + len(needle), 3 if precision == "int8" else 4):
-        content[i if precision == "int8" else i + 3] ^= 0x80  # signs
+    step = 1 if precision == "int8" else 4
+    for last in range(at + step - 1, at + len(needle), 3 * step):
+        content[last] ^= 0x80  # the sign
     (folder / file).write_bytes(content)
     return folder
 

@@ -68,7 +68,9 @@ def deployed(precision: str) -> Deployed:
     largest: dict[str, float] = {}
     modules = {name: made.network.get_submodule(name) for name in LAYERS}
     for name, module in modules.items():
-        module.register_forward_pre_hook(lambda _, args, name=name: largest.__setitem__(name, args[0].abs().max().item()))
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: largest.__setitem__(name, args[0].abs().max().item())
+        )
     for frame in frames():
         made(batch(frame))
     for name, module in modules.items():
@@ -76,7 +78,9 @@ def deployed(precision: str) -> Deployed:
         scale = quantizers.snap(module.weight.abs().amax((1, 2, 3)) / 127)
         module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0), scale, 0))
         weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight")
-        activation = quantizers.FakeQuantize(quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", name)
+        activation = quantizers.FakeQuantize(
+            quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", name
+        )
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__1.0", weight)
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__0.0", activation)
     made.eval()
@@ -110,7 +114,9 @@ def write_run(folder: Path, data: str = "nyud") -> Path:
         size=SIZE,
         map_stride=2,
         network=Network(method="demt", backbone="none"),
-        training=Training(iterations=1, batch=1, rate=1e-3, validate_every=1, save_every=1, weights=dict.fromkeys(TASKS, 1.0)),
+        training=Training(
+            iterations=1, batch=1, rate=1e-3, validate_every=1, save_every=1, weights=dict.fromkeys(TASKS, 1.0)
+        ),
     )
     folder.mkdir(parents=True)
     (folder / "recipe.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))

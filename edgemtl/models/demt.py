@@ -122,9 +122,12 @@ class Deform(nn.Module):
 class Grid(nn.Module):
     """The grid (B * groups, h, w, 2) that GridSample reads, from the learned part (B, 18, h, w) of the offset network.
 
-    Position, 3x3 grid, scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its
-    weights and in one constant. Coordinates must stay float32: one step of int8 is a pixel or more.
+    Scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its weights. Positions are
+    constants, the same for every task. Coordinates must stay float32: one step of int8 is a pixel or more.
     """
+
+    base: Tensor
+    position: Tensor
 
     def __init__(self, offsets: Offsets, size: tuple[int, int]):
         super().__init__()
@@ -133,19 +136,18 @@ class Grid(nn.Module):
         self.groups = mix.out_channels // 2
         xy = torch.arange(2 * self.groups).view(-1, 2).flip(1).flatten()
         scale = torch.tensor([2 / w, 2 / h], dtype=torch.float64).repeat(self.groups)
-        self.mix = nn.Conv2d(18, 2 * self.groups, 3, padding=1, groups=2, bias=False).requires_grad_(False)
+        self.mix = nn.Conv2d(18, 2 * self.groups, 3, padding=1, groups=2).requires_grad_(False)
+        assert mix.bias is not None and self.mix.bias is not None
         self.mix.weight.copy_(mix.weight.detach().double()[xy] * scale[:, None, None, None])
+        self.mix.bias.copy_(mix.bias.detach().double()[xy] * scale)
         rows, columns = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
-        base = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1]).repeat(self.groups, 1, 1)
-        assert mix.bias is not None
-        position = offsets.coordinates(torch.empty(1, 1, h, w)).double()
-        fixed = F.conv2d(position, mix.weight.detach().double(), mix.bias.detach().double(), padding=1, groups=2)[0, xy]
-        self.register_buffer("fixed", (fixed * scale[:, None, None] + base).float()[None])
+        self.register_buffer("base", torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1]).float()[None])
+        self.register_buffer("position", offsets.coordinates(torch.empty(1, 1, h, w)))
 
     def forward(self, learned: Tensor) -> Tensor:
-        grid = self.mix(learned) + self.fixed
-        batch, _, h, w = grid.shape
-        return grid.reshape(batch * self.groups, 2, h, w).permute(0, 2, 3, 1)
+        offset = self.mix(learned + self.position)
+        batch, _, h, w = offset.shape
+        return (offset.reshape(batch * self.groups, 2, h, w) + self.base).permute(0, 2, 3, 1)
 
 
 class Sampler(nn.Module):

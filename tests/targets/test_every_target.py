@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests import toy
 
 from edgemtl import registry
 from edgemtl.errors import UsageError
 from edgemtl.verify import BOUNDS, compare
+from tests import toy
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what `open` imports
 CASES = [(t, p) for t in PACKAGES for p in registry.load("targets", t).target.precisions]

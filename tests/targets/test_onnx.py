@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests import toy
-
 from edgemtl.targets import onnx as module
 from edgemtl.targets.onnx import target
+
+from tests import toy
 
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
@@ -157,7 +157,9 @@ def test_a_simplifier_that_crashes_is_reported(tmp_path: Path, monkeypatch: pyte
     assert module.simplify(*plain(tmp_path)) == "onnxsim ended with status 1: no such operator"
 
 
-def test_a_simplified_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simplified_graph_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "import sys, onnx, numpy as np\nm = onnx.load(sys.argv[1])\nm.graph.initializer[0].CopyFrom("
     code += "onnx.numpy_helper.from_array(np.float32(0.51), 'gain'))\nonnx.save(m, sys.argv[2])"
     simplifier(monkeypatch, code)
