@@ -39,6 +39,8 @@ FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that t
 # layers: in nyud_edge's network they would get 56 quantizers more (176 instead of 120), without one more int8 layer.
 FLOAT = {"grid_sample", "layer_norm", "softmax", "matmul", "bmm", "mul", "div", "sub", "mean", "sum"}
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
+ATTENTION = re.compile(r"(^|[./])attend([./]|$)")  # modules that weigh values by a softmax of queries times keys
+MODULES = (COORDINATES, ATTENTION)
 LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
 
 
@@ -183,9 +185,9 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     for node in graph.topological_sort():
         if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
             kept.add(node)
-    for pattern in (COORDINATES, *(_pattern(text) for text in keep_float)):
+    for pattern in (*MODULES, *(_pattern(text) for text in keep_float)):
         matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}
-        if not matching and pattern is not COORDINATES:
+        if not matching and pattern not in MODULES:
             raise UsageError(f"compression.keep_float: {pattern.pattern!r} matches no layer")
         kept |= matching
     edges = [edge for node in nodes if node.node_type == "grid_sample" for edge in graph.get_input_edges(node)]

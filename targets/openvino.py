@@ -21,7 +21,7 @@ XML, BIN = "model.xml", "model.bin"
 DEVICES = ("AUTO", "CPU", "GPU", "NPU")
 ARITHMETIC = ("f32", "f16", "bf16")
 NARROW = 4  # channels
-SMALL = 4096  # bytes
+SMALL = 1 << 20  # bytes
 
 
 class OpenVINO:

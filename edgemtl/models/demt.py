@@ -122,8 +122,8 @@ class Deform(nn.Module):
 class Grid(nn.Module):
     """The grid (B * groups, h, w, 2) that GridSample reads, from the learned part (B, 18, h, w) of the offset network.
 
-    Scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its weights. Positions are
-    constants, the same for every task. Coordinates must stay float32: one step of int8 is a pixel or more.
+    Scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its weights. Positions
+    are constants. Coordinates must stay float32: one step of int8 is a pixel or more.
     """
 
     base: Tensor
@@ -208,25 +208,39 @@ class Interaction(nn.Module):
 
 
 class Attend(nn.Module):
-    """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values."""
+    """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values.
 
-    def __init__(self, heads: int):
+    Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. Sums over a head's
+    channels, and weights copied to them, are 1x1 convolutions with zeros and ones; at one image no map is reshaped at
+    all. So runtimes keep everything channels-last.
+    """
+
+    gather: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int, key_width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        head = torch.eye(heads)
+        scaled = head.repeat_interleave(key_width // heads, 1) * (key_width // heads) ** -0.5
+        self.register_buffer("gather", scaled[:, :, None, None], persistent=False)
+        self.register_buffer("spread", head.repeat_interleave(width // heads, 0)[:, :, None, None], persistent=False)
 
-    def forward(self, query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        batch, width, h, w = query.shape
-        per_head = width // self.heads
-        query = query * per_head**-0.5
-        logits = [(query * key).reshape(batch, self.heads, per_head, h, w).sum(2) for key in keys]
-        weights = torch.stack(logits, 1).softmax(1)  # (B, T, heads, h, w)
-        split = [value.reshape(batch, self.heads, -1, h, w) for value in values]
-        terms = [weights[:, t].unsqueeze(2) * value for t, value in enumerate(split)]
-        return sum(terms[1:], terms[0]).reshape(batch, -1, h, w)
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        batch = len(query)
+
+        def apart(x: Tensor) -> Tensor:
+            return x if batch == 1 else x.unflatten(0, (-1, batch))
+
+        def flat(x: Tensor) -> Tensor:
+            return x if batch == 1 else x.flatten(0, 1)
+
+        logits = F.conv2d(flat(query * apart(keys)), self.gather)
+        weights = F.conv2d(flat(apart(logits).softmax(0)), self.spread)
+        return apart(weights * values).sum(0, keepdim=batch == 1)
 
 
 class Project(nn.Module):
-    """Keys (B, key_width, h, w) and values (B, width, h, w) of one task's tokens."""
+    """Keys (N, key_width, h, w) and values (N, width, h, w) of tokens (N, width, h, w)."""
 
     def __init__(self, width: int, key_width: int):
         super().__init__()
@@ -243,15 +257,15 @@ class TaskQuery(nn.Module):
     def __init__(self, width: int, key_width: int, heads: int, norm: str):
         super().__init__()
         self.query = nn.Conv2d(width, key_width, 1)
-        self.attend = Attend(heads)
+        self.attend = Attend(width, key_width, heads)
         self.out: nn.Module = nn.Conv2d(width, width, 1)
         self.project: nn.Module = nn.Conv2d(width, width, 1)
         self.norm = _norm(norm, width)
 
-    def forward(self, x: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return x + self.norm(self.project(self.out(self.attend(self.query(x), keys, values))))
 
-    def merge(self, shape: torch.Size) -> nn.Module:
+    def merge(self, *shapes: torch.Size) -> nn.Module:
         self.project, self.out = chain(self.out, self.project), nn.Identity()
         return self
 
@@ -337,8 +351,8 @@ class DeMT(nn.Module):
         maps = self.backbone(image)
         fused = self.fusion(maps, maps[self.fuse_at].shape[2:])
         mixed = {task: mixer(fused) for task, mixer in self.mixers.items()}
-        tokens = [self.interaction(x) for x in mixed.values()]
-        read = {name: list(zip(*(project(token) for token in tokens))) for name, project in self.projections.items()}
+        tokens = self.interaction(torch.cat(list(mixed.values())))
+        read = {name: project(tokens) for name, project in self.projections.items()}
         raw = {}
         for task, x in mixed.items():
             keys, values = read[task] if task in read else read["shared"]

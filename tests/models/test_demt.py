@@ -42,7 +42,9 @@ def test_every_trainable_parameter_gets_a_gradient(network):
 def test_attention_is_a_softmax_over_the_tasks_at_each_pixel():
     torch.manual_seed(0)
     query, keys, values = torch.randn(2, 8, 3, 4), torch.randn(5, 2, 8, 3, 4), torch.randn(5, 2, 12, 3, 4)
-    found = Attend(2)(query, list(keys), list(values))
+    attend = Attend(12, 8, 2)
+    found = attend(query, keys.flatten(0, 1), values.flatten(0, 1))
+    torch.testing.assert_close(attend(query[:1], keys[:, 0], values[:, 0]), found[:1])
     for b, y, x in [(0, 0, 0), (1, 2, 3)]:
         for head in range(2):
             q, k = query[b, head * 4 : head * 4 + 4, y, x], keys[:, b, head * 4 : head * 4 + 4, y, x]
