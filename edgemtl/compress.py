@@ -33,6 +33,7 @@ from edgemtl.stop import Stop, Stopped
 INT8 = "int8.safetensors"
 CALIBRATED = "calibrated.safetensors"  # the same network before fine-tuning, for comparison
 SCALES = "scales.json"
+LOG_EVERY = 20  # iterations, where nobody sees the progress bar
 FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
 
 # Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere. The others are no
@@ -340,6 +341,9 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
             history.append({name: value.item() for name, value in found.items()})
             text = " ".join(f"{name} {value:.3g}" for name, value in history[-1].items())
             bar.update(task, advance=1, status=text)
+            if not show.err.is_terminal and len(history) % LOG_EVERY == 0:
+                left = (time.perf_counter() - began) / len(history) * (options.iterations - len(history)) / 60
+                show.err.print(f"{len(history)}/{options.iterations} {text}, {left:.0f} min left", highlight=False)
     _tune(student, False)
     student.requires_grad_(False).cpu()
     normalise.cpu()
