@@ -45,7 +45,8 @@ def compare(paths: Sequence[Path], *, seconds: float = 5.0, device: str | None =
 def show_table(results: list[dict[str, Any]]) -> None:
     """Prints what `compare` measured."""
     rows = [
-        (r["path"], r["device"], f"{r['p50_ms']:.2f}", f"{r['p95_ms']:.2f}", f"{r['speed']:.2f} x") for r in results
+        (Path(r["path"]).resolve().name, r["device"], f"{r['p50_ms']:.2f}", f"{r['p95_ms']:.2f}", f"{r['speed']:.2f} x")
+        for r in results
     ]
     show.table("side by side, model alone", ("", "device", "p50 ms", "p95 ms", "as fast as the first"), rows)
 
