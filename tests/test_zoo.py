@@ -1,0 +1,43 @@
+"""The bundled model: small, whole, and the int8 artifact is the float network beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import edgemtl
+from edgemtl import Predictor, recipe
+from edgemtl.predictor import fit
+from edgemtl.prepare import load_float
+from edgemtl.verify import smooth_frames
+
+ZOO = Path(edgemtl.__file__).parent / "zoo" / "nyud_edge"
+
+
+def test_it_fits_into_twelve_megabytes_and_has_a_card():
+    assert sum(file.stat().st_size for file in ZOO.rglob("*")) < 12e6
+    assert "research" in (ZOO / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_is_what_the_recipe_describes_and_knows_its_scores():
+    manifest, stated = Predictor(ZOO / "openvino").manifest, recipe.load("nyud_edge")
+    assert manifest.recipe == "nyud_edge" and manifest.tasks == stated.tasks and manifest.size == stated.size
+    assert recipe.read(ZOO / "recipe.json").network.options == stated.network.options
+    assert manifest.scores["semseg"]["miou"] > 30
+
+
+def test_the_artifact_agrees_with_the_float_network():
+    predictor, network = Predictor(ZOO / "openvino"), load_float(ZOO)
+    got, wanted = [], []
+    for frame in smooth_frames((240, 320), 2):
+        frame = fit(frame, predictor.manifest.size)
+        got.append(predictor.session(frame))
+        with torch.inference_mode():
+            maps = network(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+        wanted.append({name: map[0].numpy() for name, map in maps.items()})
+    for name in wanted[0]:
+        a, b = (np.stack([maps[name] for maps in one]) for one in (got, wanted))
+        if name == "semseg":
+            assert (a == b).mean() > 0.8
+        else:
+            assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97, name
