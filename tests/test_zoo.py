@@ -7,9 +7,8 @@ import torch
 
 import edgemtl
 from edgemtl import Predictor, recipe
-from edgemtl.predictor import fit
+from edgemtl.data import scenes
 from edgemtl.prepare import load_float
-from edgemtl.verify import smooth_frames
 
 ZOO = Path(edgemtl.__file__).parent / "zoo" / "nyud_edge"
 
@@ -29,8 +28,8 @@ def test_it_is_what_the_recipe_describes_and_knows_its_scores():
 def test_the_artifact_agrees_with_the_float_network():
     predictor, network = Predictor(ZOO / "openvino"), load_float(ZOO)
     got, wanted = [], []
-    for frame in smooth_frames((240, 320), 2):
-        frame = fit(frame, predictor.manifest.size)
+    rooms = scenes.open(None, "val", (), size=predictor.manifest.size)
+    for frame in (rooms[0]["image"], rooms[1]["image"]):
         got.append(predictor.session(frame))
         with torch.inference_mode():
             maps = network(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
@@ -38,6 +37,6 @@ def test_the_artifact_agrees_with_the_float_network():
     for name in wanted[0]:
         a, b = (np.stack([maps[name] for maps in one]) for one in (got, wanted))
         if name == "semseg":
-            assert (a == b).mean() > 0.8
+            assert (a == b).mean() > 0.9
         else:
-            assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97, name
+            assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99, name

@@ -1,0 +1,39 @@
+"""What the documents tell readers to type exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from edgemtl import cli, registry
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+def commands(page: Path) -> list[str]:
+    """Every `edgemtl …` line of the page's code blocks, continued lines joined, comments cut off."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith("edgemtl ")]
+
+
+@pytest.mark.parametrize("command", [c for page in PAGES for c in commands(page)])
+def test_every_command_is_understood(command):
+    arguments = cli._parse(shlex.split(command)[1:])
+    for kind in ("recipe", "target"):
+        name = getattr(arguments, kind, None)
+        assert name is None or name in registry.names(f"{kind}s")
+
+
+def test_there_are_commands_and_every_link_leads_somewhere():
+    assert len(commands(ROOT / "README.md")) >= 8
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_make_has_the_two_commands_that_the_readme_promises():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {"demo", "test"} <= set(targets)
