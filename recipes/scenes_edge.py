@@ -35,9 +35,9 @@ def recipe() -> Recipe:
         ),
         augment=Augment(scale=(1.0, 1.3)),
         training=Training(
-            iterations=540, batch=8, optimizer="adamw", rate=4e-3, schedule="one-cycle", warmup=0.1, weight_decay=0.02,
-            ema=0.99, label_stride=2, validate_every=270, save_every=90,
-            weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0, "human_parts": 1.0, "sal": 3.0},
+            iterations=600, batch=8, optimizer="adamw", rate=4e-3, schedule="one-cycle", warmup=0.1, weight_decay=0.02,
+            ema=0.99, label_stride=2, validate_every=300, save_every=100,
+            weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0, "human_parts": 3.0, "sal": 3.0},
             losses=Losses(depth_square=0.5),
         ),
         compression=Compression(calibration=64, iterations=40, rate=1e-4),
