@@ -93,6 +93,8 @@ def loader(
     interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was.
     """
     workers = recipe.training.workers
+    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
+    cv2.setNumThreads(1)
     batches = DataLoader(
         Augmented(samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
@@ -151,4 +153,3 @@ def _quiet(worker: int) -> None:
     # The main process decides when to stop; a worker that dies of the terminal's Ctrl-C would take it down mid-step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(1)

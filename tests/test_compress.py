@@ -13,7 +13,7 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import checkpoint, compress, models, quantizers, registry, show
+from edgemtl import checkpoint, compress, models, quantizers, registry
 from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
@@ -155,10 +155,8 @@ def finished(tmp_path_factory, toy):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
-        patch.setattr(show.out, "file", out)
         folder = begin(tmp_path_factory.mktemp("run"), toy)
         before = contents(folder)
-        patch.setattr(show.err, "file", err)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             report = compress.compress(folder)
         yield SimpleNamespace(folder=folder, before=before, report=report, printed=out.getvalue() + err.getvalue())
