@@ -34,8 +34,8 @@ def recipe() -> Recipe:
         ),
         augment=Augment(scale=(1.0, 1.7)),
         training=Training(
-            iterations=3600, batch=8, optimizer="adamw", rate=2e-3, backbone_rate=0.2, schedule="one-cycle",
-            warmup=0.1, weight_decay=0.02, ema=0.999, label_stride=2, validate_every=500, save_every=250,
+            iterations=2500, batch=8, optimizer="adamw", rate=2e-3, backbone_rate=0.2, schedule="one-cycle",
+            warmup=0.1, weight_decay=0.02, ema=0.998, label_stride=2, validate_every=1250, save_every=200,
             weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0},
             losses=Losses(depth_square=0.5, class_weights=CLASS_WEIGHTS),
         ),
