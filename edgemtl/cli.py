@@ -105,7 +105,6 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-
     with needs("train"):
         from edgemtl.verify import verify
 

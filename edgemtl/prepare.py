@@ -148,6 +148,5 @@ def load_float(run: Path) -> Deployed:
     recipe = recipes.read(run / "recipe.json")
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
     network = models.build(blank, recipe.tasks)
-    tensors, _ = checkpoint.load(run / checkpoint.FLOAT)
-    checkpoint.restore(network, tensors, run / checkpoint.FLOAT)
+    checkpoint.read_weights(run / checkpoint.FLOAT, network)
     return prepare(network, recipe)

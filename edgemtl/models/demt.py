@@ -184,7 +184,7 @@ class Mixer(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Task interaction on one task's tokens (B, width, h, w).
+    """Task interaction on tokens (N, width, h, w), each by itself.
 
     At one image the published attention has a single key: its softmax is 1 and what remains is value and output
     projection. Query and key weights have no effect; they are kept (`query_key`) for checkpoints and counts to agree.
@@ -211,7 +211,7 @@ class Attend(nn.Module):
     """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values.
 
     Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. Sums over a head's
-    channels, and weights copied to them, are 1x1 convolutions with zeros and ones; at one image no map is reshaped at
+    channels, and weights copied to them, are 1x1 convolutions with constants; at one image no map is reshaped at
     all. So runtimes keep everything channels-last.
     """
 
