@@ -191,6 +191,6 @@ class TestWhatDoesNotFit:
 
     def test_names(self, hrnet):
         assert "did you mean 'swin_t'" in self.load(hrnet, lambda state: None, backbone="swin-t")
-        assert "unknown reference method 'demtt'; did you mean 'demt'" in self.load(
+        assert "unknown reference 'demtt'; did you mean 'demt'" in self.load(
             hrnet, lambda state: None, method="demtt"
         )

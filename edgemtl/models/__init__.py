@@ -1,6 +1,8 @@
 """Networks: one file per paper. forward(image (B, 3, H, W), normalised) gives raw outputs {task: (B, C, h, w)}."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -8,13 +10,17 @@ from edgemtl import registry
 from edgemtl.backbones import Backbone
 from edgemtl.errors import UsageError, unknown
 from edgemtl.recipe import Network
-from edgemtl.reference import from_reference
 from edgemtl.tasks import Task
-
-__all__ = ["MEAN", "STD", "build", "from_reference"]
 
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, for RGB in 0..255
 STD = (58.395, 57.12, 57.375)
+
+
+def from_reference(method: str, backbone: str, tasks: dict[str, int], state_dict: Mapping[str, Any]) -> nn.Module:
+    """The published network with its authors' weights: see edgemtl.reference.from_reference."""
+    from edgemtl import reference  # its files import this package's
+
+    return reference.from_reference(method, backbone, tasks, state_dict)
 
 
 def build(network: Network, tasks: dict[str, Task]) -> nn.Module:

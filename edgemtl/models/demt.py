@@ -16,22 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.backbones import Backbone
-from edgemtl.chains import affine, chain, conv1x1
+from edgemtl.chains import chain, conv1x1
+from edgemtl.models._layers import Detail, Fusion, Head, norm2d
 from edgemtl.ops import deform_conv2d
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def _norm(kind: str, channels: int) -> nn.Module:
-    kinds = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d}
-    if kind not in kinds:
-        raise ValueError(f"norm={kind!r}: layer or batch")
-    return kinds[kind](channels)
 
 
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
@@ -41,33 +28,6 @@ def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
     if activation == "relu":
         return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU())
     raise ValueError(f"activation={activation!r}: gelu or relu")
-
-
-class Fusion(nn.Module):
-    """One map (B, width, h, w) of the stages': each projected by its part of a linear layer, resized and summed."""
-
-    def __init__(self, channels: list[int], width: int, norm: str):
-        super().__init__()
-        self.stages = nn.ModuleList(nn.Conv2d(c, width, 1, bias=i == 0) for i, c in enumerate(channels))
-        self.norm = _norm(norm, width)
-
-    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        total = None
-        for stage, x in zip(self.stages, maps):
-            if x.shape[2] * x.shape[3] > size[0] * size[1]:  # resizing and projecting commute: do the smaller first
-                x = stage(_resize(x, size))
-            else:
-                x = _resize(stage(x), size)
-            total = x if total is None else total + x
-        return self.norm(total)
-
-    def merge(self, *shapes: torch.Size) -> nn.Module:
-        if isinstance(self.norm, nn.BatchNorm2d):  # resizing keeps constants: the norm moves into every stage's layer
-            self.stages = nn.ModuleList(
-                chain(stage, affine(self.norm, shift=i == 0)) for i, stage in enumerate(self.stages)
-            )
-            self.norm = nn.Identity()
-        return self
 
 
 class Coordinates(nn.Module):
@@ -196,7 +156,7 @@ class Interaction(nn.Module):
         self.value: nn.Module = nn.Conv2d(width, width, 1)
         self.out: nn.Module = nn.Conv2d(width, width, 1)
         self.project: nn.Module = nn.Conv2d(width, width, 1)
-        self.norm = _norm(norm, width)
+        self.norm = norm2d(norm, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.project(self.out(self.value(x))))
@@ -260,7 +220,7 @@ class TaskQuery(nn.Module):
         self.attend = Attend(width, key_width, heads)
         self.out: nn.Module = nn.Conv2d(width, width, 1)
         self.project: nn.Module = nn.Conv2d(width, width, 1)
-        self.norm = _norm(norm, width)
+        self.norm = norm2d(norm, width)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return x + self.norm(self.project(self.out(self.attend(self.query(x), keys, values))))
@@ -270,33 +230,26 @@ class TaskQuery(nn.Module):
         return self
 
 
-class Detail(nn.Module):
-    """Brings a coarse map (B, width, h, w) to the first stage's size and adds that stage: (B, head_width, H/4, W/4)."""
+class Gate(nn.Module):
+    """DeMTG's gated MLP on each token (B, width, h, w): half of a wide layer, scaled by the other half, is added.
 
-    def __init__(self, width: int, stage: int, head_width: int):
+    Xu et al., Deformable Mixer Transformer with Gating (https://arxiv.org/abs/2308.05721).
+    """
+
+    def __init__(self, width: int, norm: str):
         super().__init__()
-        self.coarse = nn.Sequential(nn.Conv2d(width, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
-        self.fine = nn.Sequential(nn.Conv2d(stage, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
-
-    def forward(self, x: Tensor, stage: Tensor) -> Tensor:
-        return F.relu(_resize(self.coarse(x), (stage.shape[2], stage.shape[3])) + self.fine(stage))
-
-
-class Head(nn.Module):
-    """A task's raw output (B, channels, h, w) at its map's resolution."""
-
-    def __init__(self, width: int, head_width: int, channels: int):
-        super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(width, head_width, 3, padding=1, bias=False), nn.BatchNorm2d(head_width), nn.ReLU()
-        )
-        self.logits = nn.Conv2d(head_width, channels, 1)
-        nn.init.normal_(self.logits.weight, std=0.01)
-        assert self.logits.bias is not None
-        nn.init.zeros_(self.logits.bias)
+        self.norm = norm2d(norm, width)
+        self.widen = nn.Conv2d(width, 2 * width, 1)
+        self.gate_norm = norm2d(norm, width)
+        self.gate = nn.Conv2d(width, width, 1)
+        self.narrow = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.gate.weight)
+        assert self.gate.bias is not None
+        nn.init.ones_(self.gate.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(self.conv(x))
+        value, gate = F.gelu(self.widen(self.norm(x))).chunk(2, 1)
+        return x + self.narrow(value * self.gate(self.gate_norm(gate)))
 
 
 class DeMT(nn.Module):
@@ -305,7 +258,8 @@ class DeMT(nn.Module):
     `offset_groups` 0 gives every channel an offset of its own. `head_width` 0 is an eighth of the stages' sum.
     `key_width` 0 is `width`. With `share_keys` all queries read one projection of keys and values.
     With `fuse_stride` 8 the heads get the first stage added back at stride 4.
-    `spatial_first` is the mixers' order in the code published before March 2023.
+    `spatial_first` is the mixers' order in the code published before March 2023. `gated` adds DeMTG's shared gated MLP
+    after every query; its published networks have depth 2 and 2 heads.
     """
 
     def __init__(
@@ -325,6 +279,7 @@ class DeMT(nn.Module):
         activation: Literal["gelu", "relu"] = "gelu",
         keep_query_key: bool = True,
         spatial_first: bool = False,
+        gated: bool = False,
     ):
         super().__init__()
         groups, keys = offset_groups or width, key_width or width
@@ -336,6 +291,7 @@ class DeMT(nn.Module):
             raise ValueError(f"fuse_stride={fuse_stride}: the backbone has strides {backbone.strides}")
         out = head_width or sum(backbone.channels) // 8
         self.backbone = backbone
+        self.width, self.spatial_first = width, spatial_first
         self.fuse_at = backbone.strides.index(fuse_stride)
         self.fusion = Fusion(backbone.channels, width, norm)
         mixer = (width, groups, offset_gain, activation, spatial_first)
@@ -343,6 +299,7 @@ class DeMT(nn.Module):
         self.interaction = Interaction(width, norm, keep_query_key)
         self.projections = nn.ModuleDict({t: Project(width, keys) for t in (["shared"] if share_keys else tasks)})
         self.queries = nn.ModuleDict({t: TaskQuery(width, keys, heads, norm) for t in tasks})
+        self.gate = Gate(width, norm) if gated else nn.Identity()
         coarse = self.fuse_at > 0
         self.details = nn.ModuleDict({t: Detail(width, backbone.channels[0], out) for t in tasks} if coarse else {})
         self.heads = nn.ModuleDict({t: Head(out if coarse else width, out, c) for t, c in tasks.items()})
@@ -356,7 +313,7 @@ class DeMT(nn.Module):
         raw = {}
         for task, x in mixed.items():
             keys, values = read[task] if task in read else read["shared"]
-            x = self.queries[task](x, keys, values)
+            x = self.gate(self.queries[task](x, keys, values))
             if task in self.details:
                 x = self.details[task](x, maps[0])
             raw[task] = self.heads[task](x)
@@ -370,10 +327,6 @@ class DeMT(nn.Module):
                 project.key, project.value = chain(linear, project.key), chain(linear, project.value)
             self.interaction.value = nn.Identity()
         return self
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if x.shape[2:] == size else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
 network = DeMT
