@@ -72,6 +72,8 @@ def _train(args: argparse.Namespace) -> None:
     from edgemtl import recipe
 
     loaded = recipe.load(args.recipe, args.set)
+    if args.tasks:
+        loaded = recipe.only(loaded, args.tasks)
     with needs("train"):
         from edgemtl.train import train
 
@@ -239,6 +241,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--run", type=Path, required=True, metavar="DIR", help="the run folder to write")
     arg("--data", **data)
     arg("--set", **settings)
+    arg("--tasks", nargs="+", metavar="TASK", help="train these of its tasks alone (one: a single-task network)")
     arg("--resume", action="store_true", help="go on after the run's last checkpoint")
     arg("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), default="32-true", help="arithmetic")
     arg("--accelerator", default="auto", metavar="NAME", help="auto, cpu or cuda")

@@ -101,6 +101,14 @@ def read(path: Path) -> Recipe:
         raise UsageError(f"{path} is not a recipe of this version: {first_problem(error)}") from None
 
 
+def only(recipe: Recipe, tasks: list[str]) -> Recipe:
+    """A copy with some of the tasks alone; UsageError for a name that the recipe does not have."""
+    for name in tasks:
+        if name not in recipe.tasks:
+            raise unknown("task", name, recipe.tasks)
+    return recipe.model_copy(update={"tasks": {name: recipe.tasks[name] for name in tasks}})
+
+
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """A copy with settings such as "training.rate=1e-3" or "size=[240,320]" applied, types checked."""
     raw = recipe.model_dump(mode="json")

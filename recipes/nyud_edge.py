@@ -1,28 +1,13 @@
 """NYUD-v2 on a phone or a Jetson: EfficientNet-Lite0 and a narrow DeMT decoder at 240x320, four tasks."""
 
-from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
-from edgemtl.tasks.depth import Depth
-from edgemtl.tasks.edge import Edge
-from edgemtl.tasks.normals import Normals
-from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
-
-# A class' share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel. otherprop is absent in some
-# packagings: 1.
-CLASS_WEIGHTS = (
-    0.54, 0.72, 0.80, 0.99, 1.00, 1.13, 1.18, 1.19, 1.15, 1.20, 1.19, 1.36, 1.29, 1.50, 1.39, 1.50, 1.54, 1.61, 1.46,
-    1.73, 1.58, 1.32, 1.83, 1.85, 1.82, 2.08, 2.15, 2.01, 2.00, 2.32, 2.22, 2.35, 2.26, 2.39, 2.30, 2.47, 2.50, 1.14,
-    1.21, 1.00,
-)  # fmt: skip
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._nyud import edge
 
 
 def recipe() -> Recipe:
-    return Recipe(
+    return edge(
         name="nyud_edge",
         summary="EfficientNet-Lite0 and a narrow DeMT at 240x320",
-        data=Data(name="nyud"),
-        tasks={"semseg": Semseg(classes=NYUD_CLASSES), "depth": Depth(), "normals": Normals(), "edge": Edge()},
-        size=(240, 320),
-        map_stride=2,
         network=Network(
             method="demt",
             backbone="tf_efficientnet_lite0",
@@ -32,12 +17,4 @@ def recipe() -> Recipe:
                 "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
             },
         ),
-        augment=Augment(scale=(1.0, 1.7)),
-        training=Training(
-            iterations=2500, batch=8, optimizer="adamw", rate=2e-3, backbone_rate=0.2, schedule="one-cycle",
-            warmup=0.1, weight_decay=0.02, ema=0.998, label_stride=2, validate_every=1250, save_every=200,
-            weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0},
-            losses=Losses(depth_square=0.5, class_weights=CLASS_WEIGHTS),
-        ),
-        compression=Compression(calibration=128, iterations=200, rate=3e-5),
     )  # fmt: skip

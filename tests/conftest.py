@@ -43,7 +43,6 @@ target = Target()
 def fake_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact with all six tasks, (48, 64), whose target is found here and in processes started from here."""
     import edgemtl.targets
-
     from edgemtl import artifact, tasks
 
     found = tmp_path / "found"

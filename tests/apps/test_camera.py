@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from edgemtl.apps import camera
 
 from edgemtl import Predictor
+from edgemtl.apps import camera
 from edgemtl.camera import Source, open_source
 from edgemtl.errors import UsageError
 

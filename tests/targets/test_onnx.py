@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from edgemtl.targets import onnx as module
 from edgemtl.targets.onnx import target
-
 from tests import toy
 
 onnx = pytest.importorskip("onnx")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from edgemtl.targets import openvino as module
-from edgemtl.targets.openvino import target
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemtl.errors import UsageError
+from edgemtl.targets import openvino as module
+from edgemtl.targets.openvino import target
 from tests import toy
 
 ov = pytest.importorskip("openvino")
