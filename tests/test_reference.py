@@ -1,66 +1,30 @@
 """The authors' checkpoints in our networks, against what the authors' code computes."""
 
-import json
-import math
 import re
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from edgemtl.backbones import Backbone
 from edgemtl.errors import UsageError
 from edgemtl.models import from_reference
 from edgemtl.models.demt import DeMT
+from tests.golden import GOLDENS, assert_close, image, published, weight
 
-GOLDENS = Path(__file__).parent / "goldens"
 FILES = {"hrnet18s": "demt_hrnet18s_nyud.npz", "swin_t": "demt_swin_t_pascal.npz"}
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 
 
-def weight(name: str, shape: list[int], kind: str) -> Tensor:
-    """The value that the goldens' makers gave an entry of the state_dict."""
-    z = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=tuple(shape)).astype(np.float32)
-    values = {
-        "mean": lambda: 0.1 * z, "var": lambda: np.exp(0.2 * z), "norm": lambda: 1 + 0.1 * z, "vec": lambda: 0.1 * z,
-        "mat": lambda: z / math.sqrt(math.prod(shape[1:])), "table": lambda: 0.02 * z,
-        "keep": lambda: np.zeros(shape),  # counters and index tables, which nobody reads
-    }  # fmt: skip
-    return torch.from_numpy(np.asarray(values[kind](), np.float32))
-
-
-def image(height: int, width: int) -> Tensor:
-    coarse = np.random.RandomState(7).standard_normal((1, 3, height // 8 + 2, width // 8 + 2)).astype(np.float32)
-    return F.interpolate(torch.from_numpy(coarse), size=(height, width), mode="bilinear", align_corners=False)
-
-
-def published(backbone: str) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """The tasks and the state_dict of a golden."""
-    meta = json.loads(str(np.load(GOLDENS / FILES[backbone])["meta"]))
-    return meta["tasks"], {name: weight(name, *entry) for name, entry in meta["keys"].items()}
-
-
 @pytest.fixture(scope="module")
 def hrnet():
-    return published("hrnet18s")
+    return published(FILES["hrnet18s"])
 
 
 @pytest.fixture(scope="module", params=FILES)
 def loaded(request):
     backbone = request.param
-    return backbone, from_reference("demt", backbone, *published(backbone))
-
-
-def assert_close(raw: dict[str, Tensor], expected: dict[str, np.ndarray], step: int) -> None:
-    """Within 1e-4 of each task's standard deviation."""
-    assert list(raw) == list(expected)
-    for task, label in expected.items():
-        difference = np.abs(raw[task][:, :, ::step, ::step].numpy() - label).max() / label.std()
-        assert difference < 1e-4, f"{task}: {difference:.1e} standard deviations"
+    return backbone, from_reference("demt", backbone, *published(FILES[backbone]))
 
 
 @torch.inference_mode()
@@ -92,6 +56,15 @@ def test_reads_the_layout_before_march_2023(hrnet):
     golden = np.load(GOLDENS / "demt_odd_size.npz")
     raw = from_reference("demt", "hrnet18s", tasks, old)(image(97, 131))
     assert_close(raw, {task: golden[f"hrnet18s_old_{task}"] for task in raw}, 16)
+
+
+@torch.inference_mode()
+def test_demtg_equals_the_authors_code():
+    """Two blocks, two heads, the gated MLP, an odd size."""
+    file = "demtg_swin_t_pascal.npz"
+    golden = np.load(GOLDENS / file)
+    raw = from_reference("demtg", "swin_t", *published(file))(image(97, 131))
+    assert_close(raw, {task: golden[f"out_{task}"] for task in raw}, 16)
 
 
 @torch.inference_mode()
@@ -171,7 +144,7 @@ class TestWhatDoesNotFit:
             ("head.task_fusion.in_proj_weight", (769, 256)),
             ("head.task_querys.0.in_proj_bias", (512,)),
             ("head.final_logits.semseg.weight", (41, 33, 1, 1)),
-            ("head.smlp.0.weight", (256, 256, 1)),
+            ("head.smlp.0.weight", (256, 255)),
             ("backbone.conv1.weight", (64, 3, 5, 5)),
         ],
     )
@@ -191,6 +164,4 @@ class TestWhatDoesNotFit:
 
     def test_names(self, hrnet):
         assert "did you mean 'swin_t'" in self.load(hrnet, lambda state: None, backbone="swin-t")
-        assert "unknown reference 'demtt'; did you mean 'demt'" in self.load(
-            hrnet, lambda state: None, method="demtt"
-        )
+        assert "unknown reference 'demtt'; did you mean 'demt'" in self.load(hrnet, lambda state: None, method="demtt")

@@ -10,59 +10,58 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
+from edgemtl.data._files import COLOUR, check, check_size, directions, place, read_array, read_image, read_names
 from edgemtl.errors import UsageError
+from edgemtl.tasks import Task
+from edgemtl.tasks.depth import Depth
+from edgemtl.tasks.edge import Edge
+from edgemtl.tasks.normals import Normals
+from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
 
+NAME = "NYUD-v2"
 WHERE = (
     "NYUDv2.tar.gz is linked from the README of github.com/brdav/atrc, NYUD_MT.tgz from Multi-Task-Learning-PyTorch's"
 )
-UNKNOWN_NORMAL = 0.5  # a shorter vector means: not known
+TASKS: dict[str, Task] = {
+    "semseg": Semseg(classes=NYUD_CLASSES),
+    "depth": Depth(),
+    "normals": Normals(),
+    "edge": Edge(),
+}
+FRAMES = {"train": 795, "val": 654}  # of the official splits
+LISTING = "gt_sets/{split}.txt"
+UNPACKED = ("NYUDv2", "NYUD_MT")  # what the archives' folders are called
 
 
-def _semseg(raw: np.ndarray) -> np.ndarray:
+def _semseg(path: Path, raw: np.ndarray) -> np.ndarray:
+    check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
     return np.where(raw == 0, 255, raw - 1).astype(np.uint8)
 
 
-def _depth(raw: np.ndarray) -> np.ndarray:
+def _depth(path: Path, raw: np.ndarray) -> np.ndarray:
+    check(path, raw, raw.dtype.kind == "f" and raw.ndim == 2, "one channel of metres as floats")
     return np.where(np.isfinite(raw) & (raw > 0), raw, 0).astype(np.float32)
 
 
-def _normals(raw: np.ndarray) -> np.ndarray:
-    normal = raw.astype(np.float32) * np.float32(2 / 255) - 1 if raw.dtype == np.uint8 else raw.astype(np.float32)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return np.where(length > UNKNOWN_NORMAL, normal / np.maximum(length, UNKNOWN_NORMAL), 0).astype(np.float32)
-
-
-def _edge(raw: np.ndarray) -> np.ndarray:
+def _edge(path: Path, raw: np.ndarray) -> np.ndarray:
+    check(path, raw, raw.ndim == 2, "one channel")
     return (raw > 0).astype(np.uint8)
 
 
-FOLDERS: dict[str, tuple[str, tuple[str, ...], Callable[[np.ndarray], np.ndarray]]] = {
+FOLDERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, np.ndarray], np.ndarray]]] = {
     "semseg": ("segmentation", (".png",), _semseg),
     "depth": ("depth", (".npy",), _depth),
-    "normals": ("normals", (".png", ".npy"), _normals),
+    "normals": ("normals", (".png", ".npy"), directions),
     "edge": ("edge", (".png", ".npy"), _edge),
 }
-
-
-def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """The picture in a file, colours as RGB; UsageError where it is not one."""
-    raw = cv2.imread(str(path), flags)
-    if raw is None:
-        raise UsageError(f"{path} is {'not an image' if path.is_file() else 'missing'}")
-    return raw if raw.ndim == 2 else cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
 
 
 class Nyud:
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...]):
-        listing = root / "gt_sets" / f"{split}.txt"
-        if not listing.is_file():
-            raise UsageError(f"NYUD-v2 data: {listing} is missing; {WHERE}")
-        self.names = listing.read_text(encoding="utf-8").split()
-        if not self.names:
-            raise UsageError(f"NYUD-v2 data: {listing} names no frame")
-        self.root, self.tasks = root, tasks
+        self.root = place(root, UNPACKED)
+        self.names = read_names(self.root / LISTING.format(split=split), NAME, WHERE)
         self.files = {"image": self._find("images", (".png", ".jpg"))}
         for task in tasks:
             if task not in FOLDERS:
@@ -70,9 +69,11 @@ class Nyud:
             self.files[task] = self._find(*FOLDERS[task][:2])
 
     def _find(self, folder: str, endings: tuple[str, ...]) -> tuple[Path, str]:
-        for ending in endings:
-            if (self.root / folder / (self.names[0] + ending)).is_file():
-                return self.root / folder, ending
+        """The folder and the ending of the files in it, which the first frame that has one tells."""
+        for name in self.names:
+            for ending in endings:
+                if (self.root / folder / (name + ending)).is_file():
+                    return self.root / folder, ending
         raise UsageError(f"NYUD-v2 data: {self.root / folder / (self.names[0] + endings[0])} is missing; {WHERE}")
 
     def __len__(self) -> int:
@@ -81,26 +82,21 @@ class Nyud:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files that the image and each task's label are read from."""
+        return {kind: (folder / (self.names[index] + ending),) for kind, (folder, ending) in self.files.items()}
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = {}
-        for kind, (folder, ending) in self.files.items():
-            path = folder / (self.names[index] + ending)
-            raw = _array(path) if ending == ".npy" else read_image(path, _flags(kind))
-            sample[kind] = FOLDERS[kind][2](raw) if kind in FOLDERS else raw
-            if sample[kind].shape[:2] != sample["image"].shape[:2]:
-                raise UsageError(f"{path} has size {sample[kind].shape[:2]}, its image {sample['image'].shape[:2]}")
+        paths = self.paths(index)
+        sample = {"image": read_image(*paths.pop("image"))}
+        for task, (path,) in paths.items():
+            raw = read_array(path) if path.suffix == ".npy" else read_image(path, _flags(task))
+            sample[task] = check_size(path, FOLDERS[task][2](path, raw), sample["image"].shape[:2])
         return sample
 
 
-def _flags(kind: str) -> int:
-    return cv2.IMREAD_COLOR if kind in ("image", "normals") else cv2.IMREAD_UNCHANGED
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
+def _flags(task: str) -> int:
+    return COLOUR if task == "normals" else cv2.IMREAD_UNCHANGED
 
 
 def open(root: Path | None, split: str, tasks: tuple[str, ...]) -> Nyud:

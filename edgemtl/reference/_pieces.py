@@ -51,7 +51,7 @@ def fill(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, de
         raise UsageError(f"state_dict does not fit {what}: {', '.join(firsts)} ({counts})")
     for key, shape in needed.items():
         found = list(state[key].shape)
-        if shape not in (found, [*found, 1, 1]):  # their Linear may be our 1x1 convolution
+        if shape not in (found, [*found, 1], [*found, 1, 1]):  # their Linear or Conv1d may be our 1x1 convolution
             raise UsageError(f"state_dict does not fit {what}: {key!r} has shape {found}, expected {shape}")
 
     for key, (theirs, axis, start, order) in pieces.items():
