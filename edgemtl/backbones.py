@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         # Dense-prediction Swins normalise each output; the classification net that timm keeps does not.
         self.norms = nn.ModuleList(nn.LayerNorm(c) if swin else nn.Identity() for c in self.channels)
         if weights is not None:
-            load_weights(self.net, Path(weights))
+            load_weights(self, Path(weights))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [norm(x) for norm, x in zip(self.norms, self.net(image), strict=True)]
@@ -97,11 +97,12 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
-def load_weights(net: nn.Module, path: Path) -> None:
+def load_weights(backbone: Backbone, path: Path) -> None:
     """Loads a backbone from safetensors or a torch state_dict (opened with weights_only).
 
-    Keys may be timm's, or those of another implementation of the same network that defines its layers in the same
-    order (torchvision's MobileNetV2, efficientnet_lite_pytorch): then tensors are matched by position, and every
+    Keys may be timm's, mmsegmentation's (of a backbone or of a whole segmenter, such as the ADE20K ones that DeMT and
+    MQTransformer begin with), or those of another implementation of the same network that defines its layers in the
+    same order (torchvision's MobileNetV2, efficientnet_lite_pytorch): then tensors are matched by position, and every
     shape must agree. A classifier at the end is ignored. UsageError where the file does not fit.
     """
     if not path.is_file():
@@ -111,8 +112,16 @@ def load_weights(net: nn.Module, path: Path) -> None:
     except Exception as error:  # torch and safetensors raise a dozen kinds for a broken file
         raise UsageError(f"backbone weights {path} cannot be read: {str(error).splitlines()[0]}") from None
     state = state.get("state_dict", state)
-    counted = ".num_batches_tracked"
-    own = {key: value for key, value in net.state_dict().items() if not key.endswith(counted)}
+    counted, inside = ".num_batches_tracked", "backbone."
+    if any(key.startswith(inside) for key in state):
+        state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
+    if any(".attn.w_msa." in key for key in state):
+        from edgemtl.reference._pieces import backbone_piece, fill  # which imports this file
+
+        named = {inside + key: value for key, value in state.items()}
+        fill(backbone, lambda ours: backbone_piece(ours, backbone), named, f"the backbone ({path})")
+        return
+    own = {key: value for key, value in backbone.net.state_dict().items() if not key.endswith(counted)}
     if not own.keys() <= state.keys():
         theirs = [value for key, value in state.items() if not key.endswith(counted)]
         for (key, value), other in zip(own.items(), theirs, strict=False):
@@ -124,4 +133,4 @@ def load_weights(net: nn.Module, path: Path) -> None:
         if len(theirs) < len(own):
             raise UsageError(f"backbone weights {path} hold {len(theirs)} tensors, the backbone has {len(own)}")
         state = dict(zip(own, theirs, strict=False))
-    net.load_state_dict({key: state[key] for key in own}, strict=False)
+    backbone.net.load_state_dict({key: state[key] for key in own}, strict=False)

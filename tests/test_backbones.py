@@ -6,6 +6,8 @@ from safetensors.torch import save_file
 
 from edgemtl.backbones import Backbone
 from edgemtl.errors import UsageError
+from edgemtl.models import from_reference
+from tests.golden import published
 
 NAME = "mobilenetv4_conv_small"
 
@@ -16,6 +18,45 @@ def test_maps_have_the_stated_channels_and_strides():
         maps = backbone(torch.randn(1, 3, 64, 96))
     expected = [(1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
     assert [tuple(x.shape) for x in maps] == expected
+
+
+@pytest.mark.parametrize("size", [(425, 560), (109, 141)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hrnet_w18_small_v2", "hrnet_w48", "swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224",
+        "swin_base_patch4_window7_224", "swin_large_patch4_window7_224", "tf_efficientnet_lite0",
+        "mobilenetv2_100", NAME,
+    ],
+)  # fmt: skip
+def test_odd_sizes(name, size):
+    """Every stage has a fraction of the image's size, rounded up."""
+    with torch.device("meta"):
+        backbone = Backbone(name).eval()
+        maps = backbone(torch.empty(1, 3, *size))
+    h, w = size
+    assert backbone.strides == [4, 8, 16, 32]
+    assert [x.shape[1:] for x in maps] == [
+        (c, -(-h // s), -(-w // s)) for c, s in zip(backbone.channels, (4, 8, 16, 32))
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", ""])
+def test_weights_in_mmsegmentations_layout(tmp_path, prefix):
+    """Swin's names differ, and its merging layers number the channels in another order."""
+    tasks, state = published("demt_swin_t_pascal.npz")
+    wanted = from_reference("demt", "swin_t", tasks, state).network.backbone
+    theirs = {key.replace("backbone.", prefix): x for key, x in state.items() if key.startswith("backbone.")}
+    torch.save(
+        {"state_dict": theirs | ({"decode_head.conv_seg.bias": torch.zeros(3)} if prefix else {})}, tmp_path / "a"
+    )
+    loaded = Backbone("swin_tiny_patch4_window7_224", weights=tmp_path / "a")
+    for (key, value), expected in zip(loaded.state_dict().items(), wanted.state_dict().values(), strict=True):
+        assert torch.equal(value, expected), key
+    theirs.pop(f"{prefix}stages.2.downsample.norm.weight")
+    torch.save(theirs, tmp_path / "b")
+    with pytest.raises(UsageError, match=r"missing 'backbone\.stages\.2\.downsample\.norm\.weight'"):
+        Backbone("swin_tiny_patch4_window7_224", weights=tmp_path / "b")
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
