@@ -68,3 +68,17 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file with one JSON object per line; none without the file.
+
+    A line that is no JSON is left out: of a killed process the last may be half a line.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found

@@ -3,7 +3,6 @@
 import base64
 import importlib.util
 import io
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.bench import FRAME
 from edgemtl.errors import UsageError
 from edgemtl.evaluate import SCORES, Predict
-from edgemtl.files import read_json, replacing, sha256
+from edgemtl.files import read_json, read_lines, replacing, sha256
 from edgemtl.predictor import Predictor, fit
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size, Task, delta_m
@@ -99,7 +98,7 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
         notes=_notes(run, forms),
         models=list(models),
         pictures=_pictures(stated, models, data, frames),
-        curves=_curves(_journal(run / "metrics.jsonl"), stated.tasks),
+        curves=_curves(read_lines(run / "metrics.jsonl"), stated.tasks),
         facts=_facts(run, stated, parameters),
     )
     with replacing(page) as temporary:
@@ -356,17 +355,6 @@ def _embedded(picture: np.ndarray, flat: bool = False) -> str:
 
 
 # ---- learning curves
-
-
-def _journal(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; half a last line, of a run that was killed, is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[str, str]]:

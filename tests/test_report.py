@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="the report needs edgemtl[train]")
 import edgemtl.data
 from edgemtl import artifact, recipe, report
 from edgemtl.errors import UsageError
-from edgemtl.files import sha256, write_json
+from edgemtl.files import read_lines, sha256, write_json
 
 DATA = '''
 """Six bright frames; the folder "gone" is not there."""
@@ -232,7 +232,7 @@ def test_torch_gives_the_float_pictures(run: Path, tmp_path: Path, monkeypatch: 
 def test_curves_are_drawings_in_the_pages_colours(run: Path) -> None:
     measured(run)
     stated = recipe.read(run / "recipe.json")
-    journal = report._journal(run / "metrics.jsonl")
+    journal = read_lines(run / "metrics.jsonl")
     assert len(journal) == 6  # half a line is none
     curves = report._curves(journal, stated.tasks)
     assert [curve["title"] for curve in curves] == [task.title for task in stated.tasks.values()]
