@@ -1,4 +1,4 @@
-"""Joint augmentation of a frame and its labels: scale, crop, flip, colour; every random draw comes from `rng`."""
+"""Joint augmentation of a frame and its labels: scale, turn, crop, flip, colour; every random draw comes from `rng`."""
 
 from typing import Any
 
@@ -24,42 +24,52 @@ def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     return {"image": image, **done}
 
 
+def window(frame: Size, size: Size) -> tuple[slice, slice]:
+    """The rows and columns that a frame of one size has in the middle of a canvas of at least the other."""
+    starts = [max(0, (whole - length) // 2) for length, whole in zip(frame, size)]
+    return slice(starts[0], starts[0] + frame[0]), slice(starts[1], starts[1] + frame[1])
+
+
 def pad(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     """The frame centred on a canvas of at least `size`: mean colour around it, every label ignored there."""
-    h, w = sample["image"].shape[:2]
-    size = (max(h, size[0]), max(w, size[1]))
-    if size == (h, w):
+    frame = sample["image"].shape[:2]
+    size = (max(frame[0], size[0]), max(frame[1], size[1]))
+    if size == frame:
         return sample
-    rows = slice((size[0] - h) // 2, (size[0] - h) // 2 + h)
-    columns = slice((size[1] - w) // 2, (size[1] - w) // 2 + w)
     done = {"image": np.full((*size, 3), FILL, np.uint8)}
     done |= {name: tasks[name].unlabelled(size) for name in sample if name != "image"}
     for name, canvas in done.items():
-        canvas[rows, columns] = sample[name]
+        canvas[window(frame, size)] = sample[name]
     return done
 
 
-def fit(sample: Sample, size: Size, tasks: dict[str, Task], factor: float = 1.0) -> Sample:
-    """The frame brought inside `size` times `factor` with its aspect kept, then padded to at least `size`."""
+def fit(sample: Sample, size: Size, tasks: dict[str, Task], *, native: bool = False) -> Sample:
+    """The frame brought inside `size` with its aspect kept (`native` ones as they are), then padded to at least it."""
+    return pad(sample if native else resize(sample, _inside(sample, size), tasks), size, tasks)
+
+
+def _inside(sample: Sample, size: Size, factor: float = 1.0) -> Size:
+    """The largest size of the frame's aspect that lies inside `size`, times `factor`."""
     h, w = sample["image"].shape[:2]
     ratio = min(size[0] / h, size[1] / w) * factor
-    return pad(resize(sample, (round(h * ratio), round(w * ratio)), tasks), size, tasks)
+    return round(h * ratio), round(w * ratio)
 
 
 def crop(sample: Sample, size: Size, class_ratio: float, rng: np.random.Generator) -> Sample:
-    """A random window of `size`, drawn again (ten times at most) while a class fills more than `class_ratio` of it."""
+    """A random window of at most `size`, drawn again, ten times at most, while a class fills over `class_ratio`."""
     h, w = sample["image"].shape[:2]
-    if (h, w) == size:
+    height, width = min(h, size[0]), min(w, size[1])
+    if (h, w) == (height, width):
         return sample
     for _ in range(CROP_TRIES):
-        top, left = int(rng.integers(h - size[0] + 1)), int(rng.integers(w - size[1] + 1))
-        window = (slice(top, top + size[0]), slice(left, left + size[1]))
+        top, left = int(rng.integers(h - height + 1)), int(rng.integers(w - width + 1))
+        view = (slice(top, top + height), slice(left, left + width))
         if "semseg" not in sample or class_ratio >= 1:
             break
-        counts = np.bincount(sample["semseg"][window].ravel(), minlength=IGNORED + 1)[:IGNORED]
+        counts = np.bincount(sample["semseg"][view].ravel(), minlength=IGNORED + 1)[:IGNORED]
         if (counts > 0).sum() > 1 and counts.max() < class_ratio * counts.sum():
             break
-    return {name: value[window] for name, value in sample.items()}
+    return {name: value[view] for name, value in sample.items()}
 
 
 def flip(sample: Sample, tasks: dict[str, Task]) -> Sample:
@@ -68,8 +78,21 @@ def flip(sample: Sample, tasks: dict[str, Task]) -> Sample:
     return {"image": np.ascontiguousarray(sample["image"][:, ::-1]), **done}
 
 
+def turn(sample: Sample, degrees: float, tasks: dict[str, Task]) -> Sample:
+    """The frame turned counter-clockwise about its middle: mean colour in the corners, every label ignored there."""
+    h, w = sample["image"].shape[:2]
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
+    done = {"image": cv2.warpAffine(sample["image"], matrix, (w, h), borderValue=FILL)}
+    for name, label in sample.items():
+        if name != "image":
+            fill = tasks[name].unlabelled((1, 1))[0, 0].tolist()
+            turned = cv2.warpAffine(label, matrix, (w, h), flags=cv2.INTER_NEAREST, borderValue=fill)
+            done[name] = tasks[name].turn(turned, degrees)
+    return done
+
+
 def distort(image: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness +-32, contrast and saturation x0.5-1.5, hue +-18 degrees, each with this probability; uint8 RGB."""
+    """Brightness +-32, contrast and saturation x0.5-1.5, hue +-36 degrees, each with this probability; uint8 RGB."""
     table = np.arange(256, dtype=np.float32)
     if rng.random() < probability:
         table = table + rng.uniform(-32, 32)
@@ -77,23 +100,33 @@ def distort(image: np.ndarray, probability: float, rng: np.random.Generator) -> 
         table = table * rng.uniform(0.5, 1.5)
     image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
     saturation = rng.uniform(0.5, 1.5) if rng.random() < probability else None
-    hue = rng.uniform(-18, 18) if rng.random() < probability else None
+    hue = rng.uniform(-18, 18) if rng.random() < probability else None  # in OpenCV's steps of two degrees
     if saturation is None and hue is None:
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     if saturation is not None:
         hsv[..., 1] = cv2.LUT(hsv[..., 1], np.clip(np.arange(256) * saturation, 0, 255).astype(np.uint8))
-    if hue is not None:  # OpenCV counts hue in steps of two degrees
-        hsv[..., 0] = cv2.LUT(hsv[..., 0], ((np.arange(256) + round(hue / 2)) % 180).astype(np.uint8))
+    if hue is not None:
+        hsv[..., 0] = cv2.LUT(hsv[..., 0], ((np.arange(256) + round(hue)) % 180).astype(np.uint8))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task], rng: np.random.Generator) -> Sample:
-    """A random view of `size` of the frame and its labels; enlarging by s brings everything s times nearer."""
-    factor = float(rng.uniform(*options.scale))
-    sample = fit(sample, size, tasks, factor)
+    """A random view of `size` of the frame and its labels; enlarging by s brings everything s times nearer.
+
+    Padding comes last, so that it keeps the mean colour.
+    """
+    factor = float(rng.choice(options.scales) if options.scales else rng.uniform(*options.scale))
+    sample = resize(sample, _inside(sample, sample["image"].shape[:2] if options.native else size, factor), tasks)
     sample = {n: v if n == "image" else tasks[n].zoom(v, factor) for n, v in sample.items()}
+    if options.turn:
+        sample = turn(sample, float(rng.uniform(-options.turn, options.turn)), tasks)
     sample = crop(sample, size, options.class_ratio, rng)
     if rng.random() < options.flip:
         sample = flip(sample, tasks)
-    return sample | {"image": distort(np.ascontiguousarray(sample["image"]), options.colour, rng)}
+    image = distort(np.ascontiguousarray(sample["image"]), options.colour, rng)
+    sample = pad(sample | {"image": image}, size, tasks)
+    for name in options.hide_empty:
+        if name in sample and not np.any((sample[name] > 0) & tasks[name].valid(sample[name])):
+            sample[name] = tasks[name].unlabelled(size)
+    return sample

@@ -88,7 +88,7 @@ class Nyud:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths(index)
-        sample = {"image": read_image(*paths.pop("image"))}
+        sample = {"image": read_image(paths.pop("image")[0])}
         for task, (path,) in paths.items():
             raw = read_array(path) if path.suffix == ".npy" else read_image(path, _flags(task))
             sample[task] = check_size(path, FOLDERS[task][2](path, raw), sample["image"].shape[:2])

@@ -55,6 +55,10 @@ class Task(BaseModel):
         """The label's values after the image was enlarged by `factor` (depth shrinks by it); same shape."""
         return label
 
+    def turn(self, label: np.ndarray, degrees: float) -> np.ndarray:
+        """The label's values after the image was turned counter-clockwise (normals turn along); same shape."""
+        return label
+
     def unlabelled(self, size: Size) -> np.ndarray:
         """A label of this size in which every pixel is ignored."""
         raise NotImplementedError

@@ -33,6 +33,11 @@ class Normals(Task):
         """The label mirrored left to right; a mirrored surface faces the other way in x."""
         return label[:, ::-1] * np.array([-1, 1, 1], label.dtype)
 
+    def turn(self, label: np.ndarray, degrees: float) -> np.ndarray:
+        """The vectors turned counter-clockwise about the axis towards the camera."""
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        return label @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]], label.dtype)
+
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.zeros((*size, 3), np.float32)
 

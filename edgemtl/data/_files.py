@@ -1,0 +1,129 @@
+"""Reading the files of a data set: whatever is wrong with one is a UsageError that names it."""
+
+import os
+from pathlib import Path
+from typing import Any, Iterable
+
+import cv2
+import numpy as np
+
+from edgemtl.errors import UsageError
+from edgemtl.tasks import Size
+
+PNG, JPEG = b"\x89PNG", b"\xff\xd8"
+SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG's markers; neither occurs inside a scan's own data
+COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
+UNKNOWN_NORMAL = 0.5  # a shorter vector means: not known
+
+
+def place(root: Path, names: Iterable[str]) -> Path:
+    """The folder in `root` that an archive was unpacked into, by any of its usual names; else `root` itself."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def read_names(listing: Path, what: str, where: str) -> list[str]:
+    """The frames that a split's text file lists, one a line."""
+    if not listing.is_file():
+        raise UsageError(f"{what} data: {listing} is missing; {where}")
+    names = listing.read_text(encoding="utf-8", errors="replace").split()
+    if not names:
+        raise UsageError(f"{what} data: {listing} names no frame")
+    return names
+
+
+def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
+    """The picture in a file, colours as RGB. A cut one is refused, which OpenCV may fill up with grey instead."""
+    data = _read(path)
+    cut = data[:4] == PNG and b"IEND" not in data[-64:]
+    cut |= data[:2] == JPEG and data.rfind(END) < data.rfind(SCAN)
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data and not cut else None
+    if raw is None:
+        raise UsageError(f"{path} is {'cut short' if cut or not data else 'not an image'}")
+    return raw if raw.ndim == 2 else cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
+
+
+def read_plane(path: Path) -> np.ndarray:
+    """(H, W) uint8: a picture of one channel. UsageError where it has more of them or other numbers."""
+    raw = read_image(path, cv2.IMREAD_UNCHANGED)
+    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+
+
+def read_palette(path: Path) -> np.ndarray:
+    """(H, W) uint8: a picture of one channel, or of colours by number, as VOC's are, where it gives the numbers."""
+    from PIL import Image  # OpenCV turns the numbers into colours
+
+    try:
+        with Image.open(path) as picture:
+            raw = np.asarray(picture)
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array in a .npy file."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def read_mat(path: Path, variable: str) -> Any:
+    """One variable of a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(path, variable_names=[variable], appendmat=False)[variable]
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except KeyError:
+        raise UsageError(f"{path} holds no variable {variable}") from None
+    except Exception as error:  # SciPy lets through whatever a damaged file causes
+        raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def check(path: Path, raw: np.ndarray, right: bool, wanted: str) -> np.ndarray:
+    """`raw` itself; UsageError unless it is `right`."""
+    if not right:
+        raise UsageError(f"{path} holds {raw.dtype} {raw.shape}, not {wanted}")
+    return raw
+
+
+def check_size(path: Path, label: np.ndarray, size: Size) -> np.ndarray:
+    """`label` itself; UsageError where it is not as large as its image."""
+    if label.shape[:2] != size:
+        raise UsageError(f"{path} has size {label.shape[:2]}, its image {size}")
+    return label
+
+
+def directions(path: Path, raw: np.ndarray) -> np.ndarray:
+    """(H, W, 3) float32 unit vectors from uint8 codes (n = 2 v / 255 - 1) or floats; zero where unknown."""
+    check(path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float")
+    normal = raw.astype(np.float32)
+    if raw.dtype == np.uint8:
+        normal *= np.float32(2 / 255)
+        normal -= 1
+    length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
+    known = length > UNKNOWN_NORMAL
+    normal[~known] = 0  # not by a factor of 0, which a NaN survives
+    normal *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
+    return normal
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgemtl"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
