@@ -93,6 +93,12 @@ def _for_dense_prediction(net: nn.Module) -> None:
                     layer.mode, layer.align_corners = "bilinear", False
 
 
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with BatchNorm's statistics taken over all processes, which torch can do on CUDA alone."""
+    made: nn.Module = timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
+    return made
+
+
 def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 

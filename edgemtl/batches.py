@@ -59,7 +59,8 @@ class Stream(Sampler[list[tuple[int, int]]]):
 class Augmented(Dataset):
     """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride.
 
-    A sample that cannot be read comes back as its UsageError: a DataLoader would bury a raised one in a traceback.
+    A sample may lack a task; it gets a label in which every pixel is ignored. One that cannot be read comes back as its
+    UsageError: a DataLoader would bury a raised one in a traceback.
     """
 
     def __init__(self, samples: Any, recipe: Recipe) -> None:
@@ -76,12 +77,16 @@ class Augmented(Dataset):
         recipe = self.recipe
         size, stride = sample["image"].shape[:2], recipe.training.label_stride
         for task in recipe.tasks:
-            if sample[task].shape[:2] != size:
+            if task in sample and sample[task].shape[:2] != size:
                 raise UsageError(f"{name}: the {task} label is {sample[task].shape[:2]}, the image {size}")
         rng = np.random.default_rng([recipe.training.seed, number])
         view = augment(sample, recipe.size, recipe.augment, recipe.tasks, rng)
         small = (recipe.size[0] // stride, recipe.size[1] // stride)
-        return {"image": view["image"], **{n: task.resize(view[n], small) for n, task in recipe.tasks.items()}}
+        labels = {
+            name: task.resize(view[name], small) if name in view else task.unlabelled(small)
+            for name, task in recipe.tasks.items()
+        }
+        return {"image": view["image"], **labels}
 
 
 def loader(

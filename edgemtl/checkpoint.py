@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,45 +44,51 @@ def read_weights(path: Path, network: nn.Module) -> dict[str, Any]:
 
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies tensors into a module; UsageError naming the first that is missing, unknown or of another shape."""
+    """Copies tensors into a module; UsageError naming the first missing and unexpected one, or one of another shape."""
     own = module.state_dict()
-    for name in [*own, *tensors]:
-        if name not in tensors:
-            raise UsageError(f"{path} does not fit the recipe's network: it has no {name}")
-        if name not in own:
-            raise UsageError(f"{path} does not fit the recipe's network, which has no {name}")
-        if own[name].shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)}, the network's is {tuple(own[name].shape)}"
-            raise UsageError(f"{path} does not fit the recipe's network: its {name} has shape {shapes}")
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    if missing or unexpected:
+        firsts = [f"{kind} {names[0]!r}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        counts = f"{len(missing)} missing, {len(unexpected)} unexpected in all"
+        raise UsageError(f"{path} does not fit the recipe's network: {', '.join(firsts)} ({counts})")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, the network's is {tuple(value.shape)}"
+            raise UsageError(f"{path} does not fit the recipe's network: its {name!r} has shape {shapes}")
     module.load_state_dict(tensors)
 
 
-def pack(module: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The tensors of a training state by name: model/…, average/… and optimizer/<parameter>/<what>."""
-    tensors = _prefixed("model/", module.state_dict())
-    if average is not None:
-        tensors |= _prefixed("average/", average.state_dict())
-    for name, parameter in module.named_parameters():
-        tensors |= _prefixed(f"optimizer/{name}/", optimizer.state.get(parameter, {}))
+def pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of a training state: model/…, and so on for each module, and what the optimizer holds of "model".
+
+    That is optimizer/<parameter>/<what>, and optimizer/<module>/<parameter>/<what> for parameters of other modules.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, module in modules.items():
+        tensors |= _prefixed(f"{key}/", module.state_dict())
+    for prefix, parameter in _parameters(modules):
+        tensors |= _prefixed(prefix, optimizer.state.get(parameter, {}))
     return tensors
 
 
 def unpack(
-    tensors: dict[str, Tensor],
-    path: Path,
-    module: nn.Module,
-    average: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor], path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Brings module, average and optimizer to the state that `pack` saw."""
-    restore(module, _under("model/", tensors), path)
-    if average is not None:
-        restore(average, _under("average/", tensors), path)
-    for name, parameter in module.named_parameters():
-        for what, value in _under(f"optimizer/{name}/", tensors).items():
+    """Brings modules and optimizer to the state that `pack` saw."""
+    for key, module in modules.items():
+        restore(module, _under(f"{key}/", tensors), path)
+    for prefix, parameter in _parameters(modules):
+        for what, value in _under(prefix, tensors).items():
             # Fused optimizers walk memory in order, so a parameter's moments must lie as it does (channels last).
             like = torch.empty_like(parameter) if value.shape == parameter.shape else value.to(parameter.device)
             optimizer.state[parameter][what] = like.copy_(value)
+
+
+def _parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    for key, module in modules.items():
+        for name, parameter in module.named_parameters():
+            yield f"optimizer/{name}/" if key == "model" else f"optimizer/{key}/{name}/", parameter
 
 
 def _prefixed(prefix: str, state: dict[str, Any]) -> dict[str, Tensor]:

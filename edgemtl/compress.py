@@ -122,7 +122,7 @@ def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) ->
         def frame(index: int) -> Tensor:
             if stop.asked:
                 raise Stopped("during calibration")
-            sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks)
+            sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks, native=recipe.augment.native)
             bar.advance(task)
             return deployed.normalise(frames(torch.from_numpy(sample["image"])[None]))
 

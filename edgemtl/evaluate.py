@@ -3,16 +3,17 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from edgemtl import artifact, recipe, registry, show
+from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import Predictor, fit
 from edgemtl.recipe import Recipe
-from edgemtl.tasks import Task, delta_m
+from edgemtl.tasks import Size, Task, delta_m
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
@@ -28,12 +29,14 @@ def score(
     samples: Any,
     tasks: Mapping[str, Task],
     *,
+    canvas: Size | None = None,
     limit: int | None = None,
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
-    """Every task's scores over the first `limit` samples, each judged at its label's own resolution.
+    """Every task's scores over the first `limit` samples, each judged at its label's own resolution, where it has one.
 
+    With a `canvas` frames are not stretched but centred on one of that size, and only their own pixels are judged.
     UsageError where there is nothing to score.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
@@ -42,10 +45,16 @@ def score(
     meters = {name: task.meter() for name, task in tasks.items()}
     for index in range(count) if quiet else show.track(range(count), title):
         sample = samples[index]
-        maps = predict(sample["image"])
+        image = sample["image"] if canvas is None else pad({"image": sample["image"]}, canvas, {})["image"]
+        maps = predict(image)
         for name, task in tasks.items():
-            label = sample[name]
-            meters[name].update(task.decode(maps[name], label.shape[:2]), label)
+            if name in sample:
+                label = sample[name]
+                if canvas is None:
+                    prediction = task.decode(maps[name], label.shape[:2])
+                else:
+                    prediction = task.decode(maps[name], image.shape[:2])[window(label.shape[:2], canvas)]
+                meters[name].update(prediction, label)
     return {name: meter.scores() for name, meter in meters.items()}
 
 
@@ -60,15 +69,23 @@ def evaluate(
     limit: int | None = None,
     as_json: bool = False,
     device: str | None = None,
+    reference: Path | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores of a run folder's `weights` or of an artifact, printed as a table, or as JSON with `as_json`.
+
+    With `reference`, a checkpoint of a method's authors, `path` is instead the name of a recipe, changed by `settings`,
+    and its network with these weights is scored in torch. Like every other score, these are of our own padding, maps
+    and meters, not of the authors' evaluation.
 
     With a `budget` also their change against the float weights of the run (`baseline`, else the one the artifact lies
     in) and delta-m; CheckFailed where a change is worse than allowed. Scores over a whole split are kept in the run's
     scores.json under the weights' or the artifact folder's name. UsageError where there is nothing to score.
     """
     allowed = parse_budget(budget) if budget else []
-    subject = _subject(path, weights)
+    if settings and not reference:
+        raise UsageError("--set goes with --reference; a run or an artifact is scored as it is")
+    subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
     tasks = subject.recipe.tasks
     _check_names(allowed, tasks)
     entry = _measured(subject, data=data, split=split, limit=limit, device=device)
@@ -80,11 +97,11 @@ def evaluate(
     run = baseline or subject.run
     if run is None:
         raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
-    reference = _subject(run, "float")
-    if set(reference.recipe.tasks) != set(tasks):
-        raise UsageError(f"{run} has the tasks {', '.join(reference.recipe.tasks)}, not {', '.join(tasks)}")
-    base = _stored(reference, split, entry["frames"])
-    base = base or _measured(reference, data=data, split=split, limit=limit, device=None)
+    other = _subject(run, "float")
+    if set(other.recipe.tasks) != set(tasks):
+        raise UsageError(f"{run} has the tasks {', '.join(other.recipe.tasks)}, not {', '.join(tasks)}")
+    base = _stored(other, split, entry["frames"])
+    base = base or _measured(other, data=data, split=split, limit=limit, device=None)
     rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
     result |= {"baseline": str(run), "budget": [row._asdict() | {"ok": row.ok} for row in rows]}
     _print(result, as_json, tasks, entry["tasks"], rows)
@@ -186,6 +203,14 @@ class _Subject(NamedTuple):
     run: Path | None
     recipe: Recipe
     weights_sha256: str
+    kind: Literal["run", "artifact", "reference"]
+
+
+def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
+    stated = recipe.load(name, list(settings))
+    if not file.is_file():
+        raise UsageError(f"{file} does not exist")
+    return _Subject(file, file.name, None, stated, sha256(file), "reference")
 
 
 def _subject(path: Path, weights: str) -> _Subject:
@@ -193,7 +218,7 @@ def _subject(path: Path, weights: str) -> _Subject:
         manifest = artifact.read(path)
         run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
         origin = recipe.read(run / "recipe.json") if run else recipe.load(manifest.recipe)
-        return _Subject(path, path.resolve().name, run, origin, manifest.weights_sha256)
+        return _Subject(path, path.resolve().name, run, origin, manifest.weights_sha256, "artifact")
     if not (path / "recipe.json").is_file():
         raise UsageError(f"{path} is neither a run (it has no recipe.json) nor an artifact (it has no {artifact.FILE})")
     if weights not in WEIGHTS:
@@ -201,7 +226,7 @@ def _subject(path: Path, weights: str) -> _Subject:
     file = path / f"{weights}.safetensors"
     if not file.is_file():
         raise UsageError(f"{file} does not exist; `edgemtl {'train' if weights == 'float' else 'compress'}` makes it")
-    return _Subject(path, weights, path, recipe.read(path / "recipe.json"), sha256(file))
+    return _Subject(path, weights, path, recipe.read(path / "recipe.json"), sha256(file), "run")
 
 
 def _measured(
@@ -212,7 +237,8 @@ def _measured(
     tasks = subject.recipe.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict = _predict(subject, device)
-    scores = score(predict, samples, tasks, limit=limit, title=f"evaluate {subject.name}")
+    canvas = subject.recipe.size if subject.recipe.augment.native else None
+    scores = score(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
     frames = len(samples) if limit is None else min(limit, len(samples))
     entry = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256, "tasks": scores}
     if subject.run is not None and frames == len(samples):
@@ -229,17 +255,20 @@ def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None
 
 
 def _predict(subject: _Subject, device: str | None) -> Predict:
-    if subject.path != subject.run:
+    if subject.kind == "artifact":
         return Predictor(subject.path, device).maps
 
     with needs("train"):
         import torch
 
         from edgemtl.compress import load_int8
-        from edgemtl.prepare import load_float
+        from edgemtl.prepare import load_float, load_reference
 
     path, size = subject.path, subject.recipe.size
-    network = load_float(path) if subject.name == "float" else load_int8(path, f"{subject.name}.safetensors")
+    if subject.kind == "reference":
+        network = load_reference(subject.recipe, path)
+    else:
+        network = load_float(path) if subject.name == "float" else load_int8(path, f"{subject.name}.safetensors")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(where).eval()
 

@@ -1,19 +1,22 @@
 """What a run writes about itself: recipe.json, metrics.jsonl and TensorBoard's files."""
 
 import json
+import math
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Iterator
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing, write_json
+from edgemtl.files import read_json, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -21,16 +24,24 @@ METRICS = "metrics.jsonl"
 PACKAGES = ("edgemtl", "torch", "timm", "lightning-fabric", "safetensors", "numpy", "opencv-python-headless")
 
 
-def begin(run: Path, recipe: Recipe) -> None:
-    """Writes recipe.json: the resolved recipe, the versions and the commit it runs with."""
-    write_json(run / RECIPE, {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()})
+def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
+    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from."""
+    about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
+    if init is not None:
+        about["init"] = {"path": str(init), "sha256": sha256(init)}
+    write_json(run / RECIPE, about)
 
 
 def check_same(run: Path, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`."""
+    """UsageError naming the first key in which the run's recipe differs from `recipe`.
+
+    A key that did not exist when the run began counts with its default.
+    """
     stored = read_json(run / RECIPE)
     stored = stored.get("recipe") if isinstance(stored, dict) else None
-    difference = _difference(stored, json.loads(json.dumps(recipe.model_dump(mode="json"))))
+    with suppress(ValidationError):
+        stored = Recipe.model_validate(stored).model_dump(mode="json")
+    difference = _difference(*(json.loads(json.dumps(given)) for given in (stored, recipe.model_dump(mode="json"))))
     if difference:
         raise UsageError(
             f"{run} was started with another recipe: {difference}; resume with the same or choose another --run"
@@ -68,7 +79,7 @@ class Journal:
 
     def __init__(self, run: Path, iteration: int, validated: int) -> None:
         self.path = run / METRICS
-        lines = _lines(self.path)
+        lines = read_lines(self.path)
         kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -90,34 +101,28 @@ class Journal:
 
 
 class Interval:
-    """Sums of losses and times between two lines of the journal."""
+    """Losses and times between two lines of the journal."""
 
     def __init__(self) -> None:
-        self.losses: list[Tensor] = []
+        self.losses: list[Tensor] = []  # of each step, (T,); NaN where the batch had no labels for a task
         self.waited = 0.0  # seconds without a batch
         self.begin = time.perf_counter()
 
     def record(self, weights: dict[str, float]) -> dict[str, Any]:
-        """The mean loss of each task (those of `weights`, in order) and their weighted sum, and where the time went."""
+        """The mean loss of each task (those of `weights`, in order) and their weighted sum, and where the time went.
+
+        The mean is over the steps that had labels for the task; without any the task is left out.
+        """
         seconds = time.perf_counter() - self.begin
         steps = len(self.losses)
-        loss = dict(zip(weights, torch.stack(self.losses).mean(0).tolist(), strict=True))
+        means = zip(weights, torch.stack(self.losses).nanmean(0).tolist(), strict=True)
+        loss = {name: value for name, value in means if not math.isnan(value)}
         total = sum(weights[name] * value for name, value in loss.items())
         return {
             "loss": {"total": total, **loss},
             "seconds_per_step": seconds / steps,
             "data_wait": self.waited / seconds,  # share of the time
         }
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError:  # the last line of a killed run may be half a line
-            continue
-    return found
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

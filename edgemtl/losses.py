@@ -1,9 +1,14 @@
 """One loss per task, as in the DeMT, MQTransformer and ATRC code; pixels without a label never count.
 
-raw (B, C, h, w) is brought to its label's size first. A batch without a single valid pixel gives zero.
+A loss is a sum over the pixels at hand divided by a count over the whole batch, so that the losses of a batch's parts
+(processes, micro-batches) add up to the loss of the batch. A batch without a single valid pixel gives zero.
+
+Multi-Task-Learning-PyTorch, on which MTI-Net and SCA-MTL build, differs in two means, which `Losses` can state; its
+cross entropy and its L1 of depth are the same. (It also took ignored pixels for edges and salient ones. Not here.)
 """
 
-from typing import Callable
+import math
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,63 +20,100 @@ from edgemtl.tasks import Task
 IGNORED = 255
 
 
-def _semseg(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
+class Pixels(NamedTuple):
+    """Counts over the whole batch, int64 scalars; `labelled` is at least 1."""
+
+    all: Tensor
+    labelled: Tensor
+    positive: Tensor  # edge and salient pixels
+
+
+def _valid(name: str, label: Tensor) -> Tensor:
+    if name == "depth":
+        return (label > 0) & (label < math.inf)
+    return label.abs().sum(1, keepdim=True) > 0 if name == "normals" else label != IGNORED
+
+
+def _semseg(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     weight = torch.tensor(options.class_weights, device=raw.device) if options.class_weights else None
-    total = F.cross_entropy(raw, label, weight, ignore_index=IGNORED, reduction="sum")
-    return total / (label != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(raw, label, weight, ignore_index=IGNORED, reduction="sum") / pixels.labelled
 
 
-def _human_parts(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
-    return F.cross_entropy(raw, label, ignore_index=IGNORED, reduction="sum") / (label != IGNORED).sum().clamp(min=1)
+def _human_parts(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
+    return F.cross_entropy(raw, label, ignore_index=IGNORED, reduction="sum") / pixels.labelled
 
 
-def _sal(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
+def _sal(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """Balanced by each batch's share of negatives; two channels (softmax) or one (sigmoid)."""
-    valid = label != IGNORED
-    positive = (label == 1) & valid
-    share = (valid.sum() - positive.sum()) / valid.sum().clamp(min=1)
-    logit = raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw
+    share = (pixels.labelled - pixels.positive) / pixels.labelled
+    return _balanced(raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw, label, share, options, pixels)
+
+
+def _edge(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
+    """Balanced by the task's own weight of edge pixels."""
+    return _balanced(raw, label, task.positive, options, pixels)  # type: ignore[attr-defined]
+
+
+def _balanced(logit: Tensor, label: Tensor, weight: float | Tensor, options: Losses, pixels: Pixels) -> Tensor:
+    """Binary cross entropy with a weight w on positive pixels and 1 - w on the others."""
+    positive = label == 1
     each = F.binary_cross_entropy_with_logits(logit, positive.float(), reduction="none")
-    return (each * torch.where(positive, share, 1 - share))[valid].sum() / valid.sum().clamp(min=1)
+    total = (each * torch.where(positive, weight, 1 - weight) * _valid("", label)).sum()
+    return total / (pixels.all if options.bce_mean == "all" else pixels.labelled)
 
 
-def _edge(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
-    """Weight w on edge pixels, 1 - w on the others."""
-    valid = label != IGNORED
-    positive = (label == 1) & valid
-    w: float = task.positive  # type: ignore[attr-defined]
-    each = F.binary_cross_entropy_with_logits(raw, positive.float(), reduction="none")
-    return (each * torch.where(positive, w, 1 - w))[valid].sum() / valid.sum().clamp(min=1)
-
-
-def _depth(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
+def _depth(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """Mean absolute error in metres, plus `depth_square` times half the mean squared error."""
-    valid = label > 0
-    error = (raw - label)[valid]
-    count = valid.sum().clamp(min=1)
-    return error.abs().sum() / count + 0.5 * options.depth_square * error.square().sum() / count
+    error = torch.where(_valid("depth", label), raw - label, 0)
+    return (error.abs().sum() + 0.5 * options.depth_square * error.square().sum()) / pixels.labelled
 
 
-def _normals(raw: Tensor, label: Tensor, task: Task, options: Losses) -> Tensor:
-    """L1 of the unit vectors, summed over the three components, per valid pixel."""
-    valid = label.abs().sum(1, keepdim=True) > 0
-    each = (F.normalize(raw, dim=1) - label).abs().sum(1, keepdim=True)
-    return each[valid].sum() / valid.sum().clamp(min=1)
+def _normals(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
+    """L1 of the unit vectors, per pixel (summed over the three components) or per component."""
+    each = (F.normalize(raw, dim=1) - label).abs().sum(1, keepdim=True) * _valid("normals", label)
+    return each.sum() / (pixels.labelled if options.normals_mean == "pixels" else 3 * pixels.labelled)
 
 
-BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses], Tensor]] = {
+BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses, Pixels], Tensor]] = {
     "semseg": _semseg, "human_parts": _human_parts, "sal": _sal, "edge": _edge, "depth": _depth, "normals": _normals,
 }  # fmt: skip
 
 
+def count(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
+    """(T, 3) int64: each task's number of pixels, of those with a label, and of positive ones. Counts of parts add."""
+    rows = []
+    for name in tasks:
+        valid = _valid(name, labels[name])
+        positive = (labels[name] == 1).sum() if name in ("edge", "sal") else torch.zeros_like(valid.sum())
+        rows.append(torch.stack([torch.full_like(positive, valid.numel()), valid.sum(), positive]))
+    return torch.stack(rows)
+
+
 def losses(
-    raw: dict[str, Tensor], labels: dict[str, Tensor], tasks: dict[str, Task], options: Losses
+    raw: Mapping[str, Tensor | Sequence[Tensor]],
+    labels: dict[str, Tensor],
+    tasks: dict[str, Task],
+    options: Losses,
+    counts: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The unweighted loss of every task, float32 scalars."""
+    """The unweighted loss of every task, float32 scalars.
+
+    raw: {task: (B, C, h, w)}, brought to the label's size first, or a list of such maps per task: a network's final
+    one and those of its deep supervision, whose losses are summed (Vandenhende et al., MTI-Net, ECCV 2020,
+    https://arxiv.org/abs/2001.06902). `counts` are `count`'s of the whole batch where this is a part of one.
+    """
+    counts = count(labels, tasks) if counts is None else counts
     done = {}
-    for name, task in tasks.items():
-        size = labels[name].shape[-2:]
-        x = raw[name].float()
-        x = x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
-        done[name] = BY_TASK[name](x, labels[name], task, options)
+    for (name, task), (every, labelled, positive) in zip(tasks.items(), counts, strict=True):
+        label, maps = labels[name], raw[name]
+        pixels = Pixels(every, labelled.clamp(min=1), positive)
+        terms = [
+            BY_TASK[name](_resized(x.float(), label.shape[-2:]), label, task, options, pixels)
+            for x in ([maps] if isinstance(maps, Tensor) else maps)
+        ]
+        done[name] = torch.stack(terms).sum()
     return done
+
+
+def _resized(x: Tensor, size: torch.Size) -> Tensor:
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from edgemtl import checkpoint, models
+from edgemtl import checkpoint, models, reference
 from edgemtl import recipe as recipes
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size
@@ -146,7 +146,13 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def load_float(run: Path) -> Deployed:
     """The deployment form of a run's best float weights; UsageError where there are none or they do not fit."""
     recipe = recipes.read(run / "recipe.json")
-    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    network = models.build(blank, recipe.tasks)
+    network = models.build(recipe.network.blank(), recipe.tasks)
     checkpoint.read_weights(run / checkpoint.FLOAT, network)
+    return prepare(network, recipe)
+
+
+def load_reference(recipe: Recipe, file: Path) -> Deployed:
+    """The deployment form of a recipe's network with its authors' weights; UsageError where they do not fit."""
+    network = models.build(recipe.network.blank(), recipe.tasks)
+    reference.load(network, recipe, file)
     return prepare(network, recipe)

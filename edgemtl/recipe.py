@@ -29,28 +29,40 @@ class Network(Options):
     pretrained: bool = False  # let timm fetch them
     options: dict[str, Any] = {}  # keyword arguments of the method's class
 
+    def blank(self) -> "Network":
+        """The same network with random weights, for which no file and no download is needed."""
+        return self.model_copy(update={"pretrained": False, "weights": None})
+
 
 class Augment(Options):
     scale: tuple[float, float] = (1.0, 1.0)  # the image is enlarged by a factor drawn from this range
+    scales: tuple[float, ...] = ()  # or by one of these
+    turn: float = Field(0.0, ge=0, le=180)  # degrees: the image is turned by an angle drawn from -turn to turn
     flip: float = 0.5  # probability
     colour: float = 0.5  # probability of each of brightness, contrast, saturation, hue
     class_ratio: float = 0.75  # a crop in which one class exceeds this share is drawn again
+    native: bool = False  # frames keep their own size, times `scale`, and are padded or cut to the recipe's
+    hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0, such as human_parts
 
 
 class Losses(Options):
     depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
     class_weights: tuple[float, ...] = ()  # of the semseg classes; none: all equal
+    # What ATRC, DeMT and MQTransformer do comes first, Multi-Task-Learning-PyTorch, MTI-Net and SCA-MTL second.
+    normals_mean: Literal["pixels", "elements"] = "pixels"  # the L1 of a pixel's three components is summed or averaged
+    bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that the losses of edge and sal are averaged over
 
 
 class Training(Options):
     iterations: int = Field(gt=0)
     batch: int = Field(gt=0)  # samples per optimizer step, over all processes
     accumulate: int = Field(1, gt=0)  # micro-batches per optimizer step
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     rate: float = Field(gt=0)
     backbone_rate: float = Field(1.0, gt=0)  # factor on `rate` for the backbone
     schedule: Literal["poly", "one-cycle"] = "poly"
     power: float = 0.9
+    rate_every: int = Field(1, gt=0)  # iterations after which poly moves on; those of an epoch in some papers
     warmup: float = 0.0  # share of the iterations
     weight_decay: float = 0.0
     momentum: float = 0.9
@@ -59,6 +71,7 @@ class Training(Options):
     validate_every: int = Field(gt=0)  # iterations
     save_every: int = Field(gt=0)
     weights: dict[str, float]  # loss weight of each task
+    balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
     losses: Losses = Losses()
     workers: int = 2
     seed: int = 0
@@ -71,6 +84,16 @@ class Compression(Options):
     rate: float = Field(3e-5, gt=0)
     teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
+
+
+class Published(Options):
+    """What a paper reports for the network of a recipe's file, which holds it as `published`."""
+
+    paper: str
+    link: str
+    parameters: float | None = None  # millions
+    flops: float | None = None  # billions, by the paper's own counter
+    scores: dict[str, float] = {}  # headline score of each task
 
 
 class Recipe(Options):

@@ -326,7 +326,8 @@ def _pictures(stated: Recipe, models: dict[str, Predict], data: Path | None, cou
         maps = [predict(frame) for predict in models.values()]
         rows = []
         for name, task in tasks.items():
-            shown = [task.resize(sample[name], size), *(task.decode(map[name], size) for map in maps)]
+            label = task.resize(sample[name], size) if name in sample else task.unlabelled(size)
+            shown = [label, *(task.decode(map[name], size) for map in maps)]
             rows.append(
                 {
                     "title": task.title,
@@ -369,7 +370,8 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
         with matplotlib.rc_context(style):
             figure = Figure(figsize=(4.2, 2.7 if scored else 1.6), layout="constrained")
             axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
-            axes[0].plot([r["iteration"] for r in losses], [r["loss"][name] for r in losses], color=LINE, linewidth=1.4)
+            points = [(r["iteration"], r["loss"][name]) for r in losses if name in r["loss"]]
+            axes[0].plot(*zip(*points), color=LINE, linewidth=1.4)
             axes[0].set_title("training loss", loc="left", fontsize=8.5, color=INK)
             if scored:
                 values = [r["scores"][name][task.headline] for r in scored]

@@ -8,8 +8,11 @@ from torch import nn
 from edgemtl.recipe import Training
 
 
-def optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """SGD or AdamW; the backbone's groups carry its factor on the rate, norms and biases (1-D) no weight decay."""
+def optimizer(network: nn.Module, training: Training, balance: nn.Module | None = None) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW; the backbone's groups carry its factor on the rate, norms and biases (1-D) no weight decay.
+
+    What `balance` learns gets the rate without a factor and no weight decay. Adam's decay is a part of the gradient.
+    """
     backbone = {id(p) for name, p in network.named_parameters() if name.startswith("backbone.")}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
@@ -23,9 +26,13 @@ def optimizer(network: nn.Module, training: Training) -> torch.optim.Optimizer:
         }
         for (inside, decays), parameters in groups.items()
     ]
+    learned = list(balance.parameters()) if balance else []
+    if learned:
+        options.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
     if training.optimizer == "sgd":
         return torch.optim.SGD(options, lr=training.rate, momentum=training.momentum, fused=True)
-    return torch.optim.AdamW(options, lr=training.rate, fused=True)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(options, lr=training.rate, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, training: Training, iteration: int) -> float:
@@ -39,12 +46,14 @@ def set_rate(optimizer: torch.optim.Optimizer, training: Training, iteration: in
 def rate(training: Training, iteration: int) -> float:
     """The learning rate of the step after `iteration` finished ones.
 
-    poly: rate * (1 - iteration / iterations) ** power, times a linear warm-up. one-cycle: half a cosine up from
-    rate / 25 over the warm-up, half a cosine down to 0 over the rest (after Smith and Topin, arXiv:1708.07120).
+    poly: rate * (1 - iteration / iterations) ** power in steps of `rate_every` iterations, times a linear warm-up.
+    one-cycle: half a cosine up from rate / 25 over the warm-up, half a cosine down to 0 over the rest (after Smith and
+    Topin, arXiv:1708.07120).
     """
     total, warm = training.iterations, training.warmup * training.iterations
     if training.schedule == "poly":
-        return training.rate * (1 - iteration / total) ** training.power * min(1.0, (iteration + 1) / max(warm, 1.0))
+        left = 1 - (iteration - iteration % training.rate_every) / total
+        return training.rate * left**training.power * min(1.0, (iteration + 1) / max(warm, 1.0))
     if iteration < warm:
         return training.rate * (1 + 24 * _rise(iteration / warm)) / 25
     return training.rate * (1 - _rise((iteration - warm) / (total - warm)))

@@ -34,7 +34,9 @@ def scoreboard(runs: Sequence[Path], *, baseline: Sequence[Path] = ()) -> tuple[
     """
     every = [*baseline, *[run for run in runs if run not in baseline]]
     tasks: dict[str, Task] = {}
-    lines, frames, base = [], {}, {}
+    lines: list[Line] = []
+    frames: dict[int, Path] = {}
+    base: dict[str, float] = {}
     for run in every:
         stated = recipe.read(run / "recipe.json")
         scores = read_json(run / SCORES).get("float") if (run / SCORES).is_file() else None

@@ -12,13 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, journal, registry, show
+from edgemtl import balance, checkpoint, journal, reference, registry, show
+from edgemtl.backbones import synchronised
 from edgemtl.batches import loader, tensors
 from edgemtl.checkpoint import FLOAT, LAST
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores
+from edgemtl.files import read_json
 from edgemtl.launch import Precision, launch
-from edgemtl.losses import losses
+from edgemtl.losses import count, losses
 from edgemtl.models import build
 from edgemtl.recipe import Recipe
 from edgemtl.schedule import average, optimizer, set_rate
@@ -34,6 +36,7 @@ def train(
     run: Path,
     data: Path | None = None,
     resume: bool = False,
+    init: Path | None = None,
     precision: Precision = "32-true",
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -42,20 +45,24 @@ def train(
 ) -> Scores:
     """The best validation's scores, task -> score -> value; their weights are in `run`/float.safetensors.
 
-    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one would see
-    and average their gradients. That equals one process up to two things, which hold for accumulation too: a loss is a
-    mean over the valid pixels of its own part of the batch, and BatchNorm takes the statistics of that part.
+    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one would
+    see. Losses are sums over a process' part divided by counts over the whole batch, so that losses and gradients are
+    those of one process; the same holds for `training.accumulate`. What differs is BatchNorm: it takes the statistics
+    of a micro-batch, on CUDA over all processes, on a CPU (torch has no such layer) over the process' own part.
 
-    With `resume` the run goes on after its last checkpoint, or begins if it has none; on a CPU it ends with the very
-    weights of an undisturbed run. UsageError where the run, the data or the recipe does not allow it. CheckFailed where
-    a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop: the state is saved first.
+    `init` names weights to start from in place of the backbone's: another run, its float.safetensors, or a checkpoint
+    of the method's authors. With `resume` the run goes on after its last checkpoint, or begins if it has none; on a CPU
+    it ends with the very weights of an undisturbed run. UsageError where the run, the data, the recipe or the weights
+    do not allow it. CheckFailed where a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop:
+    the state is saved first.
     """
-    _check(run, recipe, resume)
+    init = init / FLOAT if init and init.is_dir() else init
+    _check(run, recipe, resume, init)
     samples = {split: _open(recipe, data, split) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     with Stop() as stop:
-        training = _Training(recipe, run, fabric, samples, stop)
-        training.begin(resume)
+        training = _Training(recipe, run, fabric, samples, stop, resume, init)
+        training.begin()
         try:
             training.finish()
         finally:
@@ -74,34 +81,57 @@ class _State:
 
 
 class _Training:
-    def __init__(self, recipe: Recipe, run: Path, fabric: Fabric, samples: dict[str, Any], stop: Stop) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        fabric: Fabric,
+        samples: dict[str, Any],
+        stop: Stop,
+        resume: bool,
+        init: Path | None,
+    ) -> None:
         self.recipe, self.options, self.run = recipe, recipe.training, run
         self.fabric, self.samples, self.stop = fabric, samples, stop
+        self.last = run / LAST if resume and (run / LAST).is_file() else None
+        self.init = init
         torch.manual_seed(self.options.seed)
-        self.network: nn.Module = build(recipe.network, recipe.tasks)
+        self.network: nn.Module = build(recipe.network.blank() if self.last or init else recipe.network, recipe.tasks)
+        if init and not self.last:
+            reference.load(self.network, recipe, init)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False) if self.options.ema else None
-        self.optimizer = optimizer(self.network, self.options)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            self.network = synchronised(self.network)
+        self.balance = balance.BY_NAME[self.options.balance](recipe.tasks).to(fabric.device)
+        self.optimizer = optimizer(self.network, self.options, self.balance)
         self.model, self.stepper = fabric.setup(self.network, self.optimizer)
         if self.average is not None:
             self.average.to(fabric.device)
-        self.weights = {name: self.options.weights[name] for name in recipe.tasks}
+        self.weights = torch.tensor([self.options.weights[name] for name in recipe.tasks], device=fabric.device)
         self.state = _State()
         self.saved = 0  # the iteration that the last checkpoint holds; 0: there is none
         self.journal: journal.Journal | None = None  # the first process' only
         self.interval = journal.Interval()
         self.bar = show.progress()
 
-    def begin(self, resume: bool) -> None:
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything that a checkpoint holds beside the optimizer."""
+        held = {"model": self.network, "balance": self.balance}
+        return held if self.average is None else held | {"average": self.average}
+
+    def begin(self) -> None:
         """Takes the state of the last checkpoint, if there is one, and opens data, journal and display."""
-        path = self.run / LAST
-        if resume and path.is_file():
-            held, about = checkpoint.load(path)
+        if self.last:
+            held, about = checkpoint.load(self.last)
             try:
                 self.state = _State(**about["state"])
             except (KeyError, TypeError):
-                raise UsageError(f"{path} holds no training state that this version of edgemtl can continue") from None
-            checkpoint.unpack(held, path, self.network, self.average, self.optimizer)
+                raise UsageError(
+                    f"{self.last} holds no training state that this version of edgemtl can continue"
+                ) from None
+            checkpoint.unpack(held, self.last, self.modules, self.optimizer)
             self.fabric.strategy.precision.load_state_dict(about["scaler"])
             self.saved = self.state.iteration
         fabric, done = self.fabric, self.state.iteration
@@ -113,7 +143,7 @@ class _Training:
             for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
                 leftover.unlink()
             if not self.saved:
-                journal.begin(self.run, self.recipe)
+                journal.begin(self.run, self.recipe, self.init)
             self.journal = journal.Journal(self.run, done, self.state.validated)
         self.task = self.bar.add_task(self.recipe.name, total=self.options.iterations, completed=done, status="")
 
@@ -150,33 +180,43 @@ class _Training:
         torch.manual_seed(int(seed))  # for drop path and the like
         self.model.train()
         set_rate(self.optimizer, options, state.iteration)
-        means = torch.zeros(len(tasks), device=fabric.device)
-        for part in range(options.accumulate):
-            begin = time.perf_counter()
-            batch = next(self.batches)
-            self.interval.waited += time.perf_counter() - begin
-            image, labels = tensors(fabric.to_device(batch), tasks)
-            with fabric.no_backward_sync(self.model, enabled=part + 1 < options.accumulate):
-                found = losses(self.model(image), labels, tasks, options.losses)
-                total = torch.stack([weight * found[name] for name, weight in self.weights.items()]).sum()
-                fabric.backward(total / options.accumulate)
-            means += torch.stack([found[name].detach() for name in tasks]) / options.accumulate
+        begin = time.perf_counter()
+        batches = [next(self.batches) for _ in range(options.accumulate)]
+        self.interval.waited += time.perf_counter() - begin
+        parts = [tensors(fabric.to_device(batch), tasks) for batch in batches]
+        counts = fabric.all_reduce(torch.stack([count(labels, tasks) for _, labels in parts]).sum(0), reduce_op="sum")
+        assert isinstance(counts, Tensor)
+        weights = self.weights * self.balance.factors()
+        found = torch.zeros(len(tasks), device=fabric.device)
+        for number, (image, labels) in enumerate(parts, 1):
+            with fabric.no_backward_sync(self.model, enabled=number < len(parts)):
+                each = losses(self.model(image), labels, tasks, options.losses, counts)
+                terms = torch.stack([each[name] for name in tasks])
+                # Losses of parts add up; only DDP takes the mean of its processes' gradients.
+                fabric.backward((weights * terms).sum() * fabric.world_size)
+            found += terms.detach()
         asked = torch.tensor([float(self.stop.asked)], device=fabric.device)
-        reduced = fabric.all_reduce(torch.cat([means, asked]), reduce_op="mean")
+        reduced = fabric.all_reduce(torch.cat([found, asked]), reduce_op="sum")
         assert isinstance(reduced, Tensor)
-        means, stopping = reduced[:-1].cpu(), bool(reduced[-1] > 0)
-        self._check_finite(means)
+        found, stopping = reduced[:-1], bool(reduced[-1] > 0)
+        self._check_finite(found)
+        labelled = counts[:, 1] > 0
+        objective = self.balance.objective(self.weights, found, labelled)
+        if objective is not None:
+            fabric.backward(objective)
+        read = [(state.iteration + step) * options.batch // len(self.samples["train"]) for step in (0, 1)]  # epochs
+        self.balance.observe(found, labelled, ends_epoch=read[1] > read[0])
         self.stepper.step()
         self.stepper.zero_grad()
         if self.average is not None:
             average(self.average, self.network, options.ema, state.iteration)
         state.iteration += 1
-        self.interval.losses.append(means)
+        self.interval.losses.append(torch.where(labelled, found, torch.nan).cpu())
         self.bar.advance(self.task)
         return stopping
 
-    def _check_finite(self, means: Tensor) -> None:
-        named = zip(self.weights, means.tolist(), strict=True)
+    def _check_finite(self, found: Tensor) -> None:
+        named = zip(self.recipe.tasks, found.tolist(), strict=True)
         bad = [f"the {name} loss is {value}" for name, value in named if not np.isfinite(value)]
         if not bad and self.fabric.strategy.precision.precision != "16-mixed":  # whose scaler skips such steps itself
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
@@ -188,7 +228,10 @@ class _Training:
     def _log(self) -> None:
         iteration, total = self.state.iteration, self.options.iterations
         if self.journal and self.interval.losses:
-            record = self.interval.record(self.weights)
+            weights = dict(zip(self.recipe.tasks, (self.weights * self.balance.factors()).tolist(), strict=True))
+            record = self.interval.record(weights)
+            if self.options.balance != "fixed":
+                record["weight"] = weights
             epoch = iteration * self.options.batch / len(self.samples["train"])
             rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
             self.journal.write(iteration, epoch=epoch, rate=rate, **record)
@@ -202,7 +245,7 @@ class _Training:
     def _save(self) -> None:
         self._log()  # so that no line of the journal spans a checkpoint
         if self.fabric.is_global_zero:
-            held = checkpoint.pack(self.network, self.average, self.optimizer)
+            held = checkpoint.pack(self.modules, self.optimizer)
             scaler = self.fabric.strategy.precision.state_dict()
             about = {"recipe": self.recipe.name, "state": vars(self.state), "scaler": scaler}
             checkpoint.save(self.run / LAST, held, about)
@@ -244,12 +287,15 @@ class _Training:
             self.bar.start() if on else self.bar.stop()
 
 
-def _check(run: Path, recipe: Recipe, resume: bool) -> None:
+def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for name in recipe.tasks:
         if name not in recipe.training.weights:
             raise UsageError(f"training.weights has no {name}; it needs a number for every task")
     if resume and (run / journal.RECIPE).is_file():
         journal.check_same(run, recipe)
+        begun = read_json(run / journal.RECIPE).get("init")
+        if begun and not init and not (run / LAST).is_file():
+            raise UsageError(f"{run} was begun with --init {begun['path']} and saved nothing yet; give --init again")
     for name in (LAST, FLOAT):
         if not resume and (run / name).exists():
             raise UsageError(f"{run} already holds {name}; go on with --resume or choose another --run")

@@ -32,7 +32,8 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, device: torch.dev
         batch = torch.from_numpy(fit(frame, recipe.size)).to(device)[None].permute(0, 3, 1, 2).float()
         return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
 
-    return score(predict, samples, tasks, title="validate")
+    canvas = recipe.size if recipe.augment.native else None
+    return score(predict, samples, tasks, canvas=canvas, title="validate")
 
 
 def merit(scores: Scores, tasks: dict[str, Task]) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgemtl.backbones import Backbone
+from edgemtl.backbones import Backbone, synchronised
 from edgemtl.errors import UsageError
 from edgemtl.models import from_reference
 from tests.golden import published
@@ -86,3 +86,16 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UsageError, match="cannot be read"):
         Backbone(NAME, weights=path)
+
+
+@torch.no_grad()
+def test_synchronised_norms_keep_their_activations_weights_and_names():
+    backbone = Backbone(NAME).eval()
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain, state, parameters = backbone(image), backbone.state_dict(), list(backbone.parameters())
+    made = synchronised(backbone)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in made.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in made.modules())
+    assert list(made.state_dict()) == list(state)
+    assert all(a is b for a, b in zip(made.parameters(), parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(made.eval()(image), plain, strict=True))

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.batches import Stream, normalise, tensors
+from edgemtl.batches import Stream, loader, normalise, tensors
 from edgemtl.errors import UsageError
+from edgemtl.recipe import Data, Network, Recipe, Training
+from edgemtl.tasks import build
 
 
 def stream(length=10, start=0, rank=0, processes=1, **options):
@@ -70,3 +72,33 @@ def test_normalise_is_torchvisions():
     frame = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), np.uint8)
     expected = (frame / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalise(torch.from_numpy(frame)).permute(0, 2, 3, 1), expected, atol=1e-5)
+
+
+def test_a_task_that_a_sample_lacks_is_ignored_everywhere():
+    class Samples:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            label = {"semseg": np.ones((16, 16), np.uint8)} if index else {"normals": np.ones((16, 16, 3), np.float32)}
+            return {"image": np.zeros((16, 16, 3), np.uint8), **label}
+
+        def name(self, index):
+            return str(index)
+
+    weights = dict.fromkeys(("semseg", "normals", "sal"), 1.0)
+    given = Recipe(
+        name="r", summary="", data=Data(name="d"), size=(16, 16), network=Network(method="m", backbone="b"),
+        tasks={name: build(name, {"classes": ["a", "b"]} if name == "semseg" else None) for name in weights},
+        training=Training(
+            iterations=1, batch=2, rate=1, validate_every=1, save_every=1, weights=weights, workers=0, label_stride=2,
+        ),
+    )  # fmt: skip
+    [batch] = loader(Samples(), given, 0)
+    first = [index for _, index in next(iter(stream(length=2, batch=2)))].index(1)  # the sample with classes
+    assert {name: label.shape[1:] for name, label in batch.items() if name != "image"} == {
+        "semseg": (8, 8), "normals": (8, 8, 3), "sal": (8, 8),
+    }  # fmt: skip
+    assert (batch["semseg"][first] == 1).all() and (batch["semseg"][1 - first] == 255).all()
+    assert (batch["normals"][first] == 0).all() and (batch["normals"][1 - first] != 0).any()
+    assert (batch["sal"] == 255).all()

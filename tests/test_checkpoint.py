@@ -67,9 +67,10 @@ def test_a_full_disk_leaves_the_former_file(path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bias": None}, "it has no bias"),
-        ({"scale": torch.ones(1)}, "which has no scale"),
-        ({"weight": torch.ones(2, 2)}, r"its weight has shape \(2, 2\), the network's is \(2, 3\)"),
+        ({"bias": None}, r"network: missing 'bias' \(1 missing, 0 unexpected in all\)"),
+        ({"scale": torch.ones(1)}, r"network: unexpected 'scale' \(0 missing, 1 unexpected in all\)"),
+        ({"bias": None, "scale": torch.ones(1)}, "missing 'bias', unexpected 'scale'"),
+        ({"weight": torch.ones(2, 2)}, r"its 'weight' has shape \(2, 2\), the network's is \(2, 3\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_any_is_copied(path, change, message):
@@ -82,26 +83,30 @@ def test_weights_that_do_not_fit_are_refused_before_any_is_copied(path, change, 
     assert torch.equal(layer.weight, before)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_a_packed_state_goes_on_to_the_bit(path, kind):
     def fresh(seed):
         torch.manual_seed(seed)
         module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+        learned = nn.ParameterDict({"weight": nn.Parameter(torch.rand(()))})
+        modules = {"model": module, "balance": learned}
+        every = [*module.parameters(), *learned.parameters()]
         if kind == "sgd":
-            return module, torch.optim.SGD(module.parameters(), 0.1, 0.9, fused=True)
-        return module, torch.optim.AdamW(module.parameters(), 0.1, fused=True)
+            return modules, torch.optim.SGD(every, 0.1, 0.9, fused=True)
+        return modules, {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](every, 0.1, fused=True)
 
-    def step(module, optimizer):
+    def step(modules, optimizer):
         image = torch.arange(300.0).reshape(1, 3, 10, 10).sin().contiguous(memory_format=torch.channels_last)
-        module(image).square().mean().backward()
+        (modules["balance"]["weight"] * modules["model"](image).square().mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    module, optimizer = fresh(0)
-    step(module, optimizer)
-    checkpoint.save(path, checkpoint.pack(module, None, optimizer), {})
-    step(module, optimizer)
-    other, its = fresh(1)
-    checkpoint.unpack(checkpoint.load(path)[0], path, other, None, its)
-    step(other, its)
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values()))
+    modules, optimizer = fresh(0)
+    step(modules, optimizer)
+    checkpoint.save(path, checkpoint.pack(modules, optimizer), {})
+    step(modules, optimizer)
+    others, its = fresh(1)
+    checkpoint.unpack(checkpoint.load(path)[0], path, others, its)
+    step(others, its)
+    for key, module in modules.items():
+        assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), others[key].state_dict().values()))

@@ -77,6 +77,13 @@ def test_a_limit_takes_the_first_frames() -> None:
     assert score(constant, samples(), TASKS, limit=99, quiet=True) == score(constant, samples(), TASKS, quiet=True)
 
 
+def test_a_sample_without_a_label_has_no_say() -> None:
+    given = samples()
+    del given[0]["lower"], given[2]["higher"]
+    scores = score(constant, given, TASKS, quiet=True)
+    assert scores == {"lower": {"error": 16 / 28, "pixels": 28}, "higher": {"error": 0, "pixels": 8}}
+
+
 def test_an_empty_split_is_one_clear_line() -> None:
     with pytest.raises(UsageError, match="nothing to evaluate: 0 frames"):
         score(constant, [], TASKS)
@@ -212,3 +219,24 @@ def test_wrong_use_is_one_clear_line(run: Path, arguments: dict[str, Any], messa
 def test_a_folder_that_is_neither_run_nor_artifact(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a run .* nor an artifact"):
         evaluate(tmp_path)
+
+
+def test_on_a_canvas_only_the_frames_own_pixels_are_judged():
+    """The map is right inside the frame and wrong in the padding around it, at half the canvas' resolution."""
+
+    class Where(Lower):
+        name = "where"
+
+        def decode(self, map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+            return map.repeat(2, 0).repeat(2, 1)[: size[0], : size[1]]
+
+    frame = {"image": np.full((4, 6, 3), 200, np.uint8), "where": np.ones((4, 6))}
+    seen = []
+
+    def predict(canvas: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(canvas)
+        return {"where": (canvas[::2, ::2, 0] == 200).astype(float)}
+
+    tasks: dict[str, Task] = {"where": Where()}
+    assert score(predict, [frame], tasks, canvas=(8, 10), quiet=True)["where"] == {"error": 0, "pixels": 24}
+    assert seen[0].shape == (8, 10, 3) and (seen[0][2:6, 2:8] == 200).all() and (seen[0] == 200).sum() == 4 * 6 * 3

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from edgemtl import journal
 from edgemtl.errors import UsageError
@@ -41,6 +42,32 @@ def test_the_same_recipe_passes_and_another_is_named(tmp_path):
     journal.check_same(tmp_path, recipe())
     with pytest.raises(UsageError, match="its training.rate is 0.1, not 0.2"):
         journal.check_same(tmp_path, recipe(rate=0.2))
+
+
+def test_a_key_that_is_younger_than_the_run_counts_with_its_default(tmp_path):
+    journal.begin(tmp_path, recipe())
+    about = json.loads((tmp_path / "recipe.json").read_text())
+    del about["recipe"]["training"]["balance"]
+    (tmp_path / "recipe.json").write_text(json.dumps(about))
+    journal.check_same(tmp_path, recipe())
+    with pytest.raises(UsageError, match="its training.rate is 0.1, not 0.2"):
+        journal.check_same(tmp_path, recipe(rate=0.2))
+
+
+def test_the_file_a_run_starts_from_is_recorded(tmp_path):
+    (tmp_path / "start.ckpt").write_bytes(b"abc")
+    journal.begin(tmp_path, recipe(), tmp_path / "start.ckpt")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    expected = {"path": str(tmp_path / "start.ckpt"), "sha256": sha256}
+    assert json.loads((tmp_path / "recipe.json").read_text())["init"] == expected
+
+
+def test_means_are_over_the_steps_with_labels():
+    interval = journal.Interval()
+    nan = float("nan")
+    interval.losses = [torch.tensor(step) for step in ([1.0, nan, nan], [2.0, 4.0, nan])]
+    record = interval.record({"a": 1.0, "b": 10.0, "c": 100.0})
+    assert record["loss"] == {"total": 41.5, "a": 1.5, "b": 4.0}
 
 
 def test_a_recipe_that_is_not_one_is_refused(tmp_path):

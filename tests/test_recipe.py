@@ -56,7 +56,7 @@ def test_a_setting_leaves_the_recipe_itself_alone() -> None:
         ("training.rate=fast", "--set training.rate='fast': "),
         ("training.rate=-1", "--set training.rate=-1: input should be greater than 0"),
         ("training.iterations=2.5", "--set training.iterations=2.5: "),
-        ("training.optimizer=adam", "--set training.optimizer='adam': input should be 'sgd' or 'adamw'"),
+        ("training.optimizer=lion", "--set training.optimizer='lion': input should be 'sgd', 'adam' or 'adamw'"),
         ("size=240", "--set size=240: "),
         ("size=[240,320,3]", "--set size"),
         ("tasks=3", "--set tasks"),

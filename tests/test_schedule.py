@@ -27,6 +27,12 @@ def test_poly_warms_up_linearly():
     assert shares == pytest.approx([0.1, 0.5, 1, 1])
 
 
+def test_poly_may_fall_once_an_epoch():
+    options = training(rate_every=40)
+    rates = [schedule.rate(options, iteration) for iteration in (0, 39, 40, 99)]
+    assert rates == pytest.approx([0.5, 0.5, 0.5 * 0.6**0.9, 0.5 * 0.2**0.9])
+
+
 def test_one_cycle_rises_from_a_25th_and_falls_to_nothing():
     cycle = training(schedule="one-cycle", warmup=0.3)
     assert [schedule.rate(cycle, iteration) for iteration in (0, 30, 65)] == pytest.approx([0.02, 0.5, 0.25])
@@ -46,14 +52,16 @@ class Net(nn.Module):
         self.last = nn.Conv2d(4, 1, 1)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
 def test_groups_tell_backbone_from_rest_and_weights_from_norms(kind):
     network = Net()
-    name = {"SGD": "sgd", "AdamW": "adamw"}[kind.__name__]
-    made = schedule.optimizer(network, training(optimizer=name, backbone_rate=0.1, weight_decay=0.02))
+    options = training(optimizer=kind.__name__.lower(), backbone_rate=0.1, weight_decay=0.02)
+    balance = nn.ParameterList([torch.zeros(2, 2)])
+    made = schedule.optimizer(network, options, balance)
     assert type(made) is kind
     assert schedule.set_rate(made, training(), 0) == 0.5
     found = {id(p): (group["lr"], group["weight_decay"]) for group in made.param_groups for p in group["params"]}
+    assert found[id(balance[0])] == (0.5, 0.0)
     assert {name: found[id(p)] for name, p in network.named_parameters()} == {
         "backbone.weight": (0.05, 0.02),
         "backbone.bias": (0.05, 0.0),

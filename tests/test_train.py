@@ -21,6 +21,7 @@ from torch import nn
 import edgemtl.train as module
 from edgemtl import checkpoint, registry
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import sha256
 from edgemtl.journal import Journal
 from edgemtl.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
@@ -28,10 +29,13 @@ from edgemtl.tasks.semseg import Semseg
 
 
 class Tiles:
-    """Frames of coloured tiles; depth and class follow from the colour."""
+    """Frames of coloured tiles; depth and class follow from the colour.
 
-    def __init__(self, length, on_read=lambda index: None):
-        self.length, self.on_read = length, on_read
+    Labelled in part: every third frame has no classes, and of every frame another share of depths is unknown.
+    """
+
+    def __init__(self, length, on_read=lambda index: None, without=()):
+        self.length, self.on_read, self.without = length, on_read, without
 
     def __len__(self):
         return self.length
@@ -40,7 +44,10 @@ class Tiles:
         self.on_read(index)
         image = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
         depth = 1 + image[..., 0].astype(np.float32) / 64
-        return {"image": image, "depth": depth, "semseg": (image[..., 1] > 127).astype(np.uint8)}
+        depth[: 3 * index] = 0
+        sample = {"image": image, "depth": depth, "semseg": (image[..., 1] > 127).astype(np.uint8)}
+        missing = {*self.without, *(["semseg"] if index % 3 == 1 else [])}
+        return {name: value for name, value in sample.items() if name not in missing}
 
     def name(self, index):
         return str(index)
@@ -60,8 +67,8 @@ class Tiny(nn.Module):
         return {"depth": self.depth(x), "semseg": self.semseg(x)}
 
 
-def recipe(*, plain=False, **options):
-    """Six iterations, saved at 2, 4 and 6, validated at 3 and 6."""
+def recipe(*, plain=False, weights_file=None, **options):
+    """Six iterations, saved at 2, 4 and 6, validated at 3 and 6; epochs of 10 samples end after 3 and 5."""
     training = {
         "iterations": 6, "batch": 4, "rate": 0.01, "ema": 0.9, "label_stride": 2, "validate_every": 3, "save_every": 2,
         "weights": {"depth": 1.0, "semseg": 2.0}, "workers": 0,
@@ -73,7 +80,7 @@ def recipe(*, plain=False, **options):
         tasks={"depth": Depth(), "semseg": Semseg(classes=("dark", "light"))},
         size=(32, 32),
         map_stride=2,
-        network=Network(method="tiny", backbone="tiny", options={"plain": plain}),
+        network=Network(method="tiny", backbone="tiny", weights=weights_file, options={"plain": plain}),
         augment=Augment(scale=(1.0, 1.5)),
         training=Training(**training | options),
     )
@@ -82,9 +89,15 @@ def recipe(*, plain=False, **options):
 def stand_in(change: Callable[[Any, str, Any], None], **samples):
     """Makes the stages find these data and this network; `change` is setattr or a monkeypatch's."""
     samples = {"train": Tiles(10), "val": Tiles(2)} | samples
-    data = SimpleNamespace(open=lambda root, split, tasks: samples[split])
-    change(registry, "load", lambda kind, name: data)
-    change(module, "build", lambda network, tasks: Tiny(**network.options))
+    data, usual = SimpleNamespace(open=lambda root, split, tasks: samples[split]), registry.load
+    change(registry, "load", lambda kind, name: data if kind == "data" else usual(kind, name))
+    change(module, "build", build)
+
+
+def build(network, tasks):
+    """Weights are "fetched": that fails where nothing may be needed."""
+    assert network.weights != "nowhere"
+    return Tiny(**network.options)
 
 
 def train(run, given=None, **options):
@@ -293,10 +306,119 @@ def test_wrong_use_is_one_line(tmp_path, data, given, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_accumulation_equals_one_large_batch(tmp_path, data):
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+def test_accumulation_equals_one_large_batch(tmp_path, data, balance):
     for parts in (1, 4):
-        train(tmp_path / str(parts), recipe(plain=True, accumulate=parts, optimizer="sgd", iterations=3))
+        options = {"accumulate": parts, "optimizer": "sgd", "iterations": 3, "balance": balance}
+        train(tmp_path / str(parts), recipe(plain=True, **options))
     close(tmp_path / "1", tmp_path / "4")
+
+
+def test_maps_of_deep_supervision_count_in_training_only(tmp_path, data, monkeypatch):
+    class Deep(Tiny):
+        def forward(self, image):
+            raw = super().forward(image)
+            return {name: [x, x, x] for name, x in raw.items()} if self.training else raw
+
+    for name in ("plain", "deep"):
+        train(tmp_path / name, recipe(iterations=1, save_every=1))
+        monkeypatch.setattr(module, "build", lambda network, tasks: Deep(**network.options))
+    plain, deep = (lines(tmp_path / name)[0]["loss"] for name in ("plain", "deep"))
+    assert deep == pytest.approx({name: 3 * value for name, value in plain.items()})
+
+
+@pytest.mark.parametrize("balance", ["uncertainty", "dwa"])
+def test_balancing_is_logged_and_resumed_to_the_bit(tmp_path, data, undisturbed, balance):
+    given = recipe(balance=balance)
+    train(tmp_path / "whole", given)
+    steps = [line for line in lines(tmp_path / "whole") if "loss" in line]
+    assert [set(line["weight"]) for line in steps] == [{"depth", "semseg"}] * len(steps)
+    for line in steps:
+        assert line["loss"]["total"] == pytest.approx(sum(line["weight"][k] * line["loss"][k] for k in line["weight"]))
+    assert steps[0]["weight"] != steps[-1]["weight"]
+    assert outcome(tmp_path / "whole")[1] != undisturbed.outcome[1]
+    assert load_file(tmp_path / "whole" / "float.safetensors").keys() == Tiny(False).state_dict().keys()
+
+    reads = []
+
+    def interrupt(index):
+        reads.append(index)
+        if len(reads) == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    data(train=Tiles(10, interrupt))
+    with pytest.raises(CheckFailed, match="stopped after iteration 4 of 6"):
+        train(tmp_path / "parts", given)
+    train(tmp_path / "parts", given, resume=True)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty", "dwa"])
+def test_a_task_that_nothing_is_labelled_for_changes_nothing(tmp_path, data, balance):
+    data(train=Tiles(10, without=["semseg"]))
+    train(tmp_path, recipe(balance=balance, weight_decay=0.0))
+    assert all("semseg" not in line["loss"] for line in lines(tmp_path) if "loss" in line)
+    state = load_file(tmp_path / "last.safetensors")
+    torch.manual_seed(0)
+    assert torch.equal(state["model/semseg.weight"], Tiny(False).semseg.weight)
+    for name in ("balance/log_variance.semseg", "balance/newest"):
+        if name in state:
+            assert state[name].flatten()[-1] == 0
+    if balance == "uncertainty":
+        assert state["balance/log_variance.depth"] != 0
+
+
+def test_a_run_may_start_from_another(tmp_path, data, undisturbed):
+    given = recipe(rate=1e-9, ema=0.0, iterations=2, weights_file="nowhere")
+    for name, init in (("of folder", undisturbed.run), ("of file", undisturbed.run / "float.safetensors")):
+        train(tmp_path / name, given, init=init)
+        origin = json.loads((tmp_path / name / "recipe.json").read_text())["init"]
+        assert origin == {
+            "path": str(undisturbed.run / "float.safetensors"),
+            "sha256": sha256(undisturbed.run / "float.safetensors"),
+        }
+    best, started = (load_file(run / "float.safetensors") for run in (undisturbed.run, tmp_path / "of folder"))
+    assert all(torch.allclose(best[key], started[key], atol=1e-6) for key in best if key.endswith(("weight", "bias")))
+
+
+def test_a_checkpoint_wins_over_the_weights_to_start_from(tmp_path, data, undisturbed):
+    given = recipe(weights_file="nowhere")
+    train(tmp_path / "whole", given, init=undisturbed.run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "validate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", given, init=undisturbed.run)
+    train(tmp_path / "parts", given, init=tmp_path / "gone.ckpt", resume=True)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_start_that_was_not_saved_yet_is_asked_for_again(tmp_path, data, undisturbed, monkeypatch):
+    monkeypatch.setattr(module, "set_rate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, init=undisturbed.run)
+    with pytest.raises(UsageError, match="was begun with --init .*float.safetensors and saved nothing yet; give"):
+        train(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("last.safetensors", "missing 'backbone.0.weight', unexpected 'average/backbone.0.bias'"),
+        ("recipe.json", "recipe.json cannot be read as a checkpoint"),
+        ("gone.ckpt", "gone.ckpt does not exist"),
+        ("gone.safetensors", "gone.safetensors does not exist"),
+        ("", "float.safetensors does not exist"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_one_line(tmp_path, data, undisturbed, init, message, monkeypatch):
+    usual = registry.load
+    stand_in = SimpleNamespace(finder=lambda network, tasks: None)
+    monkeypatch.setattr(registry, "load", lambda kind, name: stand_in if kind == "reference" else usual(kind, name))
+    folder = undisturbed.run if init else tmp_path
+    with pytest.raises(UsageError, match=message) as caught:
+        train(tmp_path / "run", init=folder / init)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_mixed_precision_trains(tmp_path, data, undisturbed):
@@ -308,11 +430,15 @@ def test_mixed_precision_trains(tmp_path, data, undisturbed):
 
 
 def close(run, other):
-    """Asserts equal weights up to rounding; labels of the tiles are all valid, so that means of parts are the mean."""
+    """Asserts equal losses and weights up to rounding."""
     ours, theirs = (load_file(folder / "last.safetensors") for folder in (run, other))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-6), name
+    ours, theirs = ([line["loss"] for line in lines(folder) if "loss" in line] for folder in (run, other))
+    assert len(ours) == len(theirs) > 1
+    for mine, other in zip(ours, theirs):
+        assert mine == pytest.approx(other, rel=1e-5)
 
 
 # Runs in processes of their own --------------------------------------------------------------------------------------
@@ -349,9 +475,11 @@ def test_killed_and_resumed_ends_the_same(forked, name):
     assert not list((forked / name).glob(".*"))
 
 
-def test_two_processes_equal_one(forked, tmp_path, data):
-    train(tmp_path, recipe(plain=True, optimizer="sgd"))
-    close(tmp_path, forked / "two")
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+def test_two_processes_equal_one(forked, tmp_path, data, balance):
+    """Although one sees other labels than the other, and in some steps none at all for a task."""
+    train(tmp_path, recipe(plain=True, optimizer="sgd", balance=balance))
+    close(tmp_path, forked / f"two {balance}")
 
 
 def play(folder):
@@ -363,8 +491,9 @@ def play(folder):
         assert wait(fork(killed, run, what, call)) == -signal.SIGKILL, name
         assert wait(fork(train, run, resume=True)) == 0, name
         (run / "killed").touch()
-    several = [fork(one_of, 2, rank, folder / "two") for rank in range(2)]
-    assert [wait(process) for process in several] == [0, 0]
+    for balance in ("fixed", "uncertainty"):
+        several = [fork(one_of, 2, rank, folder / f"two {balance}", balance) for rank in range(2)]
+        assert [wait(process) for process in several] == [0, 0]
 
 
 def fork(work, *given, **options):
@@ -404,12 +533,12 @@ def killed(run, what, call):
     train(run)
 
 
-def one_of(processes, rank, run):
+def one_of(processes, rank, run, balance):
     """Trains as one of torchrun's processes."""
     every = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
     every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500 + os.getppid() % 1000, "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= {name: str(value) for name, value in every.items()}
-    train(run, recipe(plain=True, optimizer="sgd"))
+    train(run, recipe(plain=True, optimizer="sgd", balance=balance))
 
 
 if __name__ == "__main__":

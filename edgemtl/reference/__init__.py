@@ -1,15 +1,18 @@
 """Published checkpoints in our networks: one file per paper says which of the authors' tensors each of ours is."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import registry
+from edgemtl import checkpoint, registry
 from edgemtl.backbones import Backbone
 from edgemtl.errors import UsageError, unknown
-from edgemtl.reference._pieces import fill
+from edgemtl.recipe import Recipe
+from edgemtl.reference import _pickles
+from edgemtl.reference._pieces import Piece, fill
 
 BACKBONES = {
     "hrnet18s": "hrnet_w18_small_v2",
@@ -56,6 +59,34 @@ def from_reference(method: str, backbone: str, tasks: dict[str, int], state_dict
     return Reference(network).eval()
 
 
-def tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a state_dict, or of a Lightning checkpoint that holds one."""
-    return {k: value for k, value in checkpoint.get("state_dict", checkpoint).items() if isinstance(value, Tensor)}
+def load(network: nn.Module, recipe: Recipe, path: Path) -> None:
+    """Fills a recipe's network with the weights in a file: one of our own, or a checkpoint of its method's authors.
+
+    Ours are float.safetensors; theirs any file that torch.save or Lightning wrote, in which nothing is executed.
+    UsageError naming the first missing and the first unexpected key, or the first of another shape.
+    """
+    if path.suffix == ".safetensors":
+        checkpoint.read_weights(path, network)
+        return
+    method, tasks = recipe.network.method, {name: task.channels for name, task in recipe.tasks.items()}
+    layout = registry.load("reference", method)
+    find = layout.finder(network, tasks)
+
+    def found(ours: list[str]) -> Piece:
+        try:
+            piece: Piece = find(ours)
+        except (AssertionError, KeyError):
+            raise UsageError(f"the recipe's network has {'.'.join(ours)!r}, the published {method} has not") from None
+        return piece
+
+    state = tensors(_pickles.read(path))
+    try:
+        fill(network, found, state, f"{recipe.name}'s network", layout.DEAD)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def tensors(held: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state_dict, or of a checkpoint that holds one, without the prefix that DataParallel adds."""
+    state = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), Mapping)), held)
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
