@@ -25,10 +25,10 @@ def norm2d(kind: str, channels: int) -> nn.Module:
 class Fusion(nn.Module):
     """One map (B, width, h, w) of the stages': each projected by its part of a linear layer, resized and summed."""
 
-    def __init__(self, channels: list[int], width: int, norm: str):
+    def __init__(self, channels: list[int], width: int, norm: str | None):
         super().__init__()
         self.stages = nn.ModuleList(nn.Conv2d(c, width, 1, bias=i == 0) for i, c in enumerate(channels))
-        self.norm = norm2d(norm, width)
+        self.norm = norm2d(norm, width) if norm else nn.Identity()
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
         total = None
