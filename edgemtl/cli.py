@@ -61,11 +61,23 @@ def _fail(message: str, status: int) -> int:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from edgemtl import registry, show
+    import json
 
-    for kind in [args.kind] if args.kind else KINDS:
-        rows = [(name, registry.summary(kind, name)) for name in registry.names(kind)]
-        show.table(kind, ("name", "what it is"), rows, left=2)
+    from edgemtl import catalogue, registry, show
+
+    if args.kind == "recipes":
+        listed = catalogue.entries()
+        print(json.dumps(catalogue.as_json(listed), indent=1)) if args.json else catalogue.show_table(listed)
+        return
+    found = {
+        kind: {name: registry.summary(kind, name) for name in registry.names(kind)}
+        for kind in ([args.kind] if args.kind else KINDS)
+    }
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    for kind, rows in found.items():
+        show.table(kind, ("name", "what it is"), rows.items(), left=2)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -78,7 +90,7 @@ def _train(args: argparse.Namespace) -> None:
         from edgemtl.train import train
 
     train(
-        loaded, run=args.run, data=args.data, resume=args.resume, precision=args.precision,
+        loaded, run=args.run, data=args.data, resume=args.resume, init=args.init, precision=args.precision,
         accelerator=args.accelerator, devices=args.devices, nodes=args.nodes, strategy=args.strategy,
     )  # fmt: skip
 
@@ -102,8 +114,18 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     evaluate(
         args.path, data=args.data, weights=args.weights, split=args.split, budget=args.budget, baseline=args.baseline,
-        limit=args.limit, as_json=args.json, device=args.device,
+        limit=args.limit, as_json=args.json, device=args.device, reference=args.reference, settings=args.set,
     )  # fmt: skip
+
+
+def _scores(args: argparse.Namespace) -> None:
+    from edgemtl.scoreboard import draw_curves, scoreboard, show_table
+
+    lines, tasks = scoreboard(args.runs, baseline=args.baseline)
+    if args.curves:
+        with needs("train"):
+            draw_curves([*args.baseline, *args.runs], tasks, args.curves)
+    show_table(lines, tasks, args.markdown)
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -149,9 +171,19 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from edgemtl.doctor import doctor
+    if args.data is None:
+        stray = [word for word in ("dataset", "limit", "out") if getattr(args, word) is not None]
+        if stray:
+            raise UsageError(f"--{stray[0]} goes with --data DIR, the data set to look through")
+        from edgemtl.doctor import doctor
 
-    doctor(target=args.target)
+        doctor(target=args.target)
+        return
+    if args.target:
+        raise UsageError("--target asks about this machine, --data about a data set: one at a time")
+    from edgemtl.checkup import checkup
+
+    checkup(args.data, dataset=args.dataset, limit=args.limit, out=args.out)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -230,8 +262,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "help": "override fields of the recipe, such as training.rate=1e-3",
     }
 
-    arg = add("list", _list, "list recipes, targets and apps", "edgemtl list recipes")
+    arg = add("list", _list, "list recipes (with what their networks cost), targets and apps", "edgemtl list recipes")
     arg("kind", nargs="?", choices=KINDS, metavar="KIND", help="recipes, targets or apps (default: all)")
+    arg("--json", action="store_true", help="print JSON")
 
     arg = add(
         "train", _train, "train a recipe's network into a run folder",
@@ -242,6 +275,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--data", **data)
     arg("--set", **settings)
     arg("--tasks", nargs="+", metavar="TASK", help="train these of its tasks alone (one: a single-task network)")
+    arg("--init", type=Path, metavar="FILE", help="start from another run's weights, or the authors' checkpoint")
     arg("--resume", action="store_true", help="go on after the run's last checkpoint")
     arg("--precision", choices=("auto", "32-true", "bf16-mixed", "16-mixed"), default="32-true", help="arithmetic")
     arg("--accelerator", default="auto", metavar="NAME", help="auto, cpu or cuda")
@@ -266,11 +300,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="of the weights (default: int8)")
 
     arg = add(
-        "evaluate", _evaluate, "score a run's weights or an artifact on a data set",
-        "edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1",
+        "evaluate", _evaluate, "score a run's weights, an artifact or a published checkpoint on a data set",
+        "edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1\n"
+        "  edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2",
     )  # fmt: skip
-    arg("path", type=Path, metavar="DIR", help="a run folder or an artifact folder")
+    arg("path", type=Path, metavar="DIR", help="a run folder or an artifact folder; with --reference a recipe's name")
     arg("--data", **data)
+    arg("--reference", type=Path, metavar="FILE", help="a checkpoint of the authors, for the recipe's network in torch")
+    arg("--set", **settings)
     arg("--weights", default="float", metavar="NAME", help="of a run: float, int8 or calibrated (default: float)")
     arg("--split", default="val", metavar="NAME", help="of the data set (default: val)")
     arg("--limit", type=_positive, metavar="N", help="score only the first N frames")
@@ -278,6 +315,15 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--baseline", type=Path, metavar="DIR", help="the run to compare with (default: the artifact's own)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino) or cuda (a run)")
     arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "scores", _scores, "compare runs: their scores, delta-m against baselines, learning curves",
+        "edgemtl scores runs/demt runs/sca --baseline runs/semseg runs/depth --curves curves.svg",
+    )  # fmt: skip
+    arg("runs", type=Path, nargs="+", metavar="DIR", help="run folders whose float weights were evaluated")
+    arg("--baseline", type=Path, nargs="+", default=[], metavar="DIR", help="one run, or a single-task run per task")
+    arg("--curves", type=Path, metavar="FILE", help="write the training losses as an SVG picture")
+    arg("--markdown", action="store_true", help="print a Markdown table")
 
     arg = add(
         "verify", _verify, "compare an artifact with the torch model it came from",
@@ -320,9 +366,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
 
     arg = add(
-        "doctor", _doctor, "say what is installed, what is missing, and the fix", "edgemtl doctor --target openvino"
-    )
+        "doctor", _doctor, "say what is installed, what is missing, and the fix; or what is wrong with a data set",
+        "edgemtl doctor --data NYUDv2",
+    )  # fmt: skip
     arg("--target", metavar="NAME", help="only what this target needs")
+    arg("--data", type=Path, metavar="DIR", help="look through the data set in this folder instead")
+    arg("--dataset", metavar="NAME", help="what is there: nyud or pascal_context (default: recognised by its files)")
+    arg("--limit", type=_positive, metavar="N", help="look at only N frames of each split, evenly spaced")
+    arg("--out", type=Path, metavar="DIR", help="where to write the picture (default: doctor)")
 
     arg = add(
         "report", _report, "write a page with a run's scores, sizes, latencies and pictures", "edgemtl report runs/nyud"

@@ -8,6 +8,7 @@ from rich.table import Table
 
 out = Console()
 err = Console(stderr=True)
+WIDEST = 1000  # columns of what is no terminal
 
 
 def progress() -> Progress:
@@ -28,11 +29,14 @@ def track(items: Sequence[Any] | Iterable[Any], description: str, total: int | N
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
-    """Prints a table on standard output, the first `left` columns left, the rest right; numbers get four digits."""
+    """Prints a table on standard output, the first `left` columns left, the rest right; numbers get four digits.
+
+    In a terminal it is folded to fit; elsewhere nothing is.
+    """
     out.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)  # a Table's own title wraps early
     made = Table()
     for index, name in enumerate(header):
         made.add_column(name, justify="left" if index < left else "right")
     for row in rows:
         made.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    out.print(made)
+    (out if out.is_terminal else Console(width=WIDEST)).print(made)

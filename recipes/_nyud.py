@@ -1,12 +1,20 @@
 """What the NYUD-v2 recipes share: the four tasks, the papers' training, and that of the networks for devices."""
 
 from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
+from edgemtl.recipes._papers import demt_training
+from edgemtl.tasks import Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
 
-TASKS = {"semseg": Semseg(classes=NYUD_CLASSES), "depth": Depth(), "normals": Normals(), "edge": Edge()}
+FRAMES = 795  # of the training split
+TASKS: dict[str, Task] = {
+    "semseg": Semseg(classes=NYUD_CLASSES),
+    "depth": Depth(),
+    "normals": Normals(),
+    "edge": Edge(),
+}
 
 # A class' share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel. otherprop is absent in some
 # packagings: 1.
@@ -17,8 +25,11 @@ CLASS_WEIGHTS = (
 )  # fmt: skip
 
 
-def paper(name: str, summary: str, network: Network) -> Recipe:
-    """The settings that DeMT and MQTransformer publish, at 425x560."""
+def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Recipe:
+    """The settings that DeMT and MQTransformer publish, at 425x560.
+
+    Swins began with the weights of an ADE20K segmentation network there; with `pretrained`, here, with ImageNet's.
+    """
     return Recipe(
         name=name,
         summary=summary,
@@ -27,12 +38,8 @@ def paper(name: str, summary: str, network: Network) -> Recipe:
         size=(425, 560),
         network=network,
         augment=Augment(scale=(0.5, 2.0)),
-        training=Training(
-            iterations=40_000, batch=8, optimizer="sgd", rate=1e-3, momentum=0.9, weight_decay=5e-4,
-            schedule="poly", power=0.9, validate_every=4000, save_every=1000,
-            weights={"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0},
-        ),
-    )  # fmt: skip
+        training=demt_training(rate, {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0}),
+    )
 
 
 def edge(name: str, summary: str, network: Network) -> Recipe:

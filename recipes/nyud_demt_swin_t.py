@@ -1,13 +1,16 @@
-"""DeMT with Swin-T on NYUD-v2 at 425x560, the paper's settings."""
+"""DeMT with Swin-T on NYUD-v2 (Xu, Yang, Zhang; AAAI 2023, https://arxiv.org/abs/2301.03461)."""
 
 from edgemtl.recipe import Network, Recipe
 from edgemtl.recipes._nyud import paper
+from edgemtl.recipes._papers import reported
+
+published = reported("DeMT", parameters=32.07, flops=100.7, semseg=46.36, depth=0.5871, normals=20.6, edge=76.9)
 
 
 def recipe() -> Recipe:
     return paper(
         name="nyud_demt_swin_t",
-        summary="DeMT, Swin-T, width 256, 425x560",
+        summary="DeMT, Swin-T, 425x560",
         network=Network(
             method="demt", backbone="swin_tiny_patch4_window7_224", pretrained=True, options={"width": 256}
         ),

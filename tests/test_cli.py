@@ -27,9 +27,9 @@ def test_every_command_explains_itself_with_an_example_that_parses(
     with pytest.raises(SystemExit) as ended:
         cli.main([word, "--help"])
     assert ended.value.code == 0
-    example = capsys.readouterr().out.split("example:\n")[1].strip()
-    assert example.startswith(f"edgemtl {word}")
-    assert cli._parse(example.split()[1:]).word == word
+    for example in capsys.readouterr().out.split("example:\n")[1].strip().splitlines():
+        assert example.strip().startswith(f"edgemtl {word}")
+        assert cli._parse(example.split()[1:]).word == word
 
 
 def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     for name in ("nyud_edge", "openvino", "camera"):
         assert name in out
-    assert "openvino" not in run(capsys, "list", "recipes")[1]
+    assert "openvino" not in run(capsys, "list", "apps")[1]
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,21 @@ def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
             ("convert", "no_run", "--target", "openvino", "--precision", "int4"),
             "unknown precision 'int4'; did you mean 'int8'?",
         ),
+        (("train", "nyud_edge", "--run", "x", "--set", "training.balance=dwq"), "be 'fixed', 'uncertainty' or 'dwa'"),
         (("evaluate", "no_run"), "no_run is neither a run"),
+        (("evaluate", "no_run", "--set", "size=[32,32]"), "--set goes with --reference"),
+        (("evaluate", "nyud_egde", "--reference", "x"), "unknown recipe 'nyud_egde'; did you mean 'nyud_edge'?"),
+        (("evaluate", "nyud_edge", "--reference", "gone.ckpt"), "gone.ckpt does not exist"),
         (("evaluate", "no_run", "--budget", "semseg"), "cannot read 'semseg' in --budget"),
         (("bench", "no_artifact"), "no_artifact is not an artifact"),
         (("demo", "no_artifact", "--source", "no.mp4"), "no_artifact is not an artifact"),
         (("demo", "--app", "camrea"), "unknown app 'camrea'; did you mean 'camera'?"),
         (("doctor", "--target", "openvni"), "unknown target 'openvni'; did you mean 'openvino'?"),
+        (("doctor", "--data", "no_folder"), "no_folder is no folder"),
+        (("doctor", "--data", "tests", "--dataset", "nyu"), "unknown data set 'nyu'; did you mean 'nyud'?"),
+        (("doctor", "--data", "x", "--target", "onnx"), "--target asks about this machine, --data about a data set"),
+        (("doctor", "--limit", "5"), "--limit goes with --data DIR"),
+        (("doctor", "--data", "x", "--limit", "0"), "'0' is not a positive whole number"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(
@@ -129,6 +138,15 @@ def test_the_data_folder_may_come_from_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("EDGEMTL_DATA", "there")
     assert cli._parse(words).data == Path("there")
     assert cli._parse([*words, "--data", "here"]).data == Path("here")
+
+
+def test_doctor_looks_through_the_data_set_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("edgemtl.checkup.checkup", lambda root, **options: asked.append((root, options)))
+    assert cli.main(["doctor", "--data", "d", "--dataset", "nyud", "--limit", "5", "--out", "o"]) == 0
+    assert asked == [(Path("d"), {"dataset": "nyud", "limit": 5, "out": Path("o")})]
+    monkeypatch.setenv("EDGEMTL_DATA", "there")  # a data set is looked through only where one asks for it
+    assert cli._parse(["doctor"]).data is None
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:

@@ -9,6 +9,7 @@ task query attends over the task tokens of its own pixel. Linear layers are 1x1 
 each stage before enlarging it, which is the same sum with far fewer products.
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -59,7 +60,8 @@ class Offsets(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.point(x)
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():  # which has no autocast
             return self.mix(learned.float() + self.coordinates(x))
 
 
@@ -170,9 +172,10 @@ class Interaction(nn.Module):
 class Attend(nn.Module):
     """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values.
 
-    Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. Sums over a head's
-    channels, and weights copied to them, are 1x1 convolutions with constants; at one image no map is reshaped at
-    all. So runtimes keep everything channels-last.
+    Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. For a device there is
+    one image, and sums over a head's channels, and weights copied to them, are 1x1 convolutions with constants: no map
+    is reshaped, so runtimes keep everything channels-last. Elsewhere maps are taken as rows of channels, which is what
+    they are in memory, and nothing of the values' size is kept for the backward pass but the inputs.
     """
 
     gather: Tensor
@@ -181,22 +184,26 @@ class Attend(nn.Module):
     def __init__(self, width: int, key_width: int, heads: int):
         super().__init__()
         head = torch.eye(heads)
-        scaled = head.repeat_interleave(key_width // heads, 1) * (key_width // heads) ** -0.5
+        self.scale = (key_width // heads) ** -0.5
+        scaled = head.repeat_interleave(key_width // heads, 1) * self.scale
         self.register_buffer("gather", scaled[:, :, None, None], persistent=False)
         self.register_buffer("spread", head.repeat_interleave(width // heads, 0)[:, :, None, None], persistent=False)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        batch = len(query)
+        if len(query) > 1 or self.training:
+            return self._rows(query, keys, values)
+        logits = F.conv2d(query * keys, self.gather)
+        weights = F.conv2d(logits.softmax(0), self.spread)
+        return (weights * values).sum(0, keepdim=True)
 
-        def apart(x: Tensor) -> Tensor:
-            return x if batch == 1 else x.unflatten(0, (-1, batch))
+    def _rows(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        def rows(x: Tensor) -> Tensor:  # (T or 1, B, h, w, heads, channels of a head)
+            return x.permute(0, 2, 3, 1).unflatten(3, (len(self.gather), -1)).unflatten(0, (-1, len(query)))
 
-        def flat(x: Tensor) -> Tensor:
-            return x if batch == 1 else x.flatten(0, 1)
-
-        logits = F.conv2d(flat(query * apart(keys)), self.gather)
-        weights = F.conv2d(flat(apart(logits).softmax(0)), self.spread)
-        return apart(weights * values).sum(0, keepdim=batch == 1)
+        values = rows(values)
+        logits = (rows(query * self.scale) * rows(keys)).sum(-1, keepdim=True)
+        read = (logits.softmax(0).to(values.dtype) * values).sum(0)
+        return read.flatten(3).permute(0, 3, 1, 2)
 
 
 class Project(nn.Module):

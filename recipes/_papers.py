@@ -1,0 +1,40 @@
+"""What the papers' recipes share on every data set: their trainings, and how to state what they report."""
+
+from edgemtl.recipe import Losses, Published, Training
+
+LINKS = {
+    "ATRC": "https://arxiv.org/abs/2104.13874",
+    "DeMT": "https://arxiv.org/abs/2301.03461",
+    "DeMTG": "https://arxiv.org/abs/2308.05721",
+    "MQTransformer": "https://arxiv.org/abs/2205.14354",
+    "SCA-MTL": "https://arxiv.org/abs/2209.02518",
+}
+
+
+def reported(paper: str, parameters: float | None = None, flops: float | None = None, **scores: float) -> Published:
+    """A paper's figures: parameters in millions, operations in billions as it counts them, each task's score."""
+    return Published(paper=paper, link=LINKS[paper], parameters=parameters, flops=flops, scores=scores)
+
+
+def demt_training(rate: float, weights: dict[str, float]) -> Training:
+    """The training of DeMT and MQTransformer, which is ATRC's: 40 000 steps of 8 images, SGD, no warm-up.
+
+    What differs: norms and biases do not decay.
+    """
+    return Training(
+        iterations=40_000, batch=8, optimizer="sgd", rate=rate, momentum=0.9, weight_decay=5e-4,
+        schedule="poly", power=0.9, validate_every=4000, save_every=1000, weights=weights,
+    )  # fmt: skip
+
+
+def sca_training(batch: int, epochs: int, frames: int, weights: dict[str, float]) -> Training:
+    """SCA-MTL's training, which is MTI-Net's: Adam, a rate that falls once an epoch, losses at all four scales.
+
+    What differs: norms and biases do not decay. An epoch is as many whole batches as the split has.
+    """
+    steps = frames // batch
+    return Training(
+        iterations=epochs * steps, batch=batch, optimizer="adam", rate=1e-4, weight_decay=1e-4,
+        schedule="poly", power=0.9, rate_every=steps, validate_every=10 * steps, save_every=1000, weights=weights,
+        losses=Losses(normals_mean="elements", bce_mean="all"),
+    )  # fmt: skip

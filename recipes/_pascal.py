@@ -1,0 +1,55 @@
+"""What the PASCAL-Context recipes share: the five tasks and the papers' trainings."""
+
+from edgemtl.recipe import Augment, Data, Network, Recipe
+from edgemtl.recipes._papers import demt_training, sca_training
+from edgemtl.tasks import Task
+from edgemtl.tasks.edge import Edge
+from edgemtl.tasks.human_parts import HumanParts
+from edgemtl.tasks.normals import Normals
+from edgemtl.tasks.sal import Saliency
+from edgemtl.tasks.semseg import PASCAL_CLASSES, Semseg
+
+FRAMES = 4998  # of the training split
+SIZE = (512, 512)
+TASKS: dict[str, Task] = {
+    "semseg": Semseg(classes=PASCAL_CLASSES),
+    "human_parts": HumanParts(),
+    "sal": Saliency(outputs=2),
+    "normals": Normals(),
+    "edge": Edge(tolerance=0.0075, positive=0.95),
+}
+
+
+def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Recipe:
+    """The settings that DeMT and MQTransformer publish, at 512x512.
+
+    Swins began with the weights of an ADE20K segmentation network there; with `pretrained`, here, with ImageNet's.
+    """
+    return Recipe(
+        name=name,
+        summary=summary,
+        data=Data(name="pascal_context"),
+        tasks=TASKS,
+        size=SIZE,
+        network=network,
+        augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
+        training=demt_training(rate, {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}),
+    )
+
+
+def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int, weights: dict[str, float]) -> Recipe:
+    """The settings that SCA-MTL's code has for some of the tasks, at 512x512.
+
+    What differs: frames keep their aspect and are padded, where the authors stretched them, and a crop lies anywhere,
+    not in the middle.
+    """
+    return Recipe(
+        name=name,
+        summary=summary,
+        data=Data(name="pascal_context"),
+        tasks=tasks,
+        size=SIZE,
+        network=Network(method="sca", backbone="hrnet_w18_small_v2", pretrained=True),
+        augment=Augment(scale=(0.75, 1.25), turn=20.0, colour=0.0, class_ratio=1.0, hide_empty=("human_parts",)),
+        training=sca_training(batch, epochs, FRAMES, weights),
+    )

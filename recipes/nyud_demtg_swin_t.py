@@ -1,0 +1,20 @@
+"""DeMTG with Swin-T on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
+
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._nyud import paper
+from edgemtl.recipes._papers import reported
+
+published = reported("DeMTG", parameters=33.2, flops=125.49, semseg=47.2, depth=0.566, normals=20.15, edge=77.2)
+
+
+def recipe() -> Recipe:
+    return paper(
+        name="nyud_demtg_swin_t",
+        summary="DeMTG, Swin-T, 425x560",
+        network=Network(
+            method="demt",
+            backbone="swin_tiny_patch4_window7_224",
+            pretrained=True,
+            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
+        ),
+    )

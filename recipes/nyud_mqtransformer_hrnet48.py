@@ -1,0 +1,19 @@
+"""MQTransformer with HRNet-W48 on NYUD-v2 (Xu et al., TCSVT 2023, https://arxiv.org/abs/2205.14354).
+
+The authors' code builds it; no scores and no schedule are published. The rate is that of ATRC's HRNet on this data set.
+"""
+
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._nyud import paper
+from edgemtl.recipes._papers import reported
+
+published = reported("MQTransformer")
+
+
+def recipe() -> Recipe:
+    return paper(
+        name="nyud_mqtransformer_hrnet48",
+        summary="MQTransformer, HRNet-W48, 425x560",
+        network=Network(method="mqtransformer", backbone="hrnet_w48", pretrained=True),
+        rate=0.01,
+    )

@@ -1,0 +1,18 @@
+"""MQTransformer with Swin-T on NYUD-v2 (Xu et al., TCSVT 2023, https://arxiv.org/abs/2205.14354).
+
+The authors' code builds no Swin-T; this is their network on it. The paper's scores are not in its repository.
+"""
+
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._nyud import paper
+from edgemtl.recipes._papers import reported
+
+published = reported("MQTransformer")
+
+
+def recipe() -> Recipe:
+    return paper(
+        name="nyud_mqtransformer_swin_t",
+        summary="MQTransformer, Swin-T, 425x560",
+        network=Network(method="mqtransformer", backbone="swin_tiny_patch4_window7_224", pretrained=True),
+    )

@@ -1,0 +1,20 @@
+"""DeMTG with Swin-B on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
+
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._papers import reported
+from edgemtl.recipes._pascal import paper
+
+published = reported("DeMTG", semseg=75.37, human_parts=64.82, sal=83.75, normals=14.22, edge=73.0)
+
+
+def recipe() -> Recipe:
+    return paper(
+        name="pascal_demtg_swin_b",
+        summary="DeMTG, Swin-B, 512x512",
+        network=Network(
+            method="demt",
+            backbone="swin_base_patch4_window7_224",
+            pretrained=True,
+            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
+        ),
+    )

@@ -1,0 +1,17 @@
+"""The papers' baseline with HRNet18-S on PASCAL-Context (Bruggemann et al., ICCV 2021, https://arxiv.org/abs/2104.13874).
+
+One head per task and no exchange between them; `--tasks edge` and the like give the single-task networks. The rate is
+that of ATRC's single-task networks.
+"""
+
+from edgemtl.recipe import Network, Recipe
+from edgemtl.recipes._pascal import paper
+
+
+def recipe() -> Recipe:
+    return paper(
+        name="pascal_fcn_hrnet18",
+        summary="Plain heads, HRNet18-S, 512x512",
+        network=Network(method="fcn", backbone="hrnet_w18_small_v2", pretrained=True),
+        rate=0.005,
+    )
