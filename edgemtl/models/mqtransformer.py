@@ -256,7 +256,7 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Each task's map (B, width, h, w) after its queries read it, exchanged with the other tasks' and were read back.
+    """Each task's map (B, width, h, w) after its queries read it, were exchanged with other tasks' and it read them.
 
     One encoder and one decoder serve all tasks.
     """
