@@ -1,12 +1,16 @@
 """Where training runs: devices, processes and number types, by arguments or by the launcher's flags."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from edgemtl.errors import UsageError
+from edgemtl.ops.depthwise import Float32Gradients
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -23,9 +27,24 @@ def launch(precision: Precision, accelerator: str, devices: int | str, nodes: in
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         options |= {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
-    fabric = _made(options | {"precision": _fastest(accelerator) if precision == "auto" else precision})
+    chosen = _fastest(accelerator) if precision == "auto" else precision
+    fabric = _made(options | {"precision": chosen})
+    if chosen == "bf16-mixed" and fabric.device.type == "cpu":
+        fabric = _made(options | {"plugins": [_Bfloat16()]})
     fabric.launch()
     return fabric
+
+
+class _Bfloat16(MixedPrecision):
+    """Mixed precision for a CPU, where some gradients are faster in float32."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-mixed", "cpu")
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        with super().forward_context(), Float32Gradients():
+            yield
 
 
 def _made(options: dict[str, Any]) -> Fabric:

@@ -36,11 +36,17 @@ def _valid(name: str, label: Tensor) -> Tensor:
 
 def _semseg(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     weight = torch.tensor(options.class_weights, device=raw.device) if options.class_weights else None
-    return F.cross_entropy(raw, label, weight, ignore_index=IGNORED, reduction="sum") / pixels.labelled
+    return _cross_entropy(raw, label, weight) / pixels.labelled
 
 
 def _human_parts(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
-    return F.cross_entropy(raw, label, ignore_index=IGNORED, reduction="sum") / pixels.labelled
+    return _cross_entropy(raw, label) / pixels.labelled
+
+
+def _cross_entropy(raw: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    # Pixel by pixel, as channels-last maps lie in memory: of maps cross_entropy makes copies, at 2 to 4 times the cost.
+    rows = raw.permute(0, 2, 3, 1).flatten(0, 2)
+    return F.cross_entropy(rows, label.flatten(), weight, ignore_index=IGNORED, reduction="sum")
 
 
 def _sal(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:

@@ -146,6 +146,36 @@ def test_gradients(kernel, padding, masked):
     assert torch.autograd.gradcheck(lambda *given: deform_conv2d(**a | dict(zip(names, given, strict=True))), tensors)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel, offset_groups", [((1, 1), 6), ((1, 1), 2), ((3, 2), 3)])
+def test_training_reads_what_deployment_reads(layout, dtype, kernel, offset_groups):
+    a = some(batch=2, size=(9, 7), channels=6, offset_groups=offset_groups, kernel=kernel, dtype=dtype, masked=False)
+    x, offset = (a[name].to(memory_format=layout) for name in ("input", "offset"))
+    expected = deform_sample(x, offset, kernel, padding=a["padding"])
+    x.requires_grad_()
+    read = deform_sample(x, offset.requires_grad_(), kernel, padding=a["padding"])
+    torch.testing.assert_close(read.detach(), expected, rtol=0, atol=1e-5 if dtype is torch.float32 else 2e-2)
+    read.float().sum().backward()
+    assert x.grad is not None and x.grad.is_contiguous(memory_format=layout)
+    assert read.is_contiguous(memory_format=layout)
+
+
+def test_training_keeps_the_grid_and_no_more():
+    a = pointwise(size=(20, 30), dtype=torch.float32)
+    x, offset = (a[name].to(memory_format=torch.channels_last).requires_grad_() for name in ("input", "offset"))
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        deform_sample(x, offset)
+    kept.pop(x.untyped_storage().data_ptr())
+    assert sum(kept.values()) == offset.untyped_storage().nbytes()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_coordinates_stay_wide_for_narrow_inputs(dtype):
     a = pointwise(size=(40, 50), dtype=torch.float32)

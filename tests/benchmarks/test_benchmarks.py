@@ -1,0 +1,56 @@
+"""Every benchmark runs, on as little as it takes."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SMALL = {
+    "training_step": ["--set", "size=[33,49]", "--rounds", "1", "--no-memory"],
+    "scaling": ["--width", "8", "--heights", "24", "48", "--rounds", "1"],
+    "data_loading": [
+        "--recipe", "scenes_edge", "--samples", "2", "--workers", "0", "--batches", "1",
+        "--set", "training.batch=2", "data.options.train=4", "data.options.cache=false",
+    ],
+}  # fmt: skip
+
+
+def test_all_are_here():
+    assert {path.stem for path in HERE.glob("[!_]*.py")} - {"measure", "plain_demt", "test_benchmarks"} == SMALL.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_measures(name, tmp_path):
+    if name == "data_loading" and not find_spec("embreex"):
+        pytest.skip("scenes are rendered by embreex")
+    found = run(name, *SMALL[name], "--json", str(tmp_path / "found.json"))
+    assert "nan" not in found
+    numbers = json.loads((tmp_path / "found.json").read_text())
+    assert numbers["threads"] == 1
+    if name == "training_step":
+        assert found.count("standard deviations from edgemtl's") >= 2
+        assert all(seconds > 0 for seconds, *_ in numbers["steps"].values())
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    row = ["--only", "plain, grid_sample"]
+    grown, kept = map(int, run("training_step", "--set", "size=[65,97]", *row).split()[-2:])
+    assert grown > 0 and kept > 2**20
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(HERE / f"{name}.py"), "--threads", "1", *arguments]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=HERE.parents[1],
+        env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
