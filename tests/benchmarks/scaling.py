@@ -137,6 +137,7 @@ def draw(path: Path, seconds: dict, kept: dict, slopes: dict[str, list[float]]) 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    pyplot.rcParams["svg.fonttype"] = "none"
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     panels = [
         ("forward and backward pass, processor ms", seconds, 1e-3),
@@ -152,7 +153,8 @@ def draw(path: Path, seconds: dict, kept: dict, slopes: dict[str, list[float]]) 
         axis.set_xlabel("pixels of the image")
         axis.set_xticks(xs, [f"{round(math.sqrt(x * 0.75))}x{round(math.sqrt(x / 0.75))}" for x in xs], fontsize=7)
         axis.minorticks_off()
-        axis.legend(fontsize=7)
+        axis.set_ylim(top=12 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize=7, loc="upper left")
         axis.grid(alpha=0.25)
     figure.savefig(path, metadata={"Date": None})
 

@@ -29,9 +29,7 @@ def test_same_results_and_float32_gradients(kernel, stride, bias):
     found = [x.grad, *(p.grad for p in conv.parameters())]
     rounded = [p.detach().clone().requires_grad_() for p in (x, *conv.parameters())]
     F.conv2d(*rounded, *[None] * (not bias), stride, 1, groups=16).backward(outward.float())
-    torch.testing.assert_close(
-        found[0], rounded[0].grad, rtol=1e-2, atol=1e-2
-    )  # in bfloat16 for what is before
+    torch.testing.assert_close(found[0], rounded[0].grad, rtol=1e-2, atol=1e-2)  # in bfloat16 for what is before
     for mine, exact in zip(found[1:], rounded[1:], strict=True):
         assert mine.dtype == torch.float32
         torch.testing.assert_close(mine, exact.grad, rtol=1e-5, atol=1e-4)
