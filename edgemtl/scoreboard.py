@@ -88,7 +88,7 @@ def draw_curves(runs: Sequence[Path], tasks: dict[str, Task], file: Path) -> Non
     pyplot.rcParams["svg.hashsalt"] = "edgemtl"  # so that the same curves make the same file
     figure, axes = pyplot.subplots(1, len(tasks), figsize=(3 * len(tasks), 3.2), squeeze=False)
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
-        top = []
+        later: list[float] = []
         for run in runs:
             steps = [line for line in read_lines(run / METRICS) if name in line.get("loss", ())]
             if not steps:
@@ -96,13 +96,13 @@ def draw_curves(runs: Sequence[Path], tasks: dict[str, Task], file: Path) -> Non
             loss = [line["loss"][name] for line in steps]
             smooth = [float(np.mean(loss[max(0, i + 1 - SMOOTH) : i + 1])) for i in range(len(loss))]
             axis.plot([line["epoch"] for line in steps], smooth, linewidth=1, label=run.resolve().name)
-            top.append(np.percentile(smooth, 95))
+            later += smooth[len(smooth) // 6 :]
         axis.set_title(task.title, fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-        axis.set_ylim(0, 1.1 * max(top, default=1))
-        if top:
+        if later:  # the steep beginning may leave the picture
+            axis.set_ylim(0.97 * min(later), 1.03 * max(later))
             axis.legend(fontsize=6)
     axes[0][0].set_ylabel("training loss", fontsize=8)
     figure.tight_layout()
