@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgemtl.targets import onnx as module
+from edgemtl.targets import _onnx as module
 from edgemtl.targets.onnx import target
 from tests import toy
 
