@@ -1,5 +1,6 @@
 """An artifact: a folder with a manifest and the target's files; nothing else is needed to run it."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ class Manifest(BaseModel):
 def describe(folder: Path, names: list[str]) -> dict[str, File]:
     """The `files` entry of a manifest for files in `folder`."""
     return {n: File(sha256=sha256(folder / n), bytes=(folder / n).stat().st_size) for n in names}
+
+
+def digest(manifest: Manifest) -> str:
+    """One SHA-256 for the content of all the artifact's files, by which results are known to be of this very one."""
+    listed = "".join(f"{name} {file.sha256}\n" for name, file in sorted(manifest.files.items()))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def write(folder: Path, manifest: Manifest) -> None:

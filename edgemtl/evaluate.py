@@ -204,6 +204,7 @@ class _Subject(NamedTuple):
     recipe: Recipe
     weights_sha256: str
     kind: Literal["run", "artifact", "reference"]
+    digest: str | None = None  # of an artifact's files
 
 
 def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
@@ -218,7 +219,8 @@ def _subject(path: Path, weights: str) -> _Subject:
         manifest = artifact.read(path)
         run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
         origin = recipe.read(run / "recipe.json") if run else recipe.load(manifest.recipe)
-        return _Subject(path, path.resolve().name, run, origin, manifest.weights_sha256, "artifact")
+        name, digest = path.resolve().name, artifact.digest(manifest)
+        return _Subject(path, name, run, origin, manifest.weights_sha256, "artifact", digest)
     if not (path / "recipe.json").is_file():
         raise UsageError(f"{path} is neither a run (it has no recipe.json) nor an artifact (it has no {artifact.FILE})")
     if weights not in WEIGHTS:
@@ -236,11 +238,13 @@ def _measured(
     source = subject.recipe.data
     tasks = subject.recipe.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
-    predict = _predict(subject, device)
+    predict, how = _predict(subject, device)
     canvas = subject.recipe.size if subject.recipe.augment.native else None
     scores = score(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
     frames = len(samples) if limit is None else min(limit, len(samples))
     entry = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256, "tasks": scores}
+    if subject.kind == "artifact":
+        entry |= {"digest": subject.digest, **how}
     if subject.run is not None and frames == len(samples):
         add_json(subject.run / SCORES, subject.name, entry)
     return entry
@@ -254,9 +258,11 @@ def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None
     return entry if wanted.items() <= entry.items() else None
 
 
-def _predict(subject: _Subject, device: str | None) -> Predict:
+def _predict(subject: _Subject, device: str | None) -> tuple[Predict, dict[str, str]]:
+    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.predictor)."""
     if subject.kind == "artifact":
-        return Predictor(subject.path, device).maps
+        predictor = Predictor(subject.path, device)
+        return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}
 
     with needs("train"):
         import torch
@@ -277,7 +283,7 @@ def _predict(subject: _Subject, device: str | None) -> Predict:
             batch = torch.from_numpy(fit(frame, size)).permute(2, 0, 1)[None].float().to(where)
             return {task: map[0].cpu().numpy() for task, map in network(batch).items()}
 
-    return predict
+    return predict, {}
 
 
 def _print(

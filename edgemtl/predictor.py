@@ -1,6 +1,7 @@
 """A trained model as a function: a frame in, every task's prediction out."""
 
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -8,6 +9,18 @@ import numpy as np
 from edgemtl import artifact, registry
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Size
+
+
+class Session(Protocol):
+    """What a target's `open` gives back: an artifact, ready to run."""
+
+    device: str  # and arithmetic, for people
+    # "executed": by the runtime that the target is for; "stand-in": by another one; "evaluated": by our own evaluator
+    how: str
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        ...
 
 
 class Predictor:
@@ -29,7 +42,7 @@ class Predictor:
         self.folder = Path(folder)
         self.manifest = artifact.read(self.folder)
         target = registry.load("targets", self.manifest.target).target
-        self.session = target.open(self.folder, self.manifest, device)
+        self.session: Session = target.open(self.folder, self.manifest, device)
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's prediction at the frame's size."""

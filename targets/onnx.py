@@ -58,7 +58,7 @@ class ONNX:
 class ONNXSession:
     """Maps of one frame at a time."""
 
-    device = "CPU (f32)"
+    device, how = "CPU (f32)", "executed"
 
     def __init__(self, session: Any, names: list[str]) -> None:
         self.session = session

@@ -96,6 +96,8 @@ class OpenVINO:
 class OpenVINOSession:
     """Maps of one frame at a time."""
 
+    how = "executed"
+
     def __init__(self, compiled: Any, names: list[str], device: str) -> None:
         self.compiled = compiled
         self.device = device

@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Session:
-    device = "nowhere"
+    device, how = "nowhere", "executed"
 
     def __init__(self, manifest):
         self.manifest = manifest
