@@ -149,7 +149,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def predict(subject: Any, device: str | None) -> Any:
         factor = {"float": 1.0, "int8": 1.1}[subject.name]
-        return lambda frame: {name: map * factor for name, map in constant(frame).items()}
+        return lambda frame: {name: map * factor for name, map in constant(frame).items()}, {}
 
     monkeypatch.setattr(registry, "load", lambda kind, name: SimpleNamespace(open=opened))
     monkeypatch.setattr(module, "_predict", predict)
