@@ -1,7 +1,7 @@
 """An artifact: a folder with a manifest and the target's files; nothing else is needed to run it."""
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -41,7 +41,7 @@ class Manifest(BaseModel):
 
 
 def describe(folder: Path, names: list[str]) -> dict[str, File]:
-    """The `files` entry of a manifest for files in `folder`."""
+    """The `files` entry of a manifest for files in `folder` or in folders of it (names with "/")."""
     return {n: File(sha256=sha256(folder / n), bytes=(folder / n).stat().st_size) for n in names}
 
 
@@ -56,8 +56,11 @@ def write(folder: Path, manifest: Manifest) -> None:
     write_json(folder / FILE, manifest.model_dump(mode="json"))
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of an artifact whose files are all there and unchanged; UsageError naming the first that is not."""
+def read(folder: Path, *, intact: bool = True) -> Manifest:
+    """The manifest of an artifact whose files are all there and unchanged; UsageError naming the first that is not.
+
+    Files that were changed may pass where `intact` is False.
+    """
     if not (folder / FILE).is_file():
         raise UsageError(f"{folder} is not an artifact: it has no {FILE} (`edgemtl convert` makes one)")
     raw: Any = read_json(folder / FILE)
@@ -68,9 +71,21 @@ def read(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{folder / FILE} was damaged: {first_problem(error)}") from None
-    for name, file in manifest.files.items():
-        if Path(name).name != name or not (folder / name).is_file():
+    for name in manifest.files:
+        if not _inside(name) or not (folder / name).is_file():
             raise UsageError(f"{folder / name} is missing; convert again")
-        if sha256(folder / name) != file.sha256:
-            raise UsageError(f"{folder / name} was changed after the conversion (its SHA-256 differs); convert again")
+    for name in changed(folder, manifest) if intact else ():
+        raise UsageError(f"{folder / name} was changed after the conversion (its SHA-256 differs); convert again")
     return manifest
+
+
+def changed(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of the files that are not what the manifest lists."""
+    return [name for name, file in manifest.files.items() if sha256(folder / name) != file.sha256]
+
+
+def _inside(name: str) -> bool:
+    """Whether a name stays in the folder on any system: no root, drive, backslash or "..", nothing to normalise."""
+    plain = PurePosixPath(name)
+    drive = PureWindowsPath(name).drive or "\\" in name
+    return bool(name) and not plain.is_absolute() and not drive and ".." not in plain.parts and str(plain) == name

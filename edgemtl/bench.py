@@ -115,7 +115,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None) -> dic
         "end_to_end": _time(end_to_end, seconds / 2, warmup),
         "peak_rss_mib": _peak_rss_mib(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": limit,  # None: as the runtime likes
             "load": load,
@@ -169,7 +169,11 @@ def _peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor, or of its board, as people know it."""
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        return asked.stdout.strip() or platform.machine()
     board = Path("/proc/device-tree/model")  # a Jetson's or another board's name
     if board.exists():
         return board.read_text().strip("\0\n")

@@ -128,11 +128,34 @@ def _scores(args: argparse.Namespace) -> None:
     show_table(lines, tasks, args.markdown)
 
 
+def _record(args: argparse.Namespace) -> None:
+    from edgemtl.record import record
+
+    record(args.artifact, out=args.out, frames=args.frames, source=args.source, device=args.device)
+
+
 def _verify(args: argparse.Namespace) -> None:
+    if args.ledger:
+        from edgemtl.readback import read_back
+
+        read_back(args.artifact, run=args.run, as_json=args.json)
+        return
     with needs("train"):
         from edgemtl.verify import verify
 
+    if args.recording:
+        from edgemtl.record import check
+
+        check(args.artifact, args.recording, run=args.run, as_json=args.json)
+        return
     verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.deploy import deploy
+
+    deploy(args.runs, targets=args.target, data=args.data, out=args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -327,14 +350,36 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     arg = add(
         "verify", _verify, "compare an artifact with the torch model it came from",
-        "edgemtl verify runs/nyud/openvino",
+        "edgemtl verify runs/nyud/openvino\n  edgemtl verify runs/nyud/onnx --ledger",
     )  # fmt: skip
     arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
     arg("--run", type=Path, metavar="DIR", help="the run it came from (default: the folder it lies in)")
+    arg("--recording", type=Path, metavar="FILE", help="compare what `edgemtl record` wrote on another machine")
     arg("--data", **data)
     arg("--frames", type=_positive, default=8, metavar="N", help="how many frames to compare (default: 8)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+    arg("--ledger", action="store_true", help="only read an int8 artifact's files back and compare with scales.json")
     arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "deploy", _deploy, "convert, verify and score every target of runs, as far as not done yet, and table it all",
+        "edgemtl deploy runs/nyud --target openvino coreml --data NYUDv2 --out docs/deploy.md",
+    )  # fmt: skip
+    arg("runs", type=Path, nargs="+", metavar="DIR", help="run folders")
+    arg("--target", nargs="+", default=[], metavar="NAME", help="these targets alone (default: all)")
+    arg("--data", **data)
+    arg("--out", type=Path, metavar="FILE", help="write the tables as a Markdown page")
+
+    arg = add(
+        "record", _record, "write down what an artifact computes on this machine, to be verified on another",
+        "edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE\n"
+        "  edgemtl verify runs/nyud/coreml --recording macbook.npz",
+    )  # fmt: skip
+    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
+    arg("--out", type=Path, required=True, metavar="FILE", help="the .npz file to write")
+    arg("--frames", type=_positive, default=8, metavar="N", help="how many frames (default: 8)")
+    arg("--source", metavar="SOURCE", help="where frames come from, as in `edgemtl demo` (default: made up)")
+    arg("--device", metavar="NAME", help="where to compute, such as CPU_AND_NE (coreml)")
 
     arg = add(
         "bench", _bench, "measure an artifact's latency, throughput and memory, or several side by side",

@@ -34,7 +34,7 @@ def convert(run: Path, *, target: str, precision: str = "int8") -> Path:
     recipe = recipes.read(run / "recipe.json")
     file = weights(run, precision)
     started = time.monotonic()
-    folder = run / (target if precision == "int8" else f"{target}-{precision}")
+    folder = place(run, target, precision)
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts)
@@ -58,9 +58,19 @@ def convert(run: Path, *, target: str, precision: str = "int8") -> Path:
     return folder
 
 
+def place(run: Path, target: str, precision: str) -> Path:
+    """The folder of an artifact of a run: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others."""
+    return run / (target if precision == "int8" else f"{target}-{precision}")
+
+
+def source(precision: str) -> str:
+    """The name of the checkpoint that a precision is made from."""
+    return INT8 if precision == "int8" else checkpoint.FLOAT
+
+
 def weights(run: Path, precision: str) -> Path:
     """The checkpoint that a precision is made from; UsageError naming the command that writes it if it is missing."""
-    name, command = (INT8, "compress") if precision == "int8" else (checkpoint.FLOAT, "train")
+    name, command = source(precision), "compress" if precision == "int8" else "train"
     if not (run / name).is_file():
         raise UsageError(f"{run / name} does not exist; `edgemtl {command}` writes it")
     return run / name

@@ -1,6 +1,7 @@
 """What is installed, what is missing or broken, and the line that mends it."""
 
 import importlib
+import logging
 import platform
 from configparser import RawConfigParser
 from importlib import metadata
@@ -16,6 +17,7 @@ CHECKOUT = Path(__file__).parent.parent
 SETUP = CHECKOUT / "setup.cfg"  # only in a checkout
 MODULES = {
     "opencv-python": "cv2",
+    "pillow": "PIL",
     "scikit-image": "skimage",
     "timm": "edgemtl.backbones",  # as edgemtl imports it: beside a CPU build of torch a plain `import timm` fails
 }
@@ -85,6 +87,7 @@ def inspect(requirement: Requirement, extra: str) -> Finding:
         fix = f'pip install -e "{CHECKOUT}[{extra}]"' if SETUP.is_file() else f'pip install "edgemtl[{extra}]"'
     else:
         fix = f'pip install "{package}{wanted}"'
+    logging.disable(logging.WARNING)  # coremltools tells ten of them on every import
     try:
         module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
     except ModuleNotFoundError:
@@ -92,6 +95,8 @@ def inspect(requirement: Requirement, extra: str) -> Finding:
     except (ImportError, OSError, RuntimeError) as error:
         reason = f"broken: {' '.join(str(error).split())}"
         return Finding(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
+    finally:
+        logging.disable(logging.NOTSET)
     # A system's own OpenCV (a Jetson's) has no metadata.
     version = version or str(getattr(module, "__version__", ""))
     if version and not requirement.specifier.contains(version, prereleases=True):

@@ -8,10 +8,13 @@ import cv2
 import numpy as np
 import torch
 
-from edgemtl import convert, recipe, registry, show
+from edgemtl import artifact, convert, readback, recipe, registry, show
+from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
+from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, fit
+from edgemtl.readback import VERIFIED as VERIFIED
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size
 
@@ -50,7 +53,9 @@ def verify(
 
     The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
     data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
-    CheckFailed where the run was trained again since, a map has another shape, or a difference exceeds BOUNDS.
+    An int8 artifact's files are first read back and held against the ledger, see `readback`, and a target's own static
+    checks are made. CheckFailed where one of these fails, the run was trained again since, a map has another shape, or
+    a difference exceeds the target's bounds (BOUNDS, unless it has its own).
     """
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
@@ -61,6 +66,10 @@ def verify(
     file = convert.weights(run, manifest.precision)
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
+    target = registry.load("targets", manifest.target).target
+    checks: list[Check] = target.check(path, manifest) if hasattr(target, "check") else []
+    kept = manifest.precision == "int8" and hasattr(target, "quantized")
+    held = readback.check(path, manifest, run) if kept else None
     reference = convert.load(run, manifest.precision)
 
     source, images = _frames(stated, data, frames)
@@ -75,26 +84,41 @@ def verify(
             if got[task].shape != want.shape:
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
-    bounds = BOUNDS[manifest.precision]
+    checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
+    bounds = bounds_of(manifest)
     tasks = {
         task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
     }
     result = {
         "artifact": str(path),
+        "digest": artifact.digest(manifest),
         "device": predictor.session.device,
+        "how": predictor.session.how,
         "reference": str(file),
         "frames": len(images),
         "source": source,
         "bounds": bounds._asdict(),
         "tasks": tasks,
-        "ok": all(task["ok"] for task in tasks.values()),
+        "checks": [check._asdict() for check in checks],
+        "ledger": held,
+        "ok": all(task["ok"] for task in tasks.values()) and all(c.ok for c in checks) and (not held or held["ok"]),
     }
-    add_json(run / "verify.json", path.resolve().name, result)
+    add_json(run / VERIFIED, path.resolve().name, result)
     _print(result, as_json)
-    wrong = [name for name, task in tasks.items() if not task["ok"]]
-    if wrong:
-        raise CheckFailed(f"{path} differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
+    problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
+    if held and not held["ok"]:
+        problems.append(readback.reason(held))
+    if wrong := [name for name, task in tasks.items() if not task["ok"]]:
+        problems.append(f"differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
+    if problems:
+        raise CheckFailed(f"{path}: {'; '.join(problems)}")
     return result
+
+
+def bounds_of(manifest: Manifest) -> Bounds:
+    """The target's own bounds for the artifact's precision, where it states any, else BOUNDS."""
+    own = getattr(registry.load("targets", manifest.target).target, "bounds", {}).get(manifest.precision)
+    return Bounds(**own) if own else BOUNDS[manifest.precision]
 
 
 def compare(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
@@ -156,5 +180,10 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         )
         for name, task in result["tasks"].items()
     ]
-    title = "{artifact} on {device} against {reference}: {frames} frames, {source}".format(**result)
+    title = "{artifact} {how} on {device} against {reference}: {frames} frames, {source}".format(**result)
     show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)
+    for check in result["checks"]:
+        text = f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}"
+        show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+    if result["ledger"]:
+        readback.show_result(result["ledger"])

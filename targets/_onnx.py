@@ -6,12 +6,15 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgemtl import ledger
 from edgemtl.errors import needs
+from edgemtl.ledger import Found
 from edgemtl.show import err
 from edgemtl.tasks import Size
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 OPSET, IR = 17, 8
 SIMPLIFIER = (sys.executable, "-m", "onnxsim")
 SIMPLIFIER_SECONDS = 180.0
+QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
+MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
 
 def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str, str] | None, extra: str) -> Any:
@@ -44,6 +49,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
             err.print(f"onnx: keeping the unsimplified graph: {problem}", style="yellow", highlight=False)
         else:
             model = onnx.load(simple)
+    _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"
     onnx.helper.set_model_props(model, metadata or {})
@@ -53,6 +59,8 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
+
+    from edgemtl.labels import labelled
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -66,7 +74,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
             return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -114,6 +122,35 @@ def store_int8(model: Any) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(initializers)
+
+
+def _name_quantized(graph: Any) -> None:
+    """Names what quantizers became as the ledger does: DequantizeLinear, its scale and the int8 weight it stands on.
+
+    The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
+    """
+    from edgemtl.labels import name_in
+
+    places: Counter[str] = Counter()
+    stored = {made.name for made in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        name = name_in(node.name) if node.op_type == "DequantizeLinear" else None
+        if name is None:
+            continue
+        node.name = ledger.place(name, places[name])
+        places[name] += 1
+        if node.input[0] in makers:
+            makers[node.input[0]].name = f"{node.name}{QUANTIZE}"
+        for value, meaning in zip(node.input, (name, f"{name}/scale")):
+            if value in stored:
+                renamed.setdefault(value, meaning)
+    assert len(set(renamed.values())) == len(renamed) and stored.isdisjoint(renamed.values())
+    for made in graph.initializer:
+        made.name = renamed.get(made.name, made.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
 
 
 def simplify(source: Path, result: Path) -> str | None:
@@ -166,3 +203,93 @@ def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
             if not same:
                 return f"it computes another {name}"
     return None
+
+
+# ---- reading back
+
+
+def quantized(path: Path) -> list[Found]:
+    """What the ONNX file holds of each quantized tensor: one for each DequantizeLinear."""
+    import onnx
+
+    return read_quantized(onnx.load(path).graph)
+
+
+def read_quantized(graph: Any) -> list[Found]:
+    """One for each DequantizeLinear of the graph, and for each QuantizeLinear without one."""
+    constants, readers = _constants(graph), _readers(graph)
+    makers = {output: node for node in graph.node for output in node.output}
+    found, paired = [], set()
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            source = makers.get(node.input[0])
+            if source is not None and source.op_type == "QuantizeLinear":
+                paired.add(source.output[0])
+            found.append(_found(node, source, constants, readers))
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] not in paired:
+            name = ledger.name(node.name.removesuffix(QUANTIZE))
+            found.append(Found(name, "activation", 8, None, ledger.NO_SCALE, problem="no DequantizeLinear follows"))
+    return found
+
+
+def _found(node: Any, source: Any, constants: dict[str, np.ndarray], readers: dict[str, list[str]]) -> Found:
+    """What stands around one DequantizeLinear; `source` is the node before it, None behind a stored constant."""
+    name, codes = ledger.name(node.name), constants.get(node.input[0])
+    scale, zero, axis = _numbers(node, constants)
+    problem = None
+    if scale is None:
+        problem, scale = "its scale is no constant", ledger.NO_SCALE
+    elif codes is None and (source is None or source.op_type != "QuantizeLinear"):
+        problem = f"codes from {source.op_type if source is not None else 'an input'}, expected QuantizeLinear"
+    else:
+        steps = [(node, zero)]
+        if codes is None:
+            before, zero_before, axis_before = _numbers(source, constants)
+            steps.append((source, zero_before))
+            if before is None or before.shape != scale.shape or before.tobytes() != scale.tobytes():
+                problem = f"QuantizeLinear has scale {before}, DequantizeLinear {scale}"
+            elif axis_before != axis:
+                problem = f"QuantizeLinear has axis {axis_before}, DequantizeLinear {axis}"
+        for step, value in steps:
+            if value is None or value.dtype != np.int8:
+                what = "no int8 one" if value is None else value.dtype
+                problem = f"{step.op_type} has zero point {what}, expected int8 0"
+            elif value.any():
+                problem = f"{step.op_type} has zero point {value[value != 0].flat[0]}, expected 0"
+    role = "activation" if codes is None else "weight"
+    return Found(name, role, 8, axis, scale.astype(np.float32), codes, tuple(readers.get(node.output[0], ())), problem)
+
+
+def _numbers(node: Any, constants: dict[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None, int | None]:
+    """Scale, zero point and axis of a QuantizeLinear or DequantizeLinear; the axis is None for a single scale."""
+    scale = constants.get(node.input[1])
+    zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    return scale, zero, None if scale is None or not scale.shape else axis
+
+
+def _constants(graph: Any) -> dict[str, np.ndarray]:
+    from onnx import numpy_helper
+
+    stored = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            stored[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return stored
+
+
+def _readers(graph: Any) -> dict[str, list[str]]:
+    """Names of the operations that read each value, those that only move values stepped over."""
+    direct: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for value in node.input:
+            direct.setdefault(value, []).append(node)
+
+    def names(value: str) -> list[str]:
+        found: list[str] = []
+        for node in direct.get(value, []):
+            found += names(node.output[0]) if node.op_type in MOVES else [node.name or node.output[0]]
+        return sorted(found)
+
+    return {node.output[0]: names(node.output[0]) for node in graph.node if node.op_type == "DequantizeLinear"}

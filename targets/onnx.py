@@ -9,6 +9,7 @@ import numpy as np
 
 from edgemtl.artifact import Manifest
 from edgemtl.errors import needs, unknown
+from edgemtl.ledger import Found
 from edgemtl.targets import _onnx
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
@@ -40,6 +41,11 @@ class ONNX:
 
         onnx.save(model, folder / FILE)
         return [FILE]
+
+    def quantized(self, folder: Path) -> list[Found]:
+        """What the file in `folder` holds of each quantized tensor."""
+        with needs("onnx"):
+            return _onnx.quantized(folder / FILE)
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
         """A session of ONNX Runtime on the CPU; UsageError for any other device."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.ledger import Found
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 XML, BIN = "model.xml", "model.bin"
 DEVICES = ("AUTO", "CPU", "GPU", "NPU")
 ARITHMETIC = ("f32", "f16", "bf16")
+HINTS = ("latency", "throughput")
 NARROW = 4  # channels
 SMALL = 1 << 20  # bytes
 
@@ -44,7 +48,9 @@ class OpenVINO:
             import openvino as ov
         import torch
 
-        with torch.no_grad(), warnings.catch_warnings():
+        from edgemtl.labels import labelled
+
+        with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
             warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
             # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
             model = ov.convert_model(deployed, example_input=torch.zeros(1, 3, *size), input=[1, 3, *size])
@@ -55,6 +61,7 @@ class OpenVINO:
         _enlarge_narrow_maps_by_matrices(model)
         _fold_sizes(model)
         _share_constants(model)
+        _name_quantized(model)
         for key, value in (metadata or {}).items():
             model.set_rt_info(value, ["edgemtl", key])
         ov.save_model(model, folder / XML, compress_to_fp16=precision == "fp16")
@@ -62,27 +69,31 @@ class OpenVINO:
         (folder / XML).write_text(re.sub(r">\s+<", "><", text), encoding="utf-8")  # a fifth of it was indentation
         return [XML, BIN]
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
-        """A session on `device`: AUTO, CPU, GPU, GPU.1 or NPU, with the arithmetic of float layers after a colon.
+    def quantized(self, folder: Path) -> list[Found]:
+        """What the IR in `folder` holds of each quantized tensor: FakeQuantize of activations, int8 constants."""
+        with needs("openvino"):
+            import openvino as ov
+        from edgemtl.targets import _openvino
 
-        "CPU" is "CPU:f32": left alone, OpenVINO takes bfloat16 where the CPU has it, which changes the maps by up to
-        one percent. GPU and NPU compute in f16. UsageError for a device or an arithmetic that this machine lacks.
+        return _openvino.quantized(ov.Core().read_model(folder / XML))
+
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
+        """A session on `device`, NAME[:ARITHMETIC][:HINT], such as CPU, GPU.1, AUTO:f16 or CPU:bf16:throughput.
+
+        NAME is AUTO, CPU, GPU, GPU.n or NPU. ARITHMETIC is that of float layers: f32, f16 or bf16. CPU takes f32 unless
+        told otherwise: left alone, OpenVINO takes bfloat16 where the CPU has it, which changes the maps by up to one
+        percent; GPU and NPU compute in f16. HINT is latency, for one frame at a time, or throughput, for several
+        requests at once. UsageError for what does not exist or this machine lacks.
         """
         with needs("openvino"):
             import openvino as ov
 
-        name, _, arithmetic = (device or "CPU").partition(":")
-        name = name.upper()
+        name, arithmetic, hint = _device(device or "CPU")
         kind = name.partition(".")[0]
-        if kind not in DEVICES:
-            raise unknown("OpenVINO device", name, DEVICES)
-        arithmetic = arithmetic or ("f16" if kind in ("GPU", "NPU") else "f32")
-        if arithmetic not in ARITHMETIC:
-            raise unknown("arithmetic", arithmetic, ARITHMETIC)
         core = ov.Core()
         if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
             raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": arithmetic}
+        options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
         if kind == "CPU" and (count := threads()):
             options["INFERENCE_NUM_THREADS"] = count
         try:
@@ -90,7 +101,29 @@ class OpenVINO:
         except RuntimeError as error:
             last = str(error).strip().splitlines()[-1]
             raise UsageError(f"OpenVINO cannot compile {folder / XML} for {name}:{arithmetic}: {last}") from error
-        return OpenVINOSession(compiled, list(manifest.tasks), f"{name} ({arithmetic})")
+        return OpenVINOSession(compiled, list(manifest.tasks), f"{name} ({arithmetic}, {hint})")
+
+
+def _device(text: str) -> tuple[str, str, str]:
+    """Name, arithmetic and hint of NAME[:ARITHMETIC][:HINT]; UsageError where a part is unknown."""
+    name, *words = text.split(":")
+    name = name.upper()
+    kind, _, number = name.partition(".")
+    if kind not in DEVICES:
+        raise unknown("OpenVINO device", name, DEVICES)
+    if name != kind and (kind == "AUTO" or not number.isdecimal()):
+        raise UsageError(f"OpenVINO device {name!r}: after the dot comes a number, as in GPU.1")
+    arithmetic = hint = ""
+    for word in map(str.lower, words):
+        if word in ARITHMETIC and not arithmetic:
+            arithmetic = word
+        elif word in HINTS and not hint:
+            hint = word
+        elif word in ARITHMETIC + HINTS:
+            raise UsageError(f"OpenVINO device {text!r}: one arithmetic and one hint at most")
+        else:
+            raise unknown("arithmetic or hint", word, ARITHMETIC + HINTS)
+    return name, arithmetic or ("f16" if kind in ("GPU", "NPU") else "f32"), hint or HINTS[0]
 
 
 class OpenVINOSession:
@@ -189,6 +222,18 @@ def _share_constants(model: Any) -> None:
             same = first.setdefault(key, node)
             for reader in node.output(0).get_target_inputs() if same is not node else ():
                 reader.replace_source_output(same.output(0))
+
+
+def _name_quantized(model: Any) -> None:
+    """Names what quantizers became, FakeQuantize of activations and Multiply of int8 weights, as the ledger does."""
+    from edgemtl.labels import name_in
+
+    places: Counter[str] = Counter()
+    for node in model.get_ordered_ops():
+        name = name_in(node.get_friendly_name()) if node.get_type_name() in ("FakeQuantize", "Multiply") else None
+        if name:
+            node.set_friendly_name(ledger.place(name, places[name]))
+            places[name] += 1
 
 
 def _nodes(model: Any, kind: str) -> list[Any]:

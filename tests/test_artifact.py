@@ -118,6 +118,36 @@ def test_a_manifest_cannot_point_outside_its_folder(folder: Path) -> None:
         artifact.read(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.bin", "package/../../outside.bin", "package/../model.bin", "./model.bin", "package//deep.bin"],
+)
+def test_a_file_in_a_folder_is_checked_and_no_other_way_leads_to_one(folder: Path, name: str) -> None:
+    outside, deep = folder.parent / "outside.bin", folder / "package" / "deep.bin"
+    deep.parent.mkdir()
+    for file in (outside, deep):
+        file.write_bytes(b"x")
+    listed = artifact.describe(folder, ["package/deep.bin"])["package/deep.bin"].model_dump()
+    edit(folder, {"files": {"package/deep.bin": listed}})
+    assert set(artifact.read(folder).files) == {"package/deep.bin"}
+    assert (folder / name).is_file()
+    edit(folder, {"files": {name: artifact.describe(folder, [name])[name].model_dump()}})
+    with pytest.raises(UsageError, match="is missing"):
+        artifact.read(folder)
+    deep.write_bytes(b"y")
+    edit(folder, {"files": {"package/deep.bin": listed}})
+    with pytest.raises(UsageError, match="deep.bin was changed"):
+        artifact.read(folder)
+
+
+def test_an_absolute_path_is_refused(folder: Path) -> None:
+    for name in (str(folder / "model.bin"), "C:model.bin", "C:\\model.bin", "package\\deep.bin", ""):
+        (folder / "package\\deep.bin").write_bytes(b"x")  # a plain name on Linux, a path on Windows
+        edit(folder, {"files": {name: artifact.describe(folder, ["model.bin"])["model.bin"].model_dump()}})
+        with pytest.raises(UsageError, match="is missing"):
+            artifact.read(folder)
+
+
 def test_a_missing_key_is_named(folder: Path) -> None:
     raw = json.loads((folder / artifact.FILE).read_text())
     del raw["target"]

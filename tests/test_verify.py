@@ -1,6 +1,7 @@
 """verify: passes what agrees, and fails what was broken on purpose."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from edgemtl import artifact, checkpoint, convert, quantizers, registry
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ledger import Check
 from edgemtl.verify import BOUNDS, compare, smooth_frames, verify
 from tests import toy
 
@@ -20,6 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of the toy network with an artifact of every case."""
     references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
+    toy.write_ledger(folder, references["int8"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert, "load", lambda run, precision: references[precision])
         for target, precision, _ in CASES:
@@ -52,7 +55,12 @@ def test_what_was_converted_agrees(run: Path, frames: None, target: str, precisi
     assert set(result["tasks"]) == set(toy.TASKS)
     assert result["tasks"]["semseg"]["agreement"] > BOUNDS[precision].agreement
     assert 0 <= result["tasks"]["depth"]["rms"] <= result["tasks"]["depth"]["max"]
-    json.dumps(result)
+    assert result["how"] == "executed" and result["device"].startswith("CPU (f32")
+    assert result["digest"] == artifact.digest(artifact.read(place(run, target, precision)))
+    assert (result["ledger"] or {}).get("matches") == (2 * len(toy.LAYERS) if precision == "int8" else None)
+    assert json.loads((run / "verify.json").read_text())[place(run, target, precision).name] == json.loads(
+        json.dumps(result)
+    )
 
 
 def broken(run: Path, tmp_path: Path, target: str, precision: str, file: str) -> Path:
@@ -87,8 +95,44 @@ def test_flipped_weights_are_found(
     names = list(manifest["files"])
     manifest["files"] = {name: made.model_dump() for name, made in artifact.describe(folder, names).items()}
     (folder / artifact.FILE).write_text(json.dumps(manifest))
-    with pytest.raises(CheckFailed, match=f"beyond the bounds of {precision} in .*depth"):
+    with pytest.raises(CheckFailed, match=f"beyond the bounds of {precision} in .*depth") as caught:
         verify(folder, run=run)
+    assert ("sampled.weight: int8 codes" in str(caught.value)) == (precision == "int8")
+
+
+def test_a_ledger_that_does_not_hold_fails_though_the_maps_agree(run: Path, frames: None, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    rows = json.loads((other / "scales.json").read_text())
+    rows["quantized"][1]["scale"] *= 2
+    (other / "scales.json").write_text(json.dumps(rows))
+    with pytest.raises(CheckFailed, match=r"openvino: 17 of 18 entries bit-equal .*; stem: scale \S+, the ledger has"):
+        verify(other / "openvino", frames=1)
+    found = json.loads((other / "verify.json").read_text())["openvino"]
+    assert not found["ok"] and all(task["ok"] for task in found["tasks"].values())
+
+
+def test_checks_and_bounds_of_a_target_count(
+    run: Path, frames: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = registry.load("targets", "openvino").target
+    session = type(target.open(run / "openvino-fp32", artifact.read(run / "openvino-fp32")))
+    made = [Check("lint", True, "3 rules hold")]
+    monkeypatch.setattr(type(target), "check", lambda self, folder, manifest: made, raising=False)
+    monkeypatch.setattr(session, "problems", lambda self: [], raising=False)
+    assert verify(run / "openvino-fp32", frames=1)["checks"] == [made[0]._asdict()]
+    assert "ok lint: 3 rules hold" in capsys.readouterr().out
+
+    monkeypatch.setattr(session, "problems", lambda self: [Check("overflow", False, "in conv_3")])
+    with pytest.raises(CheckFailed, match="openvino-fp32: overflow: in conv_3$"):
+        verify(run / "openvino-fp32", frames=1)
+    monkeypatch.setattr(session, "problems", lambda self: [])
+
+    tight = BOUNDS["fp32"]._replace(rms=0.0, largest=1e-12)._asdict()
+    monkeypatch.setattr(type(target), "bounds", {"fp32": tight}, raising=False)
+    with pytest.raises(CheckFailed, match="beyond the bounds of fp32"):
+        verify(run / "openvino-fp32", frames=1)
+    assert json.loads((run / "verify.json").read_text())["openvino-fp32"]["bounds"] == tight
 
 
 def test_json_is_printed_before_the_check_fails(run: Path, frames: None, capsys: pytest.CaptureFixture[str]) -> None:

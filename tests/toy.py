@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl import checkpoint, quantizers, tasks
+from edgemtl.files import sha256, write_json
 from edgemtl.prepare import Activate, Normalise
 from edgemtl.recipe import Data, Network, Recipe, Training
 
@@ -123,3 +124,10 @@ def write_run(folder: Path, data: str = "nyud") -> Path:
     for form in ("float", "int8"):
         checkpoint.save(folder / f"{form}.safetensors", {"x": torch.ones(1)}, {"scores": {"depth": {"rmse": 0.5}}})
     return folder
+
+
+def write_ledger(run: Path, deployed: nn.Module) -> None:
+    """The scales.json of a quantized network, for the run's int8 weights."""
+    about = {"format": quantizers.FORMAT, "file": "int8.safetensors", "sha256": sha256(run / "int8.safetensors")}
+    limits = {"zero_point": 0, "codes": [quantizers.LOW, quantizers.HIGH]}
+    write_json(run / "scales.json", about | limits | {"quantized": quantizers.ledger(deployed.network)})

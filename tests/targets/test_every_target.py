@@ -13,7 +13,8 @@ from edgemtl.errors import UsageError
 from edgemtl.verify import BOUNDS, compare
 from tests import toy
 
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}  # what `open` imports
+PACKAGES = {"coreml": "coremltools", "onnx": "onnxruntime", "openvino": "openvino"}  # what `open` imports
+EVALUATED = {"coreml"}  # its runtime is on Macs alone; elsewhere an evaluator stands in, which computes with torch
 CASES = [(t, p) for t in PACKAGES for p in registry.load("targets", t).target.precisions]
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 REFERENCES = {precision: toy.deployed(precision) for precision in ("fp32", "int8")}
@@ -28,7 +29,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str],
         reference = REFERENCES["int8" if precision == "int8" else "fp32"]
         target = registry.load("targets", name).target
         written = target.convert(reference, toy.SIZE, toy.TASKS, folder, precision, {"recipe": "toy"})
-        assert sorted(written) == sorted(file.name for file in folder.iterdir())
+        files = (file for file in folder.rglob("*") if file.is_file())
+        assert sorted(written) == sorted(file.relative_to(folder).as_posix() for file in files)
     return folders
 
 
@@ -69,7 +71,7 @@ def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str],
         np.testing.assert_array_equal(map, kept[task])
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", sorted(set(PACKAGES) - EVALUATED))
 def test_the_device_side_needs_no_torch(name: str, converted: dict[tuple[str, str], Path]) -> None:
     code = f"""if True:
         import sys, types, numpy

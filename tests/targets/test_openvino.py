@@ -57,11 +57,37 @@ def test_argmax_is_not_stable_and_narrow_maps_are_not_interpolated(nodes: list) 
     assert wide == [len(toy.CLASSES)]
 
 
-def test_arithmetic_is_chosen_after_a_colon(folder: Path) -> None:
-    assert target.open(folder, MANIFEST).device == "CPU (f32)"
-    assert target.open(folder, MANIFEST, "cpu:bf16").device == "CPU (bf16)"
-    with pytest.raises(UsageError, match="unknown arithmetic 'f23'; did you mean 'f32'"):
-        target.open(folder, MANIFEST, "CPU:f23")
+def test_arithmetic_and_hint_are_chosen_after_colons(folder: Path) -> None:
+    assert target.open(folder, MANIFEST).device == "CPU (f32, latency)"
+    assert target.open(folder, MANIFEST, "cpu:bf16").device == "CPU (bf16, latency)"
+    session = target.open(folder, MANIFEST, "CPU:f32:throughput")
+    assert session.device == "CPU (f32, throughput)"
+    assert str(session.compiled.get_property("PERFORMANCE_HINT")).endswith("THROUGHPUT")
+    assert session.compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
+    auto = target.open(folder, MANIFEST, "AUTO:throughput:f32")
+    assert auto.device == "AUTO (f32, throughput)" and auto(toy.frames()[0])["depth"].shape == (24, 32)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [
+        ("CPU:f23", "unknown arithmetic or hint 'f23'; did you mean 'f32'"),
+        ("CPU:latencey", "did you mean 'latency'"),
+        ("CPU:f32:f16", "'CPU:f32:f16': one arithmetic and one hint at most"),
+        ("GPU.x", "'GPU.X': after the dot comes a number, as in GPU.1"),
+        ("AUTO.1", "'AUTO.1': after the dot"),
+        ("NPV", "unknown OpenVINO device 'NPV'; did you mean 'NPU'"),
+    ],
+)
+def test_a_wrong_device_is_one_clear_line(folder: Path, device: str, wanted: str) -> None:
+    with pytest.raises(UsageError, match=wanted):
+        target.open(folder, MANIFEST, device)
+
+
+def test_gpu_and_npu_compute_in_f16_unless_told() -> None:
+    assert module._device("GPU.1") == ("GPU.1", "f16", "latency")
+    assert module._device("npu:throughput") == ("NPU", "f16", "throughput")
+    assert module._device("GPU:f32") == ("GPU", "f32", "latency")
 
 
 def test_a_device_that_is_not_there_is_named(folder: Path) -> None:

@@ -1,0 +1,205 @@
+"""Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgemtl import artifact, convert, recipe, registry, show
+from edgemtl.artifact import Manifest
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.evaluate import SCORES, Scores, evaluate
+from edgemtl.files import read_json, replacing, sha256
+from edgemtl.tasks import Task, delta_m
+from edgemtl.verify import VERIFIED, verify
+
+FORMS = ("float", "calibrated", "int8")  # weights of a run, scored in torch
+HOW = {
+    "executed": "executed here: {}",
+    "stand-in": "stand-in: {}",
+    "evaluated": "evaluated, not run: {}",
+}
+
+
+class Row(NamedTuple):
+    """One form of a run's network: an artifact, or the torch model itself."""
+
+    target: str
+    precision: str
+    megabytes: float | None = None
+    ledger: str = ""  # entries that are bit-equal, of all
+    headlines: dict[str, float] = {}
+    delta_m: float | None = None  # percent, against the run's float weights
+    difference: str = ""  # from the torch model, on verify's frames
+    checked: str = ""
+    ok: bool = True
+
+
+def deploy(
+    runs: Sequence[Path],
+    *,
+    targets: Sequence[str] = (),
+    data: Path | None = None,
+    device: str | None = None,
+    out: Path | None = None,
+) -> dict[Path, list[Row]]:
+    """The rows of each run, after every stage that had no result of these very files was run again.
+
+    All precisions of `targets` (default: all that this machine can convert to) for which the run has weights; scores
+    are over the val split. With `out` the tables are written there as Markdown. CheckFailed, after the tables, where an
+    artifact differs from its torch model; UsageError where a run or the data are missing.
+    """
+    names = list(targets) or registry.names("targets")
+    table = {run: [*_weights(run, data), *_artifacts(run, names, data, device)] for run in runs}
+    for run, rows in table.items():
+        tasks = recipe.read(run / "recipe.json").tasks
+        show.table(str(run), _header(tasks), [_cells(row, tasks) for row in rows], left=2)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(markdown(table), encoding="utf-8")
+        show.out.print(f"{out}: {sum(map(len, table.values()))} rows", highlight=False, soft_wrap=True)
+    wrong = [f"{run}, {row.target} {row.precision}" for run, rows in table.items() for row in rows if not row.ok]
+    if wrong:
+        raise CheckFailed(f"did not pass: {'; '.join(wrong)}")
+    return table
+
+
+def markdown(table: dict[Path, list[Row]]) -> str:
+    """The tables as a page."""
+    parts = [PAGE.format(command=" ".join(["edgemtl deploy", *map(str, table)]))]
+    for run, rows in table.items():
+        stated = recipe.read(run / "recipe.json")
+        header = _header(stated.tasks)
+        lines = [header, ["---"] * len(header), *(_cells(row, stated.tasks) for row in rows)]
+        frames = _entry(run / SCORES, "float").get("frames")
+        parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
+
+
+def _weights(run: Path, data: Path | None) -> list[Row]:
+    """The run's own weights, scored in torch."""
+    rows = []
+    for form in FORMS:
+        file = run / f"{form}.safetensors"
+        if not file.is_file():
+            continue
+        if _entry(run / SCORES, form).get("weights_sha256") != sha256(file):
+            evaluate(run, data=data, weights=form)
+        scores = _entry(run / SCORES, form)["tasks"]
+        row = _row(run, "torch", {"float": "fp32", "int8": "int8, fine-tuned"}.get(form, f"int8, {form}"), scores)
+        rows.append(row._replace(megabytes=file.stat().st_size / 1e6, checked="the reference"))
+    return rows
+
+
+def _artifacts(run: Path, targets: Sequence[str], data: Path | None, device: str | None) -> list[Row]:
+    rows = []
+    for name in targets:
+        for precision in registry.load("targets", name).target.precisions:
+            if (run / convert.source(precision)).is_file():
+                rows.append(_artifact(run, name, precision, data, device))
+    return rows
+
+
+def _artifact(run: Path, target: str, precision: str, data: Path | None, device: str | None) -> Row:
+    """The row of one artifact, which is made, verified and scored where that was not done yet."""
+    folder = convert.place(run, target, precision)
+    try:
+        manifest = _current(run, folder, precision)
+        if manifest is None:
+            convert.convert(run, target=target, precision=precision)
+            manifest = artifact.read(folder)
+    except UsageError as error:
+        return Row(target, precision, checked=f"not converted: {error}")
+    except CheckFailed as error:
+        return Row(target, precision, checked=f"refused: {error}", ok=False)
+    digest = artifact.digest(manifest)
+    found = _entry(run / VERIFIED, folder.name)
+    if found.get("digest") != digest:
+        try:
+            verify(folder, data=data, device=device)
+        except CheckFailed as error:
+            show.err.print(str(error), style="red", highlight=False)
+        found = _entry(run / VERIFIED, folder.name)
+    if _entry(run / SCORES, folder.name).get("digest") != digest:
+        evaluate(folder, data=data, device=device)
+    row = _row(run, target, precision, _entry(run / SCORES, folder.name)["tasks"])
+    return row._replace(
+        megabytes=sum(file.bytes for file in manifest.files.values()) / 1e6,
+        ledger=_ledger(found.get("ledger")),
+        difference=_difference(found["tasks"]),
+        checked=_checked(found),
+        ok=found["ok"],
+    )
+
+
+def _current(run: Path, folder: Path, precision: str) -> Manifest | None:
+    """The manifest of an artifact that is whole and of the run's present weights."""
+    try:
+        manifest = artifact.read(folder)
+    except UsageError:
+        return None
+    return manifest if manifest.weights_sha256 == sha256(convert.weights(run, precision)) else None
+
+
+def _entry(file: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    return found
+
+
+def _row(run: Path, target: str, precision: str, scores: Scores) -> Row:
+    tasks = recipe.read(run / "recipe.json").tasks
+    base = _entry(run / SCORES, "float").get("tasks")
+    headlines, floats = (
+        {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
+    )
+    gain = delta_m(headlines, floats, tasks) if floats else None
+    return Row(target, precision, headlines=headlines, delta_m=gain)
+
+
+def _ledger(found: dict[str, Any] | None) -> str:
+    return "" if found is None else f"{found['matches']} of {found['entries']}"
+
+
+def _difference(tasks: dict[str, Any]) -> str:
+    """The largest relative RMS difference and the smallest share of equal classes."""
+    rms = [task["relative_rms"] for task in tasks.values() if task.get("relative_rms") is not None]
+    same = [task["agreement"] for task in tasks.values() if "agreement" in task]
+    parts = ([f"{max(rms):.1e} std"] if rms else []) + ([f"{100 * min(same):.2f} % same class"] if same else [])
+    return ", ".join(parts)
+
+
+def _checked(found: dict[str, Any]) -> str:
+    parts = [HOW[found["how"]].format(found["device"]), *(check["text"] for check in found.get("checks", []))]
+    return "; ".join(parts if found["ok"] else ["FAILED", *parts])
+
+
+def _header(tasks: dict[str, Task]) -> list[str]:
+    scores = [f"{task.title}, {task.headline}{f' ({task.unit})' if task.unit else ''}" for task in tasks.values()]
+    return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
+
+
+def _cells(row: Row, tasks: dict[str, Task]) -> list[str]:
+    scores = [f"{row.headlines[name]:.4g}" if row.headlines else "" for name in tasks]
+    size = "" if row.megabytes is None else f"{row.megabytes:.2f}"
+    gain = "" if row.delta_m is None else f"{row.delta_m:+.2f} %"
+    return [row.target, row.precision, size, row.ledger, *scores, gain, row.difference, row.checked]
+
+
+PAGE = """# What was deployed, and how it was checked
+
+Written by
+
+```
+{command} --out docs/deploy.md
+```
+
+Every row is one artifact, made from the run's weights, verified and scored by the same code. *Ledger*: quantized
+tensors whose scales and int8 codes, read from the finished files, are bit-equal to the fine-tuned model's. *Delta-m*:
+mean relative change of the tasks' scores against the run's float weights. *Difference from torch*: the largest RMS
+difference of a map as a share of its standard deviation, and the least share of pixels with the same class, on a few
+val frames.
+
+*Executed*: by the target's own runtime, on the machine that wrote this page. *Stand-in*: another runtime ran the same
+file. *Evaluated*: our evaluator computed the saved package by the format's documentation. Nothing here ran on a Jetson
+or a phone.
+"""

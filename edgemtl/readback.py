@@ -1,0 +1,91 @@
+"""An int8 artifact's own bytes against the ledger of the run it came from; no torch, and nothing is run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgemtl import artifact, ledger, registry, show
+from edgemtl.artifact import Manifest
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import add_json, read_json
+
+SCALES = "scales.json"
+VERIFIED = "verify.json"  # in the run: each artifact's last result
+
+
+def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+    """What of the ledger in `run` (default: the folder around the artifact) is in the artifact's files, bit for bit.
+
+    The result, also kept in the run's verify.json, counts entries, matches and places and names what is wrong, what the
+    artifact has beyond the ledger, and what a converter merged, with the reason. A file that was changed after the
+    conversion is read all the same, so that the tensor can be named. CheckFailed where anything differs. UsageError
+    where there is no int8 artifact, no ledger, or nothing to read the target's files with.
+    """
+    manifest = artifact.read(path, intact=False)
+    run = run or path.resolve().parent
+    found = check(path, manifest, run)
+    _note(run / VERIFIED, path, found)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show_result(found)
+    if not found["ok"]:
+        raise CheckFailed(f"{path}: {reason(found)}")
+    return found
+
+
+def check(path: Path, manifest: Manifest, run: Path) -> dict[str, Any]:
+    """The comparison itself, as `read_back` returns it, whether or not it holds."""
+    target = registry.load("targets", manifest.target).target
+    if manifest.precision != "int8":
+        raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
+    if not hasattr(target, "quantized"):
+        raise UsageError(f"target {manifest.target} cannot read its files back")
+    wanted = ledger.read(run / SCALES)
+    result = ledger.compare(wanted.rows, target.quantized(path))
+    changed = artifact.changed(path, manifest)
+    fits = wanted.sha256 == manifest.weights_sha256
+    return {
+        "file": str(run / SCALES),
+        "digest": artifact.digest(manifest),
+        "entries": len(wanted.rows),
+        "matches": len(wanted.rows) - len(result.wrong),
+        "places": sum(result.places.values()),
+        "text": result.text,
+        "wrong": result.wrong,
+        "gone": result.merged,
+        "unknown": result.unknown,
+        "changed": changed,
+        "other_weights": not fits,
+        "ok": result.ok and fits and not changed,
+    }
+
+
+def reason(found: dict[str, Any]) -> str:
+    """Why a result of `check` is not ok, in one line: the tensors first, since they say where to look."""
+    named = found["wrong"] | found["unknown"]
+    parts = [found["text"]] + [f"{name}: {text}" for name, text in list(named.items())[:3]]
+    if len(named) > 3:
+        parts.append(f"and {len(named) - 3} more")
+    if found["other_weights"]:
+        parts.append(f"{found['file']} is the ledger of other weights than the artifact was made of; convert again")
+    if found["changed"]:
+        parts.append(f"changed after the conversion: {', '.join(found['changed'])}")
+    return "; ".join(parts)
+
+
+def show_result(found: dict[str, Any]) -> None:
+    """Prints the count, and each tensor that is wrong, unknown or merged with its reason."""
+    show.out.print(f"ledger: {found['text']}", highlight=False, soft_wrap=True, markup=False)
+    for kind, key in (("WRONG", "wrong"), ("UNKNOWN", "unknown"), ("merged", "gone")):
+        for name, text in found[key].items():
+            show.out.print(f"  {kind} {name}: {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _note(file: Path, path: Path, found: dict[str, Any]) -> None:
+    """Keeps the result beside what a plain verify found for the same files."""
+    name = path.resolve().name
+    entry = read_json(file).get(name, {}) if file.is_file() else {}
+    if entry.get("digest") != found["digest"]:
+        entry = {"artifact": str(path)}
+    add_json(file, name, entry | {"ledger": found, "ok": found["ok"] and entry.get("ok", True)})

@@ -1,0 +1,57 @@
+"""Core ML packages (ML programs) for iPhone, iPad and Mac; evaluated here, executed on a Mac."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemtl.artifact import Manifest
+from edgemtl.tasks import Size, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgemtl.ledger import Found
+
+IOS = 17  # the oldest that has quantize and dequantize
+
+
+class CoreML:
+    """Both ends of a Core ML artifact: input `frame`, an RGB image, one output per task, named after it."""
+
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    packages: tuple[str, ...] = ("coremltools",)
+
+    def convert(
+        self,
+        deployed: nn.Module,
+        size: Size,
+        tasks: dict[str, Task],
+        folder: Path,
+        precision: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        ios: int = IOS,
+    ) -> list[str]:
+        """The names of the files written into `folder`; `metadata` goes into the package's own.
+
+        `ios` is the oldest system that shall run it, 17 or 18 (macOS 14 or 15).
+        """
+        from edgemtl.targets.coreml.convert import convert
+
+        return convert(deployed, size, tasks, folder, precision, metadata or {}, ios)
+
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Any:
+        """A session of Core ML itself on a Mac, of the evaluator elsewhere; `device` is told in sessions.py."""
+        from edgemtl.targets.coreml.sessions import open_session
+
+        return open_session(folder, manifest, device)
+
+    def quantized(self, folder: Path) -> list[Found]:
+        """What the package holds of each quantized tensor, once for every operation."""
+        from edgemtl.targets.coreml.quantized import quantized
+
+        return quantized(folder)
+
+
+target = CoreML()

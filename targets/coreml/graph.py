@@ -1,0 +1,128 @@
+"""The exported graph, brought into the form that is translated, and what must be known of its nodes afterwards.
+
+Every node gets a number, coremltools' `debug_handle`, which all operations made of it carry through its passes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgemtl.targets.coreml.ops import BILINEAR, ZEROS, bordered_grid_sample
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+LAYERS = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
+COORDINATES = re.compile(r"(^|\.)coordinates(\.|$)")  # modules that turn offsets into a grid to sample at
+DIVISION = {"clamp_min", "expand", "div"}  # what follows a norm
+
+
+class Graph(NamedTuple):
+    program: ExportedProgram
+    float32: set[int]  # numbers of the nodes that stay float32 whatever the precision
+    quantizers: dict[int, str]  # number of a quantizing node -> the ledger's name of what it quantizes
+    outputs: dict[str, Any]  # map -> torch's type
+
+
+def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Graph:
+    """The graph of `deployed` for a frame (1, 3, H, W), with its maps in the order of `names`."""
+    import torch
+
+    from edgemtl import quantizers
+
+    class Camera(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deployed = deployed
+
+        def forward(self, frame: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            maps = self.deployed(frame)
+            return tuple(maps[name] for name in names)
+
+    with torch.no_grad():
+        program = quantizers.export(Camera().eval(), torch.zeros(1, 3, *size)).run_decompositions({})
+    graph = program.graph
+    ledger = _ledger(program, deployed)
+    _merge_equal(program, ledger)
+    for node in list(graph.nodes):
+        if _kind(node) == "_assert_tensor_metadata":
+            graph.erase_node(node)
+        elif _kind(node).startswith("grid_sampler"):
+            _border(node)
+        elif _kind(node) == "max_pool2d" and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])  # coremltools does not know that the stride may be left out
+    graph.eliminate_dead_code()
+    graph.lint()
+    for node, name in ledger.items():
+        node._rename(name)  # so that the package's operations are called after what they quantize
+    numbers = {node: number for number, node in enumerate(graph.nodes)}
+    for node, number in numbers.items():
+        node.meta["debug_handle"] = number
+    float32 = {numbers[node] for node in _coordinates(graph) | _normalisation(graph)}
+    outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
+    return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, outputs)
+
+
+def _kind(node: Any) -> str:
+    name = getattr(node.target, "overloadpacket", node.target)
+    return str(getattr(name, "__name__", name))
+
+
+def _ledger(program: ExportedProgram, deployed: nn.Module) -> dict[Any, str]:
+    """Every quantizing node with the ledger's name of what it quantizes."""
+    found = {}
+    for node in program.graph.nodes:
+        if _kind(node).startswith("fake_quantize"):
+            scale = program.graph_signature.inputs_to_buffers[node.args[1].name]
+            path = scale.removeprefix("deployed.").removesuffix(".scale")
+            found[node] = str(deployed.get_submodule(path).name)
+    return found
+
+
+def _merge_equal(program: ExportedProgram, ledger: dict[Any, str]) -> None:
+    """One node for all quantizers that do the same to one tensor: coremltools would merge them and lose the names."""
+    buffers = program.graph_signature.inputs_to_buffers
+    first: dict[Any, Any] = {}
+    for node in list(ledger):
+        tensor, scale, _, *rest = node.args
+        numbers = program.state_dict[buffers[scale.name]].numpy()
+        kept = first.setdefault((tensor, numbers.shape, numbers.tobytes(), *rest), node)
+        if kept is not node:
+            node.replace_all_uses_with(kept)
+            del ledger[node]
+            program.graph.erase_node(node)
+
+
+def _border(node: Any) -> None:
+    tensor, grid, mode, padding, *rest = node.args
+    if (mode, padding) == (BILINEAR, ZEROS):
+        node.target = bordered_grid_sample
+        node.args = (tensor, grid, bool(rest and rest[0]))
+
+
+def _coordinates(graph: Any) -> set[Any]:
+    """Sampling, and what leads from the offsets to it: in float16 a position is off by up to half a pixel at 1024."""
+    found: set[Any] = set()
+    waiting = [node for node in graph.nodes if _kind(node) in ("bordered_grid_sample", "grid_sampler")]
+    found.update(waiting)
+    waiting = [node.args[1] for node in waiting]
+    while waiting:
+        node = waiting.pop()
+        inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
+        if node.op == "call_function" and node not in found and (inside or _kind(node) not in LAYERS):
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
+
+
+def _normalisation(graph: Any) -> set[Any]:
+    """Division by a norm: in float16 squares overflow above 255, and the norm's lower bound of 1e-12 is 0."""
+    found = {node for node in graph.nodes if _kind(node) == "linalg_vector_norm"}
+    waiting = list(found)
+    while waiting:
+        after = {user for user in waiting.pop().users if _kind(user) in DIVISION} - found
+        found |= after
+        waiting += after
+    return found

@@ -1,0 +1,131 @@
+"""The quantized tensors of a Core ML package, read from its protobuf and weight.bin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemtl.errors import UsageError
+from edgemtl.ledger import Found
+from edgemtl.targets.coreml import package
+
+NAMES = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
+CODES = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}  # of a weight
+QUANTIZES = ("dequantize", *CODES)
+MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  # values stay as they are
+
+
+def quantized(folder: Path) -> list[Found]:
+    """One entry for each weight's operation, and for each pair of quantize and dequantize.
+
+    An operation that the package's metadata does not name comes under its own name. UsageError where the package is
+    broken.
+    """
+    graph = _Graph(package.read(folder / package.FOLDER))
+    names: dict[str, str] = json.loads(graph.package.metadata.get(NAMES, "{}"))
+    found = []
+    for operation in graph.operations:
+        own = graph.name(operation)
+        if operation.type == "dequantize":
+            found.append(_activation(graph, operation, names.get(own, own)))
+        elif operation.type in CODES:
+            found.append(_weight(graph, operation, names.get(own, own)))
+        elif operation.type == "quantize":
+            after = {reader.type for reader in graph.readers.get(operation.outputs[0].name, [])}
+            if after != {"dequantize"}:
+                problem = f"quantize is followed by {', '.join(sorted(after)) or 'nothing'}, expected dequantize"
+                found.append(Found(own, "activation", 8, None, np.float32(0), problem=problem))
+    return found
+
+
+class _Graph:
+    """The package's operations, what each value is made by and who reads it."""
+
+    def __init__(self, read: package.Package) -> None:
+        self.package = read
+        self.operations = list(read.main.operations)
+        self.makers: dict[str, Any] = {}
+        self.readers: dict[str, list[Any]] = {}
+        for operation in self.operations:
+            for output in operation.outputs:
+                self.makers[output.name] = operation
+            for argument in operation.inputs.values():
+                for binding in argument.arguments:
+                    self.readers.setdefault(binding.name, []).append(operation)
+
+    def name(self, operation: Any) -> str:
+        return str(self.package.constant(operation.attributes["name"]))
+
+    def parameter(self, operation: Any, key: str) -> Any:
+        """An operation's constant parameter, or None where it has none of that name."""
+        if key in operation.attributes:
+            return self.package.constant(operation.attributes[key], key)
+        if key not in operation.inputs:
+            return None
+        binding = operation.inputs[key].arguments[0]
+        if binding.WhichOneof("binding") == "value":
+            return self.package.constant(binding.value, key)
+        maker = self.makers.get(binding.name)
+        if maker is None or maker.type != "const":
+            raise UsageError(f"{self.package.path}: {key} of {self.name(operation)} is no constant")
+        return self.package.constant(maker.attributes["val"], binding.name)
+
+    def read_by(self, operation: Any) -> tuple[str, ...]:
+        """Names of the operations that read its result, those that only move values stepped over."""
+        found = set()
+        for reader in self.readers.get(operation.outputs[0].name, []):
+            found |= set(self.read_by(reader)) if reader.type in MOVES else {self.name(reader)}
+        return tuple(sorted(found))
+
+
+def _activation(graph: _Graph, back: Any, name: str) -> Found:
+    scale, zero = (graph.parameter(back, key) for key in ("scale", "zero_point"))
+    into = graph.makers.get(back.inputs["input"].arguments[0].name)
+    problem = _wrong(scale, zero)
+    if into is None or into.type != "quantize":
+        problem = "no quantize before dequantize"
+    elif not np.array_equal(graph.parameter(into, "scale"), scale):
+        problem = f"scale {graph.parameter(into, 'scale')} in quantize, {scale} in dequantize"
+    elif np.any(graph.parameter(into, "zero_point")):
+        problem = f"zero point {graph.parameter(into, 'zero_point')} in quantize, expected 0"
+    elif (kind := graph.parameter(into, "output_dtype")) != "int8":
+        problem = f"codes {kind}, expected int8"
+    axis = graph.parameter(back, "axis") if np.ndim(scale) else None
+    made = np.asarray(0 if scale is None else scale).astype(np.float32)
+    return Found(name, "activation", 8, None if axis is None else int(axis), made, None, graph.read_by(back), problem)
+
+
+def _weight(graph: _Graph, operation: Any, name: str) -> Found:
+    scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES[operation.type]))
+    zero = graph.parameter(operation, "zero_point" if operation.type == "constexpr_affine_dequantize" else "offset")
+    codes = np.asarray(codes)
+    shift = 128 if codes.dtype == np.uint8 else 0
+    problem = _wrong(scale, np.asarray(0 if zero is None else zero).astype(np.int64) - shift)
+    if codes.dtype not in (np.int8, np.uint8):
+        problem = f"codes {codes.dtype}, expected int8 or uint8"
+    else:
+        codes = (codes.astype(np.int16) - shift).astype(np.int8)
+    axis = _channels(codes.shape, np.shape(scale), graph.parameter(operation, "axis"))
+    made = np.asarray(0 if scale is None else scale).astype(np.float32).reshape(() if axis is None else -1)
+    return Found(name, "weight", 8, axis, made, codes, graph.read_by(operation), problem)
+
+
+def _wrong(scale: Any, zero: Any) -> str | None:
+    """What is no symmetric quantization; the zero point is that of codes shifted back."""
+    if np.asarray(scale).dtype not in (np.float16, np.float32):
+        return f"scale {scale}, expected float16 or float32"
+    return f"zero point {np.ravel(zero)[np.flatnonzero(zero)[0]]}, expected 0" if np.any(zero) else None
+
+
+def _channels(codes: tuple[int, ...], scale: tuple[int, ...], axis: Any) -> int | None:
+    """The axis with a scale for each index: as stated, else where a scale of the codes' rank has more than one entry.
+
+    Of a single scale that is the first axis with a single index, for instance of a convolution with one output.
+    """
+    if axis is not None:
+        return int(axis) if scale else None
+    wanted = [i for i, n in enumerate(scale) if n > 1] or [i for i, n in enumerate(codes) if n == 1]
+    return wanted[0] if wanted else None

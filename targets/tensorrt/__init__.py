@@ -1,0 +1,210 @@
+"""TensorRT for Jetson: ONNX files that its parser takes, linted, and the engine built on the device at first open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemtl.artifact import Manifest
+from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.ledger import Check, Found
+from edgemtl.show import err
+from edgemtl.targets import _onnx
+from edgemtl.targets.tensorrt import devices, engine, lint, parser
+from edgemtl.targets.tensorrt.devices import ONNX, TYPED
+from edgemtl.tasks import Size, Task
+from edgemtl.threads import threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCRIPT = "build.sh"
+DEVICES = ("AUTO", "TensorRT", "CPU", "CPU:fp16")
+# How far the float16 twin may lie from the float32 file, RMS as a share of the standard deviation; verify's bound.
+DRIFT = 2e-2
+
+
+class TensorRT:
+    """Both ends of a TensorRT artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it.
+
+    fp32 is model.onnx, fp16 a twin with typed float16 tensors, model.fp16.onnx, int8 both with the same Q/DQ: TensorRT
+    takes the first with precision flags up to 8.6, the second, strongly typed, from 10 on.
+    """
+
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+
+    def convert(
+        self,
+        deployed: nn.Module,
+        size: Size,
+        tasks: dict[str, Task],
+        folder: Path,
+        precision: str,
+        metadata: dict[str, str] | None = None,
+    ) -> list[str]:
+        """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
+
+        CheckFailed where the lint finds something that TensorRT refuses or computes otherwise, where float16 cannot
+        hold a constant, or where the float16 twin, in ONNX Runtime, is too far from the float32 file.
+        """
+        model = _onnx.build(deployed, size, list(tasks), metadata, "tensorrt")
+        import onnx
+
+        from edgemtl.targets.tensorrt import _fp16
+        from edgemtl.targets.tensorrt._graph import Graph
+
+        cast_first(model)
+        name_apart(model)
+        made = {} if precision == "fp16" else {ONNX: model}
+        if precision != "fp32":
+            made[TYPED] = _fp16.typed(model)
+            _same(model, made[TYPED], size)
+        for name, written in made.items():
+            for version in _versions(name, precision):
+                worst = lint.fatal(lint.lint(written, version))
+                if worst:
+                    raise CheckFailed(f"{name} is not for TensorRT {version}: {lint.summary(worst)}")
+            onnx.save(written, folder / name)
+        graph = Graph(model)
+        float32 = [node.name for node in (*graph.coordinates(), *graph.of("GridSample")) if node.name]
+        (folder / SCRIPT).write_text(devices.script(precision, sorted(float32)), encoding="utf-8")
+        return [*made, SCRIPT]
+
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Any:
+        """A session of TensorRT where it and a GPU are there, else of ONNX Runtime on the same file, as a stand-in.
+
+        `device`: "TensorRT" insists on it, "CPU" takes the stand-in, "CPU:fp16" the stand-in on the float16 twin; the
+        default, "AUTO", says which it took. UsageError for another device or where TensorRT was asked for and cannot
+        run, with the reason.
+        """
+        name = next((known for known in DEVICES if known.upper() == (device or "AUTO").upper()), None)
+        if name is None:
+            raise unknown("TensorRT device", str(device), DEVICES)
+        if name in ("AUTO", "TensorRT"):
+            reason = engine.missing()
+            if reason is None:
+                return engine.open_engine(folder, manifest)
+            if name == "TensorRT":
+                raise UsageError(f"TensorRT cannot run here: {reason}; --device CPU takes ONNX Runtime in its place")
+            err.print(f"tensorrt: {reason}: ONNX Runtime stands in for it", style="yellow", highlight=False)
+        there = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
+        wanted = TYPED if name == "CPU:fp16" else there[0] if there else ONNX
+        if there and wanted not in there:
+            raise UsageError(f"{folder} is {manifest.precision} and has no {wanted}; --device CPU runs {there[0]}")
+        return StandIn(folder / wanted, list(manifest.tasks))
+
+    def quantized(self, folder: Path) -> list[Found]:
+        """Every quantized tensor that both ONNX files hold, read from the files."""
+        return [found for file in (ONNX, TYPED) for found in _onnx.quantized(folder / file)]
+
+    def check(self, folder: Path, manifest: Manifest) -> list[Check]:
+        """The lint of every file for every TensorRT it is for, and TensorRT-RTX's parser and builder on it."""
+        files = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
+        checks = []
+        for file in files:
+            for version in _versions(file, manifest.precision):
+                problems = lint.lint(folder / file, version)
+                text = lint.summary(problems)
+                checks.append(Check(f"lint of {file} for TensorRT {version}", not lint.fatal(problems), text))
+        reason = parser.missing()
+        if reason is not None:
+            return [*checks, Check("TensorRT's parser", True, f"not asked: {reason}")]
+        for file, verdict in zip(files, parser.ask([folder / file for file in files])):
+            said = f"accepted by {parser.name()}'s parser and builder for SM86; not run on a Jetson"
+            text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
+            checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
+        return checks
+
+
+class StandIn:
+    """Maps of one frame at a time by ONNX Runtime, in TensorRT's place."""
+
+    how = "stand-in"
+
+    def __init__(self, file: Path, names: list[str]) -> None:
+        self.session = _runtime(file)
+        self.device = f"ONNX Runtime (CPU, {file.name}), standing in for TensorRT"
+        self._names = names
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
+        return {name: map[0] for name, map in zip(self._names, maps)}
+
+
+def cast_first(model: Any) -> None:
+    """Makes Cast the first to read the camera's uint8, in place: TensorRT converts an input of that type, no more."""
+    [frame] = model.graph.input
+    nodes = model.graph.node
+    first = [node for node in nodes if frame.name in node.input]
+    second = [node for node in nodes if first[0].output[0] in node.input]
+    assert [node.op_type for node in (*first, *second)] == ["Transpose", "Cast"]
+    transpose, cast = first[0], second[0]
+    between, after = transpose.output[0], cast.output[0]
+    cast.input[0], cast.output[0] = frame.name, between
+    transpose.input[0], transpose.output[0] = between, after
+    index = list(nodes).index(transpose)
+    moved = type(cast)()
+    moved.CopyFrom(cast)
+    nodes.remove(cast)
+    nodes.insert(index, moved)
+    for value in [value for value in model.graph.value_info if value.name == between]:
+        model.graph.value_info.remove(value)
+
+
+def name_apart(model: Any) -> None:
+    """Renames initializers that a node is called after, in place: to TensorRT both are layers, of one name each."""
+    taken = {node.name for node in model.graph.node}
+    renamed = {made.name: f"{made.name}/codes" for made in model.graph.initializer if made.name in taken}
+    for made in model.graph.initializer:
+        made.name = renamed.get(made.name, made.name)
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _versions(file: str, precision: str) -> tuple[str, ...]:
+    """The releases of TensorRT that build this file of an artifact."""
+    return tuple(v for v in devices.RELEASES if devices.file(precision, v) == file)
+
+
+def _runtime(model: Path | bytes, optimised: bool = False) -> Any:
+    """ONNX Runtime on a model as it is written: optimised, it moves Q/DQ about, and its float16 overflowed (1.31)."""
+    with needs("tensorrt"):
+        import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads() or 0
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _same(model: Any, twin: Any, size: Size) -> None:
+    """CheckFailed where the float16 twin computes other maps than the model, in ONNX Runtime on smooth frames.
+
+    In an int8 model a value near a tie may take the next step, and steps add up: so do two optimisation levels of ONNX
+    Runtime differ on one and the same file. Twice their difference is allowed on top of DRIFT.
+    """
+    import cv2
+
+    first, again, second = (
+        _runtime(m.SerializeToString(), optimised) for m, optimised in ((model, False), (model, True), (twin, False))
+    )
+    names = [output.name for output in first.get_outputs()]
+    for coarse in np.random.default_rng(0).integers(0, 256, (2, 9, 12, 3), np.uint8):
+        frame = {"frame": cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)[None]}
+        for name, wanted, other, got in zip(names, *(session.run(names, frame) for session in (first, again, second))):
+            if not np.isfinite(got).all():
+                raise CheckFailed(f"{TYPED}: {name} overflows in float16")
+            if np.issubdtype(wanted.dtype, np.floating):
+                noise, off = (float(np.sqrt(np.mean((map - wanted) ** 2))) for map in (other, got))
+                if off > DRIFT * float(wanted.std()) + 2 * noise + 1e-6:
+                    share = off / max(float(wanted.std()), 1e-12)
+                    raise CheckFailed(f"{TYPED}: {name} is off by {share:.2g} of its standard deviation in float16")
+
+
+target = TensorRT()

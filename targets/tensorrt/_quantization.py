@@ -1,0 +1,219 @@
+"""The lint's rules about QuantizeLinear and DequantizeLinear. Each finds (where, what) in a Graph, for a version."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, label
+from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
+
+GUIDE = "NVIDIA TensorRT, Working with Quantized Types"
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def _both(graph: Graph) -> Iterator[NodeProto]:
+    return graph.of(QUANTIZE, DEQUANTIZE)
+
+
+def _zero_point(graph: Graph, node: NodeProto) -> np.ndarray | None:
+    return graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+
+
+def _quantized(graph: Graph, tensor: str, *through: str) -> NodeProto | None:
+    """The DequantizeLinear that gives a tensor, behind nodes of the kinds `through`."""
+    _, maker = graph.before(tensor, *through)
+    return maker if maker is not None and maker.op_type == DEQUANTIZE else None
+
+
+def _source(graph: Graph, node: NodeProto) -> str:
+    """The tensor that was quantized: what goes into Q, or into DQ where the codes are stored."""
+    name, _ = graph.before(node.input[0], QUANTIZE)
+    return name
+
+
+def computed_scale(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in _both(graph):
+        if graph.constant(node.input[1]) is None:
+            yield label(node), "the scale is computed, not a constant"
+
+
+def impossible_scale(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in _both(graph):
+        scale = graph.constant(node.input[1])
+        if scale is not None and not ((scale > 0) & np.isfinite(scale)).all():
+            wrong = scale[~((scale > 0) & np.isfinite(scale))]
+            yield label(node), f"scale {float(wrong.reshape(-1)[0]):g}; it must be positive and finite"
+
+
+def shifted(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in _both(graph):
+        zero = _zero_point(graph, node)
+        if zero is not None and zero.astype(np.int64).any():
+            wrong = int(zero.astype(np.int64)[np.nonzero(zero)][0]) if zero.ndim else int(zero)
+            yield label(node), f"zero point {wrong}; only 0 is supported"
+
+
+def computed_zero_point(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in _both(graph):
+        if len(node.input) > 2 and node.input[2] and _zero_point(graph, node) is None:
+            yield label(node), "the zero point is computed, not a constant"
+
+
+def unequal_sizes(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in _both(graph):
+        scale, zero = graph.constant(node.input[1]), _zero_point(graph, node)
+        if scale is not None and zero is not None and scale.size != zero.size:
+            yield label(node), f"{scale.size} scales and {zero.size} zero points"
+
+
+def unsigned(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(QUANTIZE):
+        zero = _zero_point(graph, node)
+        if zero is not None:
+            if zero.dtype == np.uint8 and not zero.any():
+                yield label(node), "uint8 becomes int8 with the same scale: everything over 127 steps is clipped"
+        elif len(node.input) < 3 and attribute(node, "output_dtype", 0) in (0, TensorProto.UINT8):
+            yield label(node), "no zero point means uint8, which becomes int8: over 127 steps is clipped"
+
+
+def unsigned_codes(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(DEQUANTIZE):
+        stored = graph.maker.get(node.input[0]) is None
+        if stored and graph.type(node.input[0]) == TensorProto.UINT8:
+            yield label(node), "stored codes are uint8; only int8 is supported"
+
+
+def wide_codes(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(DEQUANTIZE):
+        if graph.type(node.input[0]) == TensorProto.INT32:
+            yield label(node), "int32 codes; a bias must be stored as float"
+
+
+def apart(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(QUANTIZE):
+        others = [reader for reader in graph.readers[node.output[0]] if reader.op_type != DEQUANTIZE]
+        if others:
+            yield label(node), f"{others[0].op_type} stands between QuantizeLinear and DequantizeLinear"
+
+
+def per_channel_activation(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(QUANTIZE):
+        scale = graph.constant(node.input[1])
+        if scale is not None and scale.size > 1 and graph.constant(node.input[0]) is None:
+            yield label(node), f"an activation with {scale.size} scales; one is supported, several are for weights"
+
+
+def wrong_axis(graph: Graph, version: Version) -> Iterator[Finding]:
+    for layer in graph.of(*WEIGHTED):
+        path, name = [], layer.input[1]
+        while (maker := graph.maker.get(name)) is not None and maker.op_type == "Transpose":
+            path.append(attribute(maker, "perm"))
+            name = maker.input[0]
+        found = _quantized(graph, name)
+        if found is None or graph.constant(_source(graph, found)) is None:
+            continue
+        scale, shape = graph.constant(found.input[1]), graph.shape(found.output[0])
+        if scale is None or scale.size == 1 or not shape:
+            continue
+        axis = attribute(found, "axis", 1) % len(shape)
+        for perm in reversed(path):
+            axis = list(perm or reversed(range(len(shape)))).index(axis)
+        last = len(shape) - 1
+        gemm = 0 if attribute(layer, "transB", 0) else 1
+        wanted = {"Conv": 0, "ConvTranspose": 1, "Gemm": gemm, "MatMul": last}[layer.op_type]
+        if axis != wanted:
+            yield label(layer), f"weight scales along axis {axis}, output channels along {wanted}"
+
+
+def quantized_norm(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("LayerNormalization"):
+        if any(_quantized(graph, tensor) for tensor in node.input[1:]):
+            yield label(node), "its scale or bias is quantized, which only adds work"
+
+
+def half_quantized(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(*WEIGHTED):
+        data, weight = (_quantized(graph, tensor, "Transpose", "Reshape") for tensor in node.input[:2])
+        if (data is None) != (weight is None):
+            which = "weight" if data is None else "data"
+            yield label(node), f"only its {which} is quantized, so {node.op_type} computes in float"
+
+
+def cast_between(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(*WEIGHTED):
+        for tensor in node.input[:2]:
+            if _quantized(graph, tensor) is None and _quantized(graph, tensor, "Cast") is not None:
+                yield label(node), "a Cast stands between DequantizeLinear and the layer, so they are not fused"
+
+
+def _int8_layer(graph: Graph, tensor: str) -> bool:
+    _, maker = graph.before(tensor)
+    return maker is not None and maker.op_type in WEIGHTED and _quantized(graph, maker.input[0]) is not None
+
+
+def _sums(graph: Graph) -> Iterator[tuple[NodeProto, str, str]]:
+    """Additions of two computed tensors, in both orders."""
+    for node in graph.of("Add"):
+        first, second = node.input
+        if graph.constant(first) is None and graph.constant(second) is None:
+            yield node, first, second
+            yield node, second, first
+
+
+def float_skip(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node, branch, skip in _sums(graph):
+        if _int8_layer(graph, branch) and _quantized(graph, skip) is None and not _int8_layer(graph, skip):
+            yield label(node), "the skip connection is not quantized, so the sum is not fused into the layer"
+
+
+def quantized_branch(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node, branch, skip in _sums(graph):
+        found = _quantized(graph, branch)
+        if found is not None and _quantized(graph, skip) and _int8_layer(graph, _source(graph, found)):
+            yield label(node), "Q/DQ between the layer and the sum keeps them from being fused"
+
+
+def needless(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(DEQUANTIZE):
+        if node.output[0] in graph.outputs:
+            yield label(node), "Q/DQ on an output"
+        for reader in graph.readers[node.output[0]]:
+            if reader.op_type in ("GridSample", "LayerNormalization", "Softmax") and reader.input[0] == node.output[0]:
+                yield label(node), f"Q/DQ before {reader.op_type}, which computes in float"
+
+
+def unequal_scales(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("Concat"):
+        found = [_quantized(graph, tensor) for tensor in node.input]
+        scales = [graph.constant(maker.input[1]) for maker in found if maker is not None]
+        values = {float(scale) for scale in scales if scale is not None and scale.size == 1}
+        if len(scales) == len(node.input) and len(values) > 1:
+            yield label(node), f"its inputs have {len(values)} different scales, so it computes in float"
+
+
+RULES = (
+    Rule("Q1", "W", "computed scale", GUIDE, computed_scale),
+    Rule("Q2", "E", "scale that is not positive", GUIDE, impossible_scale),
+    Rule("Q3", "E", "zero point that is not 0", "NVIDIA/TensorRT#4698", shifted),
+    Rule("Q3", "W", "computed zero point", GUIDE, computed_zero_point, until=(11,)),
+    Rule("Q3", "E", "computed zero point", "NVIDIA TensorRT 11, IQuantizeLayer", computed_zero_point, since=(11,)),
+    Rule("Q4", "E", "as many zero points as scales", "ONNX DequantizeLinear", unequal_sizes),
+    Rule("Q5", "S", "uint8 activations", "onnx-tensorrt, warning of its Q/DQ importer", unsigned, until=(10,)),
+    Rule("Q5", "E", "uint8 activations", "onnx-tensorrt 10.1 onnxOpImporters.cpp", unsigned, (10,), (10, 2)),
+    Rule("Q5", "S", "uint8 activations", "onnx-tensorrt, warning of its Q/DQ importer", unsigned, since=(10, 2)),
+    Rule("Q6", "E", "uint8 weights", "onnx-tensorrt onnxOpImporters.cpp", unsigned_codes),
+    Rule("Q7", "E", "quantized bias", "onnxruntime#14229, onnx-tensorrt#850", wide_codes),
+    Rule("Q8", "P", "Q and DQ apart", GUIDE, apart),
+    Rule("Q9", "P", "activation with scales per channel", GUIDE, per_channel_activation),
+    Rule("Q10", "P", "weight scales along the wrong axis", GUIDE, wrong_axis),
+    Rule("Q11", "P", "quantized LayerNormalization weights", GUIDE, quantized_norm),
+    Rule("P1", "P", "layer with one quantized input", GUIDE, half_quantized),
+    Rule("P2", "P", "float skip connection", GUIDE, float_skip),
+    Rule("P3", "P", "Q/DQ between layer and sum", GUIDE, quantized_branch),
+    Rule("P4", "P", "Q/DQ before what computes in float", GUIDE, needless),
+    Rule("P5", "P", "Concat of unequal scales", GUIDE, unequal_scales),
+    Rule("P6", "P", "Cast between DQ and layer", GUIDE, cast_between),
+)

@@ -1,0 +1,132 @@
+"""Jetson boards and what each JetPack brings them, as data: TensorRT's version decides opset, file and flags.
+
+What is marked `checked=False` was not found in a vendor's document.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgemtl.errors import UsageError, unknown
+
+ONNX, TYPED = "model.onnx", "model.fp16.onnx"
+DLA_NOTE = (
+    "GridSample, LayerNormalization and int8 by Q/DQ do not run on DLA, and what does not falls back to the GPU without"
+    " a word: do not use it for these networks"
+)
+
+
+class Board(NamedTuple):
+    title: str
+    sm: str  # compute capability
+    dla_cores: str
+
+
+class JetPack(NamedTuple):
+    """A release of NVIDIA's software for Jetson."""
+
+    version: str
+    tensorrt: str
+    boards: tuple[str, ...]
+    python: str  # of its Ubuntu, for which TensorRT's bindings are made
+    checked: bool
+    source: str
+    note: str = ""
+
+
+BOARDS = {
+    "orin-nano": Board("Jetson Orin Nano", "8.7", "0"),
+    "orin-nx": Board("Jetson Orin NX", "8.7", "1 (8 GB) or 2 (16 GB)"),
+    "agx-orin": Board("Jetson AGX Orin", "8.7", "2"),
+    "thor": Board("Jetson Thor", "11.0", "0"),
+}
+ORIN = ("orin-nano", "orin-nx", "agx-orin")
+JETPACKS = (
+    JetPack("5.1", "8.5.2", ORIN, "3.8", True, "NVIDIA-AI-IOT/cuDLA-samples#19",
+            "no LayerNormalization, no cubic Resize; its Python is too old for edgemtl: build with build.sh"),
+    JetPack("6.0", "8.6.2", ORIN, "3.10", False, "none found", "TensorRT's version was not checked"),
+    JetPack("6.1", "10.3.0", ORIN, "3.10", True, "pytorch/TensorRT#3453, docs.pytorch.org/TensorRT, Jetson"),
+    JetPack("6.2", "10.3.0", ORIN, "3.10", True, "docs.pytorch.org/TensorRT, Jetson"),
+    JetPack("7.0", "10.13", ("thor",), "3.12", False, "none found", "TensorRT's version was not checked"),
+    JetPack("7.2.2", "11.4.1", ("agx-orin", "thor"), "3.12", True,
+            "docs.nvidia.com/deeplearning/tensorrt/11.4.1, Migrating from 10.x to 11.x on Jetson",
+            "strongly typed only: precision comes from the file"),
+)  # fmt: skip
+# What a converted file must pass, one for each way to say the precision. 8.5 is looked at but may refuse: it has no
+# LayerNormalization.
+RELEASES = ("8.6", "10.3", "11.4")
+
+
+def profile(board: str, jetpack: str) -> tuple[Board, JetPack]:
+    """One board under one JetPack; UsageError for either that is not known or a pair that does not exist."""
+    if board not in BOARDS:
+        raise unknown("Jetson", board, BOARDS)
+    found = [j for j in JETPACKS if j.version == jetpack]
+    if not found:
+        raise unknown("JetPack", jetpack, [j.version for j in JETPACKS])
+    if board not in found[0].boards:
+        raise UsageError(f"JetPack {jetpack} is not for {BOARDS[board].title}")
+    return BOARDS[board], found[0]
+
+
+def major(tensorrt: str) -> int:
+    return int(tensorrt.partition(".")[0])
+
+
+def file(precision: str, tensorrt: str) -> str:
+    """The file of an artifact that a TensorRT of this version builds from.
+
+    From 10 on networks can be strongly typed, and from 11 on they must be: then float16 is in the file.
+    """
+    if precision == "fp32" or (precision == "int8" and major(tensorrt) < 10):
+        return ONNX
+    return TYPED
+
+
+def trtexec(precision: str, tensorrt: str, float32_layers: list[str]) -> str:
+    """The flags with which trtexec of this version builds the engine model.plan."""
+    flags = [f"--onnx={file(precision, tensorrt)}", "--saveEngine=model.plan", "--timingCacheFile=timing.cache"]
+    if precision == "fp32":
+        flags.append("--noTF32")
+    if major(tensorrt) < 10:
+        flags += {"fp32": [], "fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}[precision]
+        if precision != "fp32" and float32_layers:
+            listed = ",".join(f"{layer}:fp32" for layer in float32_layers)
+            flags += ["--precisionConstraints=obey", f"'--layerPrecisions={listed}'"]
+    elif major(tensorrt) < 11:
+        flags.append("--stronglyTyped")
+    flags.append("--buildOnly" if tensorrt.startswith("8.5") else "--skipInference")
+    return " ".join(["trtexec", *flags, '--memPoolSize="workspace:$megabytes"'])
+
+
+def script(precision: str, float32_layers: list[str]) -> str:
+    """build.sh: builds the engine on a Jetson, with the flags of the TensorRT it finds there."""
+    cases = []
+    for pattern, release in (("8.5.*", "8.5.2"), ("8.6.*", "8.6.2"), ("10.*", "10.3.0"), ("11.*", "11.4.1")):
+        named = [
+            j for j in JETPACKS if major(j.tensorrt) == major(release) and (major(release) > 8 or j.tensorrt == release)
+        ]
+        for j in named:
+            boards = ", ".join(BOARDS[board].title for board in j.boards)
+            unchecked = "" if j.checked else " (not checked)"
+            cases.append(
+                f"# JetPack {j.version}, TensorRT {j.tensorrt}{unchecked}: {boards}. {j.note}".rstrip(". ") + "."
+            )
+        cases.append(f"{pattern}) {trtexec(precision, release, float32_layers)} ;;")
+    listed = "\n".join(cases)
+    return f"""#!/bin/sh
+# Builds the TensorRT engine model.plan on the Jetson that will run it: an engine is of one GPU and one TensorRT.
+# Before: sudo nvpmodel -m 0 && sudo jetson_clocks
+# After:  trtexec --loadEngine=model.plan --useCudaGraph --noDataTransfers --useSpinWait --warmUp=500 --duration=10
+# edgemtl itself needs none of this: it builds and keeps an engine of its own when it first opens this folder.
+# {DLA_NOTE}.
+set -e
+cd "$(dirname "$0")"
+PATH="$PATH:/usr/src/tensorrt/bin"
+version=${{1:-$(dpkg-query -W -f '${{Version}}' libnvinfer-bin)}}
+megabytes=$(awk '/MemAvailable/ {{ print int($2 / 2048) }}' /proc/meminfo)
+case $version in
+{listed}
+*) echo "build.sh knows TensorRT 8.5, 8.6, 10 and 11, not $version" >&2; exit 2 ;;
+esac
+"""

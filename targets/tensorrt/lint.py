@@ -1,0 +1,122 @@
+"""What TensorRT makes of an ONNX file, told from the file alone: rules with their sources, by TensorRT's version.
+
+No TensorRT and no GPU are needed, and a clean file is no proof: the rules know what was documented or seen by others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple
+
+from edgemtl.errors import UsageError, needs
+
+Version = tuple[int, ...]
+Finding = tuple[str, str]  # which node or tensor, and what about it
+SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
+FATAL = ("E", "S")
+OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
+
+
+class Rule(NamedTuple):
+    """One thing to look for; several rules share a code where versions differ in what it does."""
+
+    code: str
+    severity: str  # of SEVERITIES
+    about: str
+    source: str  # public
+    find: Callable[..., Iterator[Finding]]  # of a Graph and a Version
+    since: Version = (0,)
+    until: Version = (1000,)  # the first version it does not hold for
+
+
+class Problem(NamedTuple):
+    """What a rule found at one place."""
+
+    rule: Rule
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule.code} {SEVERITIES[self.rule.severity]}: {self.where}: {self.text} ({self.rule.source})"
+
+
+def rules() -> tuple[Rule, ...]:
+    """All of them; UsageError where onnx is missing."""
+    with needs("tensorrt"):
+        from edgemtl.targets.tensorrt import _operators, _quantization
+    return (*_operators.RULES, *_quantization.RULES)
+
+
+def lint(model: object, version: str = "10.3") -> list[Problem]:
+    """What the rules find in an onnx.ModelProto, the file's path or its bytes, for one version of TensorRT.
+
+    UsageError for a file that is no ONNX model, or a version outside OLDEST to NEWEST.
+
+    >>> [problem.rule.code for problem in lint("runs/nyud/tensorrt/model.onnx", "10.3")]  # doctest: +SKIP
+    ['P2', 'P2']
+    """
+    asked = parse(version)
+    every = rules()
+    from onnx.shape_inference import InferenceError
+
+    from edgemtl.targets.tensorrt._graph import Graph
+
+    try:
+        graph = Graph(_read(model))
+    except InferenceError as error:
+        raise UsageError(f"{_called(model)} is no valid ONNX model: {' '.join(str(error).split())}") from None
+    return [
+        Problem(rule, where, text)
+        for rule in every
+        if rule.since <= asked < rule.until
+        for where, text in rule.find(graph, asked)
+    ]
+
+
+def parse(version: str) -> Version:
+    """ "10.3" and "10.3.0.26" as (10, 3); UsageError for what is no version or not one the rules know of."""
+    parts = version.split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{version!r} is no version of TensorRT; give one such as 10.3")
+    asked = tuple(int(part) for part in parts[:2])
+    if not OLDEST <= asked <= NEWEST:
+        low, high = (".".join(map(str, v)) for v in (OLDEST, NEWEST))
+        raise UsageError(f"the rules are for TensorRT {low} to {high}, not {version}")
+    return asked
+
+
+def fatal(problems: list[Problem]) -> list[Problem]:
+    """Those with which the file is refused or computes something else."""
+    return [problem for problem in problems if problem.rule.severity in FATAL]
+
+
+def summary(problems: list[Problem]) -> str:
+    """One line: the fatal ones in full, the others counted."""
+    worst = [str(problem) for problem in fatal(problems)]
+    if worst:
+        return worst[0] + (f" and {len(worst) - 1} more" if len(worst) > 1 else "")
+    counts = Counter((SEVERITIES[p.rule.severity], p.rule.code) for p in problems)
+    listed = ", ".join(f"{code} ({kind}) x{count}" for (kind, code), count in sorted(counts.items()))
+    return listed or "nothing found"
+
+
+def _read(model: object) -> object:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        read = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(Path(str(model)))
+    except FileNotFoundError:
+        raise UsageError(f"{model} does not exist") from None
+    except DecodeError:
+        raise UsageError(f"{_called(model)} is no ONNX model") from None
+    if not read.graph.node:
+        raise UsageError(f"{_called(model)} is no ONNX model: it has no nodes")
+    return read
+
+
+def _called(model: object) -> str:
+    return str(model) if isinstance(model, (str, Path)) else "this"

@@ -1,0 +1,125 @@
+"""deploy: does what is missing, only that, and tells it in one table."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgemtl import artifact, checkpoint, convert, deploy, quantizers, registry
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import add_json, read_json, sha256, write_json
+from edgemtl.verify import smooth_frames
+from tests import toy
+
+pytest.importorskip("openvino")
+ALL = [f"{stage} {name}" for name in ("fp32", "fp16", "int8") for stage in ("convert", "verify", "evaluate")]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of the toy network; converting and verifying are real, scores are made up."""
+    references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+    monkeypatch.setattr(convert, "load", lambda run, precision: references[Path(convert.source(precision)).stem])
+    images, found = [{"image": frame} for frame in smooth_frames((96, 128), 2)], registry.load
+
+    def load(kind: str, name: str) -> Any:
+        data = type("module", (), {"open": staticmethod(lambda root, split, tasks: images)})
+        return data if kind == "data" else found(kind, name)
+
+    monkeypatch.setattr(registry, "load", load)
+    made = toy.write_run(tmp_path / "run")
+    write_ledger(made, references["int8"])
+    return made
+
+
+def write_ledger(run: Path, reference: Any) -> None:
+    rows = quantizers.ledger(reference.network)
+    about = {"format": quantizers.FORMAT, "file": "int8.safetensors", "sha256": sha256(run / "int8.safetensors")}
+    limits = {"zero_point": 0, "codes": [quantizers.LOW, quantizers.HIGH]}
+    write_json(run / "scales.json", about | limits | {"quantized": rows})
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every stage that ran."""
+    noted: list[str] = []
+    really_convert, really_verify = convert.convert, deploy.verify
+
+    def name(folder: Path) -> str:
+        return artifact.read(folder).precision
+
+    def converted(run: Path, *, target: str, precision: str) -> Path:
+        noted.append(f"convert {precision}")
+        return really_convert(run, target=target, precision=precision)
+
+    def verified(folder: Path, **options: Any) -> Any:
+        noted.append(f"verify {name(folder)}")
+        return really_verify(folder, frames=1, **options)
+
+    def scored(path: Path, *, weights: str = "", **options: Any) -> None:
+        noted.append(f"evaluate {weights or name(path)}")
+        loss = 0.0 if weights == "float" else 0.01
+        tasks = {
+            name: {task.headline: 50 * (1 - loss if task.higher_is_better else 1 + loss)}
+            for name, task in toy.TASKS.items()
+        }
+        of = (
+            {"weights_sha256": sha256(path / f"{weights}.safetensors")}
+            if weights
+            else {"digest": artifact.digest(artifact.read(path))}
+        )
+        add_json(path / "scores.json" if weights else path.parent / "scores.json", weights or path.name, {
+            "frames": 3, "split": "val", "tasks": tasks, **of,
+        })  # fmt: skip
+
+    monkeypatch.setattr(convert, "convert", converted)
+    monkeypatch.setattr(deploy, "verify", verified)
+    monkeypatch.setattr(deploy, "evaluate", scored)
+    return noted
+
+
+def test_everything_is_done_once(run: Path, calls: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "deploy.md"
+    [rows] = deploy.deploy([run], targets=["openvino"], out=page).values()
+    assert calls == ["evaluate float", "evaluate int8", *ALL]
+    assert [(row.target, row.precision) for row in rows[2:]] == [("openvino", p) for p in ("fp32", "fp16", "int8")]
+    assert all(row.ok and row.megabytes and row.difference for row in rows[2:])
+    assert rows[0].delta_m == 0 and rows[-1].delta_m == pytest.approx(-1)
+    entries = len(read_json(run / "scales.json")["quantized"])
+    assert rows[-1].ledger == f"{entries} of {entries}" and not rows[-2].ledger
+    assert rows[-1].checked.startswith("executed here: CPU")
+    text = page.read_text()
+    assert text.count("| openvino |") == 3 and "-1.00 %" in text and f"{entries} of {entries}" in text
+
+    calls.clear()
+    assert deploy.deploy([run], targets=["openvino"]) == {run: rows}
+    assert calls == []
+
+
+def test_only_what_is_of_other_weights_is_done_again(run: Path, calls: list[str]) -> None:
+    deploy.deploy([run], targets=["openvino"])
+    calls.clear()
+    reference = convert.load(run, "int8")
+    checkpoint.save(run / "int8.safetensors", {}, {"note": "fine-tuned further"})
+    write_ledger(run, reference)
+    deploy.deploy([run], targets=["openvino"])
+    assert calls == ["evaluate int8", "convert int8", "verify int8", "evaluate int8"]
+
+
+def test_a_difference_fails_after_the_table(run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy.deploy([run], targets=["openvino"])
+    entry = read_json(run / "verify.json")["openvino"]
+    add_json(run / "verify.json", "openvino", entry | {"ok": False})
+    page = run / "deploy.md"
+    with pytest.raises(CheckFailed, match="openvino int8"):
+        deploy.deploy([run], targets=["openvino"], out=page)
+    assert "FAILED" in page.read_text()
+
+
+def test_a_target_that_is_missing_here_is_a_row(run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(run: Path, **options: Any) -> Path:
+        raise UsageError("no such package")
+
+    monkeypatch.setattr(convert, "convert", missing)
+    [rows] = deploy.deploy([run], targets=["openvino"]).values()
+    assert [row.checked for row in rows[2:]] == ["not converted: no such package"] * 3

@@ -1,0 +1,294 @@
+"""verify --ledger: what was converted is bit-equal, and every kind of damage is found with the tensor's name."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+from edgemtl import convert, quantizers
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.readback import read_back
+from tests import toy
+
+TARGETS = {"openvino": "model.bin", "onnx": "model.onnx"}  # and where its integers and scales lie
+SHARED = ("semseg", "depth", "normals", "edge")  # inputs of the heads: equal scales on one tensor
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of the toy network with an int8 artifact of both targets and its ledger."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
+    toy.write_ledger(folder, toy.deployed("int8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "load", lambda run, precision: toy.deployed(precision))
+        for target in TARGETS:
+            convert.convert(folder, target=target)
+        convert.convert(folder, target="openvino", precision="fp32")
+    return folder
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A run folder of its own to damage, and the artifact in it."""
+
+    def copy(target: str) -> Path:
+        shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
+        return tmp_path / "run" / target
+
+    return copy
+
+
+def parts(target: str) -> list[tuple[str, bytes]]:
+    """Every ledger entry with the bytes it should have in the target's file: codes, and scales or limits."""
+    network = toy.deployed("int8").network
+    found = []
+    for quantizer in quantizers.quantizers(network):
+        scale = quantizer.scale.numpy()
+        if quantizer.role == "weight":
+            weight = network.get_parameter(quantizer.name)
+            codes = quantizers.codes(weight, quantizer.scale, quantizer.axis).numpy()
+            found += [(quantizer.name, codes.tobytes()), (quantizer.name, scale.tobytes())]
+        elif target == "openvino":  # FakeQuantize has the two ends of the range
+            found += [(quantizer.name, (scale * np.float32(end)).tobytes()) for end in (-128, 127)]
+        else:
+            found.append((quantizer.name, scale.tobytes()))
+    return found
+
+
+def wrong(path: Path, **options: Any) -> dict[str, str]:
+    """The tensors that are found wrong, and why; the one line names the first."""
+    with pytest.raises(CheckFailed) as caught:
+        read_back(path, **options)
+    found = json.loads((path.parent / "verify.json").read_text())[path.name]
+    assert not found["ok"] and not found["ledger"]["ok"]
+    named: dict[str, str] = found["ledger"]["wrong"]
+    assert not named or next(iter(named)) in str(caught.value)
+    return named
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_all_entries_are_bit_equal(run: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read_back(run / target)
+    assert found["ok"] and found["matches"] == found["entries"] == 2 * len(toy.LAYERS)
+    assert found["text"] == "18 of 18 entries bit-equal (9 weights, 9 activations, 15 places)"
+    assert len(found["gone"]) == 3 and set(found["gone"]) < set(SHARED)
+    assert all("equal scales, and " in reason for reason in found["gone"].values())
+    assert found["text"] in capsys.readouterr().out
+    assert json.loads((run / "verify.json").read_text())[target]["ledger"] == found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_flipped_bit_of_any_entry_is_found(target: str, copied: Callable[[str], Path]) -> None:
+    path, random = copied(target), np.random.default_rng(0)
+    file = path / TARGETS[target]
+    content = file.read_bytes()
+    seen = set()
+    for name, needle in parts(target):
+        at = content.index(needle)
+        for bit in random.integers(0, 8 * len(needle), 3):
+            damaged = bytearray(content)
+            damaged[at + bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            named = wrong(path)
+            assert name in named, (name, bit)
+            assert set(named) <= {name, *(SHARED if name in SHARED else ())}
+            seen.add(name)
+    assert len(seen) == 2 * len(toy.LAYERS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_scale_that_is_one_ulp_off_is_found(target: str, copied: Callable[[str], Path]) -> None:
+    path = copied(target)
+    file = path / TARGETS[target]
+    content = file.read_bytes()
+    for name, needle in parts(target):
+        if name == "point.weight" and len(needle) == 64:  # 16 scales
+            scale = np.frombuffer(needle, np.float32).copy()
+            scale[5] = np.nextafter(scale[5], np.float32(1))
+            file.write_bytes(content.replace(needle, scale.tobytes()))
+    named = wrong(path)
+    assert list(named) == ["point.weight"] and named["point.weight"].startswith("scale of channel 5 ")
+    with pytest.raises(CheckFailed, match="17 of 18 .*; point.weight: scale of .*; changed after the conversion"):
+        read_back(path)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_swapped_scales_are_found(target: str, copied: Callable[[str], Path]) -> None:
+    path = copied(target)
+    file = path / TARGETS[target]
+    content = file.read_bytes()
+    first, second = ([needle for name, needle in parts(target) if name == wanted] for wanted in ("deep", "sampled"))
+    for a, b in zip(first, second):
+        assert content.count(a) == content.count(b) == 1
+        content = content.replace(a, b"????").replace(b, a).replace(b"????", b)
+    file.write_bytes(content)
+    named = wrong(path)
+    assert set(named) == {"deep", "sampled"} and all(text.startswith("scale ") for text in named.values())
+
+
+def edit_onnx(path: Path, change: Callable[[Any, dict[str, Any]], None]) -> None:
+    import onnx
+
+    model = onnx.load(path / "model.onnx")
+    change(model.graph, {node.name: node for node in model.graph.node})
+    onnx.save(model, path / "model.onnx")
+
+
+def edit_openvino(path: Path, change: Callable[[Any, dict[str, Any]], None]) -> None:
+    import openvino as ov
+
+    model = ov.Core().read_model(path / "model.xml")
+    change(model, {node.get_friendly_name(): node for node in model.get_ordered_ops()})
+    ov.save_model(model, path / "changed.xml", compress_to_fp16=False)
+    del model
+    (path / "changed.xml").replace(path / "model.xml")
+    (path / "changed.bin").replace(path / "model.bin")
+
+
+@pytest.mark.parametrize(
+    ("zero", "wanted"),
+    [(np.array(3, np.int8), "zero point 3, expected 0"), (np.array(0, np.uint8), "zero point uint8, expected int8 0")],
+)
+def test_onnx_zero_points_must_be_int8_zeros(copied: Callable[[str], Path], zero: np.ndarray, wanted: str) -> None:
+    from onnx import numpy_helper
+
+    for name in ("deep", "deep/QuantizeLinear"):
+        path = copied("onnx")
+
+        def change(graph: Any, nodes: dict[str, Any], name: str = name) -> None:
+            graph.initializer.append(numpy_helper.from_array(zero, "other zero"))
+            nodes[name].input[2] = "other zero"
+
+        edit_onnx(path, change)
+        named = wrong(path)
+        assert list(named) == ["deep"] and named["deep"].endswith(wanted)
+
+
+def test_onnx_quantizers_may_not_differ_from_dequantizers(copied: Callable[[str], Path]) -> None:
+    path = copied("onnx")
+    edit_onnx(path, lambda graph, nodes: nodes["deep/QuantizeLinear"].input.__setitem__(1, "point/scale"))
+    named = wrong(path)
+    assert list(named) == ["deep"] and "QuantizeLinear has scale" in named["deep"]
+
+
+def test_onnx_pairs_that_were_dropped_are_missed(copied: Callable[[str], Path]) -> None:
+    path = copied("onnx")
+
+    def change(graph: Any, nodes: dict[str, Any]) -> None:
+        before, after = nodes["deep/QuantizeLinear"], nodes["deep"]
+        for node in graph.node:
+            node.input[:] = [before.input[0] if value == after.output[0] else value for value in node.input]
+        graph.node.remove(before)
+        graph.node.remove(after)
+
+    edit_onnx(path, change)
+    assert wrong(path) == {"deep": "the artifact does not have it"}
+
+
+def test_onnx_a_quantizer_without_its_way_back_is_named(copied: Callable[[str], Path]) -> None:
+    path = copied("onnx")
+
+    def change(graph: Any, nodes: dict[str, Any]) -> None:
+        graph.node.remove(nodes["deep"])
+
+    edit_onnx(path, change)
+    assert wrong(path) == {"deep": "no DequantizeLinear follows"}
+
+
+def test_onnx_one_head_that_reads_floats_is_named(copied: Callable[[str], Path]) -> None:
+    path = copied("onnx")
+
+    def change(graph: Any, nodes: dict[str, Any]) -> None:
+        merged = next(nodes[name] for name in SHARED if name in nodes)
+        source = nodes[f"{merged.name}/QuantizeLinear"].input[0]
+        for node in graph.node:
+            if node.op_type == "Conv" and "normals.weight" in nodes and node.name.endswith("normals/Conv"):
+                assert node.input[0] == merged.output[0]
+                node.input[0] = source
+
+    edit_onnx(path, change)
+    assert wrong(path) == {"normals": "the artifact does not have it"}
+
+
+def test_openvino_zero_points_are_found(copied: Callable[[str], Path]) -> None:
+    path = copied("openvino")
+
+    def change(model: Any, nodes: dict[str, Any]) -> None:
+        from openvino import opset13 as op
+
+        multiply = nodes["deep.weight"]
+        shifted = op.subtract(multiply.input_value(0), op.constant(np.float32(3)))
+        multiply.input(0).replace_source_output(shifted.output(0))
+
+    edit_openvino(path, change)
+    assert wrong(path) == {"deep.weight": "zero point 3, expected 0"}
+
+
+def test_openvino_ranges_must_be_those_of_int8(copied: Callable[[str], Path]) -> None:
+    path = copied("openvino")
+
+    def change(model: Any, nodes: dict[str, Any]) -> None:
+        quantize = nodes["deep"]
+        for port in (1, 3):
+            quantize.input(port).replace_source_output(nodes["point"].input_value(port))
+
+    edit_openvino(path, change)
+    named = wrong(path)
+    assert list(named) == ["deep"] and "expected -128..127 times one scale" in named["deep"]
+
+
+def test_openvino_quantizers_that_were_dropped_are_missed(copied: Callable[[str], Path]) -> None:
+    path = copied("openvino")
+
+    def change(model: Any, nodes: dict[str, Any]) -> None:
+        for reader in nodes["deep"].output(0).get_target_inputs():
+            reader.replace_source_output(nodes["deep"].input_value(0))
+        merged = next(nodes[name] for name in SHARED if name in nodes)
+        for reader in merged.output(0).get_target_inputs():
+            if "normals" in reader.get_node().get_friendly_name():
+                reader.replace_source_output(merged.input_value(0))
+
+    edit_openvino(path, change)
+    named = wrong(path)
+    assert named.pop("deep") == named.pop("normals") == "the artifact does not have it" and not named
+
+
+def test_the_ledger_of_other_weights_is_refused(copied: Callable[[str], Path]) -> None:
+    path = copied("openvino")
+    file = path.parent / "scales.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sha256": "f" * 64}))
+    with pytest.raises(CheckFailed, match="scales.json is the ledger of other weights than the artifact was made of"):
+        read_back(path)
+
+
+def test_a_ledger_elsewhere_is_found_by_its_run(run: Path, copied: Callable[[str], Path], tmp_path: Path) -> None:
+    path = shutil.move(copied("onnx"), tmp_path / "alone")
+    with pytest.raises(UsageError, match="scales.json does not exist"):
+        read_back(path)
+    assert read_back(path, run=tmp_path / "run")["ok"]
+
+
+def test_float_artifacts_have_no_ledger(run: Path) -> None:
+    with pytest.raises(UsageError, match="openvino-fp32 is fp32: only int8 artifacts have a ledger"):
+        read_back(run / "openvino-fp32")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_reading_back_needs_no_torch(run: Path, target: str) -> None:
+    code = """if True:
+        import sys
+        from edgemtl.cli import main
+        status = main(["verify", sys.argv[1], "--ledger"])
+        assert "torch" not in sys.modules
+        sys.exit(status)
+    """
+    ended = subprocess.run([sys.executable, "-c", code, str(run / target)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "ledger: 18 of 18 entries bit-equal" in ended.stdout
