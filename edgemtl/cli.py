@@ -102,6 +102,13 @@ def _compress(args: argparse.Namespace) -> None:
     compress(args.run, data=args.data, settings=args.set)
 
 
+def _sensitivity(args: argparse.Namespace) -> None:
+    with needs("train"):
+        from edgemtl.mixed import measure
+
+    measure(args.run, data=args.data, frames=args.frames, out=args.out)
+
+
 def _convert(args: argparse.Namespace) -> None:
     with needs("train"):
         from edgemtl.convert import convert
@@ -140,6 +147,12 @@ def _verify(args: argparse.Namespace) -> None:
 
         read_back(args.artifact, run=args.run, as_json=args.json)
         return
+    if args.blame:
+        with needs("train"):
+            from edgemtl.blame import blame
+
+        blame(args.artifact, run=args.run, data=args.data, device=args.device, bound=args.bound, as_json=args.json)
+        return
     with needs("train"):
         from edgemtl.verify import verify
 
@@ -151,11 +164,17 @@ def _verify(args: argparse.Namespace) -> None:
     verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
 
 
+def _lint(args: argparse.Namespace) -> None:
+    from edgemtl.targets.tensorrt.lint import report
+
+    report(args.file, tensorrt=args.tensorrt, jetpack=args.jetpack, as_json=args.json)
+
+
 def _deploy(args: argparse.Namespace) -> None:
     with needs("train"):
         from edgemtl.deploy import deploy
 
-    deploy(args.runs, targets=args.target, data=args.data, out=args.out)
+    deploy(args.runs, targets=args.target, data=args.data, limit=args.limit, out=args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -315,11 +334,20 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--set", **settings)
 
     arg = add(
+        "sensitivity", _sensitivity, "measure what each layer's int8 costs each task, after compress",
+        "edgemtl sensitivity runs/nyud --data NYUDv2 --out sensitivity.svg",
+    )  # fmt: skip
+    arg("run", type=Path, metavar="DIR", help="a run folder that was compressed")
+    arg("--data", **data)
+    arg("--frames", type=_positive, default=4, metavar="N", help="how many of the train split (default: 4)")
+    arg("--out", type=Path, metavar="FILE", help="write a heat map as an SVG picture")
+
+    arg = add(
         "convert", _convert, "convert a run's network into a target's artifact folder",
         "edgemtl convert runs/nyud --target openvino --precision int8",
     )  # fmt: skip
     arg("run", type=Path, metavar="DIR", help="a run folder")
-    arg("--target", required=True, metavar="NAME", help="a name that `edgemtl list targets` shows")
+    arg("--target", required=True, type=_target, metavar="NAME", help="a name that `edgemtl list targets` shows")
     arg("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="of the weights (default: int8)")
 
     arg = add(
@@ -333,7 +361,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--set", **settings)
     arg("--weights", default="float", metavar="NAME", help="of a run: float, int8 or calibrated (default: float)")
     arg("--split", default="val", metavar="NAME", help="of the data set (default: val)")
-    arg("--limit", type=_positive, metavar="N", help="score only the first N frames")
+    arg("--limit", type=_positive, metavar="N", help="score only N frames, evenly spaced")
     arg("--budget", metavar="LIST", help="allowed changes against the float model; worse ones end with status 1")
     arg("--baseline", type=Path, metavar="DIR", help="the run to compare with (default: the artifact's own)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino) or cuda (a run)")
@@ -358,7 +386,18 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--data", **data)
     arg("--frames", type=_positive, default=8, metavar="N", help="how many frames to compare (default: 8)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+    arg("--blame", action="store_true", help="walk the layers on one frame and name the first that differs")
+    arg("--bound", type=float, metavar="X", help="with --blame: of one layer's RMS difference / standard deviation")
     arg("--ledger", action="store_true", help="only read an int8 artifact's files back and compare with scales.json")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "lint", _lint, "say what TensorRT would refuse, get wrong or run slowly in any ONNX file, by documented rules",
+        "edgemtl lint model.onnx --jetpack 6.2",
+    )  # fmt: skip
+    arg("file", type=Path, metavar="FILE", help="an ONNX file")
+    arg("--tensorrt", metavar="VERSION", help="of the device (default: 10.3, JetPack 6.2's)")
+    arg("--jetpack", metavar="VERSION", help="of the Jetson, in place of --tensorrt")
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -366,7 +405,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "edgemtl deploy runs/nyud --target openvino coreml --data NYUDv2 --out docs/deploy.md",
     )  # fmt: skip
     arg("runs", type=Path, nargs="+", metavar="DIR", help="run folders")
-    arg("--target", nargs="+", default=[], metavar="NAME", help="these targets alone (default: all)")
+    arg("--target", nargs="+", default=[], type=_target, metavar="NAME", help="these targets alone (default: all)")
     arg("--data", **data)
     arg("--out", type=Path, metavar="FILE", help="write the tables as a Markdown page")
 
@@ -414,7 +453,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "doctor", _doctor, "say what is installed, what is missing, and the fix; or what is wrong with a data set",
         "edgemtl doctor --data NYUDv2",
     )  # fmt: skip
-    arg("--target", metavar="NAME", help="only what this target needs")
+    arg("--target", type=_target, metavar="NAME", help="only what this target needs")
     arg("--data", type=Path, metavar="DIR", help="look through the data set in this folder instead")
     arg("--dataset", metavar="NAME", help="what is there: nyud or pascal_context (default: recognised by its files)")
     arg("--limit", type=_positive, metavar="N", help="look at only N frames of each split, evenly spaced")
@@ -428,6 +467,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--data", **data)
     arg("--frames", type=_positive, default=4, metavar="N", help="how many frames to picture (default: 4)")
     return parser, commands
+
+
+def _target(text: str) -> str:
+    return text.replace("-", "_")  # a package's hyphen is an underscore in Python
 
 
 def _positive(text: str) -> int:

@@ -17,27 +17,24 @@ from typing import Any, Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import files, models, quantizers, registry, show
+from edgemtl import files, models, quantizers, registry, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import loader, tensors
-from edgemtl.data.augment import fit
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.losses import losses
+from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Recipe
 from edgemtl.replay import Replay
+from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
 
 INT8 = "int8.safetensors"
-CALIBRATED = "calibrated.safetensors"  # the same network before fine-tuning, for comparison
 SCALES = "scales.json"
 LOG_EVERY = 20  # iterations, where nobody sees the progress bar
-DRAWN = 1024  # values of an image that a scale is chosen by
-SHARES = [0.3 + 0.7 * step / 28 for step in range(29)]  # of the largest value, for the range of a quantizer
 FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
 
 # Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere. The others are no
@@ -64,11 +61,17 @@ def compress(
     if len(samples) == 0:
         raise UsageError(f"the train split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
     teacher = deployed.network
-    about = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
+    about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
+    if recipe.compression.budget:
+        sensitivity.budget(recipe.compression.budget)
     began = time.perf_counter()
     with Stop() as stop:
         try:
             deployed.network, report = _calibrated(deployed, samples, recipe, stop)
+            about["kept_float"] = []
+            if recipe.compression.budget:
+                about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
+                report |= _counts(deployed.network)
             quantizers.save(run / CALIBRATED, deployed.network, about)
             report["calibration_seconds"] = time.perf_counter() - began
             if recipe.compression.iterations:
@@ -81,6 +84,7 @@ def compress(
         {
             "format": quantizers.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
             "codes": [quantizers.LOW, quantizers.HIGH], "quantized": quantizers.ledger(deployed.network),
+            "kept_float": about["kept_float"],
         },
     )  # fmt: skip
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
@@ -119,23 +123,17 @@ def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recip
 def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> tuple[nn.Module, dict[str, Any]]:
     """The quantized copy of deployed.network and how many quantizers of which kind it got."""
     count = min(recipe.compression.calibration, len(samples))
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    chosen = spread(samples, count)
     with show.progress() as bar:
         task = bar.add_task("calibration", total=count, status="")
 
         def frame(index: int) -> Tensor:
             if stop.asked:
                 raise Stopped("during calibration")
-            sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks, native=recipe.augment.native)
             bar.advance(task)
-            return deployed.normalise(frames(torch.from_numpy(sample["image"])[None]))
+            return image(deployed, samples, index, recipe)
 
         return quantize(deployed.network, chosen, frame, recipe.compression.keep_float)
-
-
-def frames(images: Tensor) -> Tensor:
-    """(B, 3, H, W) float32 0..255, channels last in memory, of uint8 images (B, H, W, 3)."""
-    return images.permute(0, 3, 1, 2).float()
 
 
 def quantize(
@@ -157,12 +155,16 @@ def quantize(
     wrong = set(quantizers.on_coordinates(graph.program)) - idle
     if wrong:
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
-    found = list(quantizers.quantizers(made))
     calibrate(graph, itertools.chain([first], map(example, items[1:])))
+    return made, _counts(made)
+
+
+def _counts(network: nn.Module) -> dict[str, Any]:
+    found = list(quantizers.quantizers(network))
     weights = [q for q in found if q.role == "weight"]
     smallest = sum(int((q.scale == quantizers.SMALLEST).sum()) for q in weights)
     channels = sum(q.scale.numel() for q in weights)
-    return made, {
+    return {
         "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
         "channels_at_smallest_scale": smallest,
     }  # fmt: skip
@@ -218,28 +220,19 @@ def _pattern(text: str) -> re.Pattern[str]:
 def calibrate(graph: Replay, images: Iterable[Tensor]) -> None:
     """Sets the scale of every activation's quantizer, in place, from what reaches it in the float network.
 
-    The range that rounds with the least squared error: at most the mean of the images' largest values, which a few
-    outliers make wide.
+    The largest code stands for the mean of the images' largest values. The range with the least squared error, which
+    is narrower, was no better for any of the three papers' device networks.
     """
     largest: dict[FakeQuantize, list[Tensor]] = {}
-    drawn: dict[FakeQuantize, list[Tensor]] = {}
-    random = torch.Generator().manual_seed(0)
 
     def watch(quantizer: FakeQuantize, x: Tensor) -> None:
         if quantizer.role == "activation":
             largest.setdefault(quantizer, []).append(x.abs().max())
-            drawn.setdefault(quantizer, []).append(x.flatten()[torch.randint(x.numel(), (DRAWN,), generator=random)])
 
-    for image in images:
-        graph.run(image, watch=watch)
-    for quantizer, values in drawn.items():
-        quantizer.scale.copy_(_least_error(torch.cat(values), torch.stack(largest[quantizer]).mean()))
-
-
-def _least_error(values: Tensor, largest: Tensor) -> Tensor:
-    """The snapped scale whose range, a share of `largest`, rounds the values with the least squared error."""
-    scales = [quantizers.snap(largest * share / quantizers.HIGH) for share in SHARES]
-    return min(scales, key=lambda scale: float((FakeQuantize(scale, None, "activation", "")(values) - values).square().mean()))
+    for each in images:
+        graph.run(each, watch=watch)
+    for quantizer, values in largest.items():
+        quantizer.scale.copy_(quantizers.snap(torch.stack(values).mean() / quantizers.HIGH))
 
 
 def _nncf(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
@@ -385,24 +378,6 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
         "first_losses": {name: float(np.mean([h[name] for h in history[:tenth]])) for name in tasks},
         "last_losses": {name: float(np.mean([h[name] for h in history[-tenth:]])) for name in tasks},
     }
-
-
-def distance(task: str, raw: Tensor, wanted: Tensor) -> Tensor:
-    """How far raw outputs (B, C, h, w) are from the float network's, a scalar of the size of the task's own loss.
-
-    Classes: Kullback-Leibler divergence per pixel. Edges and saliency: the same of a single probability. Normals: L1 of
-    the unit vectors. Depth and anything else: L1.
-    """
-    if raw.shape[1] > 1 and task in ("semseg", "human_parts", "sal"):
-        each = F.kl_div(raw.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
-        return each.sum(1).mean()
-    if task in ("edge", "sal"):
-        goal = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, goal)
-        return F.binary_cross_entropy_with_logits(raw, goal) - entropy
-    if task == "normals":
-        return (F.normalize(raw, dim=1) - F.normalize(wanted, dim=1)).abs().sum(1).mean()
-    return (raw - wanted).abs().mean()
 
 
 def _batches(samples: Any, recipe: Recipe) -> Generator[dict[str, Tensor], None, None]:

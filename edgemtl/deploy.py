@@ -1,6 +1,7 @@
 """Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +9,11 @@ from edgemtl import artifact, convert, recipe, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import SCORES, Scores, evaluate
-from edgemtl.files import read_json, replacing, sha256
+from edgemtl.files import add_json, read_json, replacing, sha256
 from edgemtl.tasks import Task, delta_m
 from edgemtl.verify import VERIFIED, verify
 
+PARTIAL = "deploy.json"  # in the run: scores over a part of the split
 FORMS = ("float", "calibrated", "int8")  # weights of a run, scored in torch
 HOW = {
     "executed": "executed here: {}",
@@ -39,23 +41,23 @@ def deploy(
     *,
     targets: Sequence[str] = (),
     data: Path | None = None,
-    device: str | None = None,
+    limit: int | None = None,
     out: Path | None = None,
 ) -> dict[Path, list[Row]]:
     """The rows of each run, after every stage that had no result of these very files was run again.
 
-    All precisions of `targets` (default: all that this machine can convert to) for which the run has weights; scores
-    are over the val split. With `out` the tables are written there as Markdown. CheckFailed, after the tables, where an
+    All precisions of `targets` (default: all) for which the run has weights; scores are over the val split, or `limit`
+    frames of it. Results are kept in the run: verify.json, scores.json, and deploy.json for scores over a part. With `out` the tables are written there as Markdown. CheckFailed, after the tables, where an
     artifact differs from its torch model; UsageError where a run or the data are missing.
     """
     names = list(targets) or registry.names("targets")
-    table = {run: [*_weights(run, data), *_artifacts(run, names, data, device)] for run in runs}
+    table = {run: [*_weights(run, data, limit), *_artifacts(run, names, data, limit)] for run in runs}
     for run, rows in table.items():
         tasks = recipe.read(run / "recipe.json").tasks
         show.table(str(run), _header(tasks), [_cells(row, tasks) for row in rows], left=2)
     if out is not None:
         with replacing(out) as temporary:
-            temporary.write_text(markdown(table), encoding="utf-8")
+            temporary.write_text(markdown(table, limit), encoding="utf-8")
         show.out.print(f"{out}: {sum(map(len, table.values()))} rows", highlight=False, soft_wrap=True)
     wrong = [f"{run}, {row.target} {row.precision}" for run, rows in table.items() for row in rows if not row.ok]
     if wrong:
@@ -63,44 +65,47 @@ def deploy(
     return table
 
 
-def markdown(table: dict[Path, list[Row]]) -> str:
+def markdown(table: dict[Path, list[Row]], limit: int | None = None) -> str:
     """The tables as a page."""
-    parts = [PAGE.format(command=" ".join(["edgemtl deploy", *map(str, table)]))]
+    part = [] if limit is None else [f"--limit {limit}"]
+    parts = [PAGE.format(command=" ".join(["edgemtl deploy", *(run.as_posix() for run in table), *part]))]
     for run, rows in table.items():
         stated = recipe.read(run / "recipe.json")
         header = _header(stated.tasks)
         lines = [header, ["---"] * len(header), *(_cells(row, stated.tasks) for row in rows)]
-        frames = _entry(run / SCORES, "float").get("frames")
+        frames = _entry(*_kept(run, "float", limit)).get("frames")
         parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     return "\n".join(parts)
 
 
-def _weights(run: Path, data: Path | None) -> list[Row]:
+def _weights(run: Path, data: Path | None, limit: int | None) -> list[Row]:
     """The run's own weights, scored in torch."""
     rows = []
     for form in FORMS:
         file = run / f"{form}.safetensors"
         if not file.is_file():
             continue
-        if _entry(run / SCORES, form).get("weights_sha256") != sha256(file):
-            evaluate(run, data=data, weights=form)
-        scores = _entry(run / SCORES, form)["tasks"]
-        row = _row(run, "torch", {"float": "fp32", "int8": "int8, fine-tuned"}.get(form, f"int8, {form}"), scores)
+        scores = _scores(
+            run, form, {"weights_sha256": sha256(file)}, limit, partial(evaluate, run, data=data, weights=form)
+        )
+        row = _row(
+            run, "torch", {"float": "fp32", "int8": "int8, fine-tuned"}.get(form, f"int8, {form}"), scores, limit
+        )
         rows.append(row._replace(megabytes=file.stat().st_size / 1e6, checked="the reference"))
     return rows
 
 
-def _artifacts(run: Path, targets: Sequence[str], data: Path | None, device: str | None) -> list[Row]:
+def _artifacts(run: Path, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
     rows = []
     for name in targets:
         for precision in registry.load("targets", name).target.precisions:
             if (run / convert.source(precision)).is_file():
-                rows.append(_artifact(run, name, precision, data, device))
+                rows.append(_artifact(run, name, precision, data, limit))
     return rows
 
 
-def _artifact(run: Path, target: str, precision: str, data: Path | None, device: str | None) -> Row:
+def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: int | None) -> Row:
     """The row of one artifact, which is made, verified and scored where that was not done yet."""
     folder = convert.place(run, target, precision)
     try:
@@ -116,13 +121,12 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, device:
     found = _entry(run / VERIFIED, folder.name)
     if found.get("digest") != digest:
         try:
-            verify(folder, data=data, device=device)
+            verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
         found = _entry(run / VERIFIED, folder.name)
-    if _entry(run / SCORES, folder.name).get("digest") != digest:
-        evaluate(folder, data=data, device=device)
-    row = _row(run, target, precision, _entry(run / SCORES, folder.name)["tasks"])
+    scores = _scores(run, folder.name, {"digest": digest}, limit, partial(evaluate, folder, data=data))
+    row = _row(run, target, precision, scores, limit)
     return row._replace(
         megabytes=sum(file.bytes for file in manifest.files.values()) / 1e6,
         ledger=_ledger(found.get("ledger")),
@@ -141,14 +145,32 @@ def _current(run: Path, folder: Path, precision: str) -> Manifest | None:
     return manifest if manifest.weights_sha256 == sha256(convert.weights(run, precision)) else None
 
 
+def _scores(
+    run: Path, name: str, of: dict[str, str], limit: int | None, measure: Callable[..., dict[str, Any]]
+) -> Scores:
+    """The scores of weights or an artifact of a run, measured where none are kept that are `of` these very files."""
+    file, key = _kept(run, name, limit)
+    if not of.items() <= _entry(file, key).items():
+        measured = measure(limit=limit)
+        if limit is not None:
+            add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
+    found: Scores = _entry(file, key)["tasks"]
+    return found
+
+
+def _kept(run: Path, name: str, limit: int | None) -> tuple[Path, str]:
+    """Where scores are kept, and under which key."""
+    return (run / SCORES, name) if limit is None else (run / PARTIAL, f"{name}, {limit} frames")
+
+
 def _entry(file: Path, name: str) -> dict[str, Any]:
     found: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
     return found
 
 
-def _row(run: Path, target: str, precision: str, scores: Scores) -> Row:
+def _row(run: Path, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
     tasks = recipe.read(run / "recipe.json").tasks
-    base = _entry(run / SCORES, "float").get("tasks")
+    base = _entry(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )

@@ -16,6 +16,7 @@ from edgemtl.errors import CheckFailed, unknown
 CHECKOUT = Path(__file__).parent.parent
 SETUP = CHECKOUT / "setup.cfg"  # only in a checkout
 MODULES = {
+    "nvidia-modelopt": "modelopt",
     "opencv-python": "cv2",
     "pillow": "PIL",
     "scikit-image": "skimage",
@@ -75,7 +76,8 @@ def requirements() -> dict[str, list[Requirement]]:
         listed = [Requirement(line) for line in about.get_all("Requires-Dist") or []]
         every = {"": [r for r in listed if _applies(r, "")]}
         for extra in about.get_all("Provides-Extra") or []:
-            every[extra] = [r for r in listed if _applies(r, extra) and r not in every[""]]
+            # Metadata turn an underscore into a hyphen.
+            every[extra.replace("-", "_")] = [r for r in listed if _applies(r, extra) and r not in every[""]]
     return {extra: [r for r in listed if r.name != "edgemtl"] for extra, listed in every.items()}
 
 
@@ -92,7 +94,7 @@ def inspect(requirement: Requirement, extra: str) -> Finding:
         module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
     except ModuleNotFoundError:
         return Finding(package, extra, wanted, "missing", fix)
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, AssertionError) as error:
         reason = f"broken: {' '.join(str(error).split())}"
         return Finding(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
     finally:

@@ -34,7 +34,7 @@ def score(
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
-    """Every task's scores over the first `limit` samples, each judged at its label's own resolution, where it has one.
+    """Every task's scores over the samples, or `limit` of them, evenly spaced, each judged at its label's own resolution, where it has one.
 
     With a `canvas` frames are not stretched but centred on one of that size, and only their own pixels are judged.
     UsageError where there is nothing to score.
@@ -43,7 +43,8 @@ def score(
     if count < 1:
         raise UsageError(f"nothing to evaluate: {len(samples)} frames, limit {limit}")
     meters = {name: task.meter() for name, task in tasks.items()}
-    for index in range(count) if quiet else show.track(range(count), title):
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
         image = sample["image"] if canvas is None else pad({"image": sample["image"]}, canvas, {})["image"]
         maps = predict(image)

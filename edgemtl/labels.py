@@ -51,3 +51,8 @@ def name_in(path: str) -> str | None:
     """The ledger's name in what a tracer made of a module's path, or None where there is none."""
     match = LABEL.search(path)
     return unquote(match[1]) if match else None
+
+
+def natural(path: str) -> list[str | int]:
+    """A key by which calls of one module sort as they were traced: tracers number all but the first at the end."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]

@@ -84,8 +84,10 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.tuning:
-            return self._round(x)
+        return self.fast(x) if self.tuning else self._round(x)
+
+    def fast(self, x: Tensor) -> Tensor:
+        """What forward gives while `tuning`."""
         if x.device.type != "cpu":
             return self._round(x.float()).to(x.dtype)
         rounded: Tensor = _StraightThrough.apply(x, _along(self.scale, self.axis, x.ndim))
@@ -300,6 +302,17 @@ def _named(program: ExportedProgram, node: torch.fx.Node) -> str:
 def scales(program: ExportedProgram) -> dict[torch.fx.Node, str]:
     """The quantizing nodes of a graph, each with the name of its scale."""
     return {node: _named(program, node) for node in program.graph.nodes if _quantizes(node)}
+
+
+def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The quantizing nodes of what a weighted layer reads; [] for any other node, or where it reads none.
+
+    Also those before operations that only move values.
+    """
+    if not _weighted(node):
+        return []
+    passed = _reached(node.all_input_nodes, lambda n: n.all_input_nodes if _called(n) in MOVES else ())
+    return [n for n in passed if _quantizes(n)]
 
 
 def _reached(

@@ -123,7 +123,11 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
             wanted["torch"].setdefault(task, []).append(maps[task][0].numpy())
         for task, map in predictor.session(image).items():
             wanted[predictor.session.device].setdefault(task, []).append(map)
-    bounds = verify.BOUNDS[manifest.precision]
+    # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
+    own, usual = verify.bounds_of(manifest), verify.BOUNDS[manifest.precision]
+    bounds = verify.Bounds(
+        max(own.rms, usual.rms), max(own.largest, usual.largest), min(own.agreement, usual.agreement)
+    )
     compared = {
         by: {task: _compared(recorded.maps[task], np.stack(maps[task]), bounds, task) for task in manifest.tasks}
         for by, maps in wanted.items()

@@ -86,8 +86,9 @@ class Replay:
             x = values[_first(node)]
             if watch is not None:
                 watch(quantizer, x)
-            return quantizer(x) if quantizer in on else x
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            return quantizer.fast(x) if quantizer in on else x
+        given: Any = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = given
         if _in_place(node):
             args = (args[0].clone(), *args[1:])
         assert callable(node.target)

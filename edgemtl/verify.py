@@ -72,7 +72,7 @@ def verify(
     held = readback.check(path, manifest, run) if kept else None
     reference = convert.load(run, manifest.precision)
 
-    source, images = _frames(stated, data, frames)
+    source, images = frames_of(stated, data, frames)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     for image in show.track(images, f"verify on {source}"):
         frame = fit(image, manifest.size)
@@ -139,7 +139,7 @@ def compare(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, An
     return {"max": largest, "rms": rms, "relative_rms": rms / spread if spread else None, "ok": ok}
 
 
-def _frames(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
+def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
     """Where the frames are from and up to `count` of them, spread over the split."""
     name = stated.data.name
     try:

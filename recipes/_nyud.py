@@ -42,7 +42,7 @@ def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Reci
     )
 
 
-def edge(name: str, summary: str, network: Network) -> Recipe:
+def edge(name: str, summary: str, network: Network, keep_float: tuple[str, ...] = ()) -> Recipe:
     """25 epochs at 240x320 with class-weighted segmentation, then int8 fine-tuning."""
     return Recipe(
         name=name,
@@ -59,5 +59,7 @@ def edge(name: str, summary: str, network: Network) -> Recipe:
             weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0},
             losses=Losses(depth_square=0.5, class_weights=CLASS_WEIGHTS),
         ),
-        compression=Compression(calibration=128, iterations=200, rate=3e-5),
+        compression=Compression(
+            calibration=128, iterations=200, rate=3e-5, keep_float=keep_float, budget="delta_m=-1,latency=+5%",
+        ),
     )  # fmt: skip

@@ -18,7 +18,7 @@ import numpy as np
 
 TIMES = Path(__file__).with_suffix(".json")
 CLEARLY = 0.9  # of GridSample's time: what another form must stay below to be taken
-PART = 4 << 20  # bytes of the grids of one part, of which writing, transposing and reading then stay in a core's cache
+PART = 2 << 20  # bytes of one part's grids: writing, transposing and reading them then stays in a core's cache
 
 
 class Operator(NamedTuple):

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OPSET, IR = 17, 8
 SIMPLIFIER = (sys.executable, "-m", "onnxsim")
 SIMPLIFIER_SECONDS = 180.0
+CODES = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
 QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
@@ -129,13 +130,13 @@ def _name_quantized(graph: Any) -> None:
 
     The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
     """
-    from edgemtl.labels import name_in
+    from edgemtl.labels import name_in, natural
 
     places: Counter[str] = Counter()
     stored = {made.name for made in graph.initializer}
     makers = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     renamed: dict[str, str] = {}
-    for node in graph.node:
+    for node in sorted(graph.node, key=lambda node: natural(node.name)):
         name = name_in(node.name) if node.op_type == "DequantizeLinear" else None
         if name is None:
             continue
@@ -143,7 +144,7 @@ def _name_quantized(graph: Any) -> None:
         places[name] += 1
         if node.input[0] in makers:
             makers[node.input[0]].name = f"{node.name}{QUANTIZE}"
-        for value, meaning in zip(node.input, (name, f"{name}/scale")):
+        for value, meaning in zip(node.input, (f"{name}{CODES}", f"{name}/scale")):
             if value in stored:
                 renamed.setdefault(value, meaning)
     assert len(set(renamed.values())) == len(renamed) and stored.isdisjoint(renamed.values())
@@ -293,3 +294,51 @@ def _readers(graph: Any) -> dict[str, list[str]]:
         return sorted(found)
 
     return {node.output[0]: names(node.output[0]) for node in graph.node if node.op_type == "DequantizeLinear"}
+
+
+# ---- values inside
+
+
+def places(graph: Any) -> dict[str, str]:
+    """Names of values by torch's names: outputs of modules with a bias or a weight, and dequantized activations.
+
+    The exporter keeps the names of parameters (a float MatMul's weight is transposed and loses it), so a module's
+    output is known by the operation that reads its bias, or else its weight.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    stored = {made.name for made in graph.initializer}
+    found, modules = {}, {"bias": {}, "weight": {}}  # type: ignore[var-annotated]
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", *MOVES):
+            if node.op_type == "DequantizeLinear" and node.input[0] not in stored:
+                found[node.name] = node.output[0]
+            continue
+        for value in node.input:
+            while value in makers and makers[value].op_type in ("DequantizeLinear", *MOVES):
+                value = makers[value].input[0]
+            path, _, kind = value.removesuffix(CODES).rpartition(".")
+            if value in stored and kind in modules:
+                path = f"network.{path.removeprefix('deployed.').removeprefix('network.')}"
+                modules[kind].setdefault(path, []).append(node.output[0])
+    for path, outputs in (modules["weight"] | modules["bias"]).items():
+        found |= {ledger.place(path, index): output for index, output in enumerate(outputs)}
+    return found
+
+
+def tensors(path: Path, frame: np.ndarray, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The outputs `names` and the values at `places` for one frame (H, W, 3), from ONNX Runtime without its fusions."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    inside = places(model.graph)
+    wanted = dict.fromkeys(value for value in inside.values() if value not in names)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in wanted)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    asked = [*names, *wanted]
+    values = dict(zip(asked, session.run(asked, {"frame": np.ascontiguousarray(frame)[None]})))
+    yield from ((name, values[name]) for name in names)
+    yield from ((name, values[value]) for name, value in inside.items())

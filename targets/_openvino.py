@@ -1,7 +1,8 @@
-"""Quantized tensors in a finished OpenVINO IR, read from its nodes as they lie in the file."""
+"""A finished OpenVINO IR, read from its nodes as they lie in the file: quantized tensors, torch's modules."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Iterable
 
 import numpy as np
@@ -11,6 +12,9 @@ from edgemtl.ledger import Found
 
 INTEGERS = {"i8": 8, "u8": 8, "i4": 4, "u4": 4}  # bits
 LEVELS = {8: 256, 4: 16}
+SCOPE = re.compile(r"__module\.(.+?)/aten::")  # of a traced module's operation
+PRODUCTS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
+NUMBER = re.compile(r"_\d+$")
 MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}  # values stay as they are
 
 
@@ -104,3 +108,53 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _first(values: np.ndarray) -> str:
     return f"{values.flat[0]:.9g}"
+
+
+# ---- values inside
+
+
+def places(model: Any) -> dict[str, Any]:
+    """Outputs of nodes by torch's names: a module's last operation for each call, and each activation's FakeQuantize.
+
+    The front end names a node after the module it came from and numbers equal names, so calls are told apart.
+    """
+    found = {node.get_friendly_name(): node.output(0) for node in _ordered(model, "FakeQuantize")}
+    scopes: dict[str, list[str]] = {}
+    nodes = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" and (scope := _scope(node)):
+            scopes.setdefault(scope, []).append(node.get_friendly_name())
+            nodes[node.get_friendly_name()] = node
+    for path, names in scopes.items():
+        last = NUMBER.sub("", names[-1])
+        if any(_bias_follows(nodes[name]) for name in names):
+            continue
+        calls = [name for name in names if NUMBER.sub("", name) == last]
+        for index, name in enumerate(sorted(calls, key=lambda name: _number(name))):
+            found[ledger.place(path, index)] = nodes[name].output(0)
+    return found
+
+
+def _bias_follows(node: Any) -> bool:
+    """Whether a constant is added to a product by another module: the layer's own bias may have been merged into it."""
+    readers = _targets(node)
+    adds = len(readers) == 1 and readers[0].get_type_name() == "Add" and "Constant" in _sources(readers[0])
+    return node.get_type_name() in PRODUCTS and adds and _scope(node) != _scope(readers[0])
+
+
+def _scope(node: Any) -> str | None:
+    match = SCOPE.match(node.get_friendly_name())
+    return match[1] if match else None
+
+
+def _sources(node: Any) -> list[str]:
+    return [node.input_value(port).get_node().get_type_name() for port in range(node.get_input_size())]
+
+
+def _ordered(model: Any, kind: str) -> list[Any]:
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == kind]
+
+
+def _number(name: str) -> int:
+    match = NUMBER.search(name)
+    return int(match[0][1:]) if match else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
@@ -59,6 +59,15 @@ class ONNX:
         options.intra_op_num_threads = threads() or 0
         session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         return ONNXSession(session, list(manifest.tasks))
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`."""
+        if (device or "CPU").upper() != "CPU":
+            raise unknown("ONNX Runtime device", str(device), ["CPU"])
+        with needs("onnx"):
+            yield from _onnx.tensors(folder / FILE, frame, list(manifest.tasks))
 
 
 class ONNXSession:

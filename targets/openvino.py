@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
+from edgemtl.targets import _deformable
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
 
@@ -60,9 +62,10 @@ class OpenVINO:
         _settle_ties_freely(model)
         _enlarge_narrow_maps_by_matrices(model)
         _fold_sizes(model)
+        made = _deformable.lower(model)
         _share_constants(model)
         _name_quantized(model)
-        for key, value in (metadata or {}).items():
+        for key, value in {**(metadata or {}), "deformable": json.dumps(made)}.items():
             model.set_rt_info(value, ["edgemtl", key])
         ov.save_model(model, folder / XML, compress_to_fp16=precision == "fp16")
         text = (folder / XML).read_text(encoding="utf-8")
@@ -88,20 +91,48 @@ class OpenVINO:
         with needs("openvino"):
             import openvino as ov
 
-        name, arithmetic, hint = _device(device or "CPU")
-        kind = name.partition(".")[0]
+        compiled, device = _compile(ov.Core(), folder / XML, device)
+        return OpenVINOSession(compiled, list(manifest.tasks), device)
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`.
+
+        They are made outputs of the graph, which keeps OpenVINO from fusing operations across them.
+        """
+        with needs("openvino"):
+            import openvino as ov
+            from openvino import opset13
+        from edgemtl.targets import _openvino
+
         core = ov.Core()
-        if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
-            raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
-        options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
-        if kind == "CPU" and (count := threads()):
-            options["INFERENCE_NUM_THREADS"] = count
-        try:
-            compiled = core.compile_model(folder / XML, name, options)
-        except RuntimeError as error:
-            last = str(error).strip().splitlines()[-1]
-            raise UsageError(f"OpenVINO cannot compile {folder / XML} for {name}:{arithmetic}: {last}") from error
-        return OpenVINOSession(compiled, list(manifest.tasks), f"{name} ({arithmetic}, {hint})")
+        model = core.read_model(folder / XML)
+        inside = _openvino.places(model)
+        first = len(model.outputs)
+        model.add_results([opset13.result(output) for output in inside.values()])
+        compiled, _ = _compile(core, model, device)
+        values = compiled([np.ascontiguousarray(frame)[None]])
+        for name in manifest.tasks:
+            yield name, values[compiled.output(name)]
+        for index, name in enumerate(inside, first):
+            yield name, values[compiled.output(index)]
+
+
+def _compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
+    """The model (or the IR in a file) compiled for a device, and the device's name in full."""
+    name, arithmetic, hint = _device(device or "CPU")
+    kind = name.partition(".")[0]
+    if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
+        raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
+    options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
+    if kind == "CPU" and (count := threads()):
+        options["INFERENCE_NUM_THREADS"] = count
+    try:
+        return core.compile_model(model, name, options), f"{name} ({arithmetic}, {hint})"
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UsageError(f"OpenVINO cannot compile {model} for {name}:{arithmetic}: {last}") from error
 
 
 def _device(text: str) -> tuple[str, str, str]:
@@ -226,10 +257,10 @@ def _share_constants(model: Any) -> None:
 
 def _name_quantized(model: Any) -> None:
     """Names what quantizers became, FakeQuantize of activations and Multiply of int8 weights, as the ledger does."""
-    from edgemtl.labels import name_in
+    from edgemtl.labels import name_in, natural
 
     places: Counter[str] = Counter()
-    for node in model.get_ordered_ops():
+    for node in sorted(model.get_ordered_ops(), key=lambda node: natural(node.get_friendly_name())):
         name = name_in(node.get_friendly_name()) if node.get_type_name() in ("FakeQuantize", "Multiply") else None
         if name:
             node.set_friendly_name(ledger.place(name, places[name]))

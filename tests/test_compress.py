@@ -239,7 +239,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, quantized, monkey
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = quantized
-    theirs = compress._nncf(toy, range(4), frames.__getitem__, compress.float_operations(toy, frames[0]))
+    theirs = compress._nncf(toy, frames[0], compress.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -319,6 +319,17 @@ def test_without_iterations_it_only_calibrates(run, quick):
     assert "iterations" not in compress.compress(run, iterations=0)
     tensors = [checkpoint.load(run / file)[0] for file in (compress.INT8, compress.CALIBRATED)]
     assert all(torch.equal(tensors[0][name], value) for name, value in tensors[1].items())
+
+
+def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
+    compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-0.0001,latency=+500%"])
+    stored, kept = read_json(run / "sensitivity.json"), read_json(run / "scales.json")["kept_float"]
+    assert kept and kept == stored["kept_float"] == checkpoint.about(run / "int8.safetensors")["kept_float"]
+    held = {row["name"] for row in read_json(run / "scales.json")["quantized"]}
+    floats = {row["group"] for row in kept}
+    for group in stored["groups"]:
+        assert held.isdisjoint(group["quantizers"]) if group["name"] in floats else held >= set(group["quantizers"])
+    assert "int8 against float, before fine-tuning" in capsys.readouterr().out
 
 
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):

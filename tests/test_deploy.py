@@ -56,7 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         noted.append(f"verify {name(folder)}")
         return really_verify(folder, frames=1, **options)
 
-    def scored(path: Path, *, weights: str = "", **options: Any) -> None:
+    def scored(path: Path, *, weights: str = "", limit: int | None = None, **options: Any) -> dict[str, Any]:
         noted.append(f"evaluate {weights or name(path)}")
         loss = 0.0 if weights == "float" else 0.01
         tasks = {
@@ -68,9 +68,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             if weights
             else {"digest": artifact.digest(artifact.read(path))}
         )
-        add_json(path / "scores.json" if weights else path.parent / "scores.json", weights or path.name, {
-            "frames": 3, "split": "val", "tasks": tasks, **of,
-        })  # fmt: skip
+        entry = {"frames": limit or 3, "split": "val", "tasks": tasks, **of}
+        if limit is None:
+            add_json(path / "scores.json" if weights else path.parent / "scores.json", weights or path.name, entry)
+        return entry
 
     monkeypatch.setattr(convert, "convert", converted)
     monkeypatch.setattr(deploy, "verify", verified)
@@ -114,6 +115,17 @@ def test_a_difference_fails_after_the_table(run: Path, calls: list[str], monkeyp
     with pytest.raises(CheckFailed, match="openvino int8"):
         deploy.deploy([run], targets=["openvino"], out=page)
     assert "FAILED" in page.read_text()
+
+
+def test_scores_over_a_part_are_kept_apart(run: Path, calls: list[str]) -> None:
+    [rows] = deploy.deploy([run], targets=["openvino"], limit=2, out=run / "page.md").values()
+    assert not (run / "scores.json").exists() and rows[-1].delta_m == pytest.approx(-1)
+    assert "over 2 frames" in (run / "page.md").read_text() and "--limit 2" in (run / "page.md").read_text()
+    calls.clear()
+    deploy.deploy([run], targets=["openvino"], limit=2)
+    assert calls == []
+    deploy.deploy([run], targets=["openvino"], limit=1)
+    assert calls == [call for call in ["evaluate float", "evaluate int8", *ALL] if call.startswith("evaluate")]
 
 
 def test_a_target_that_is_missing_here_is_a_row(run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_checks_and_bounds_of_a_target_count(
         verify(run / "openvino-fp32", frames=1)
     monkeypatch.setattr(session, "problems", lambda self: [])
 
-    tight = BOUNDS["fp32"]._replace(rms=0.0, largest=1e-12)._asdict()
+    tight = BOUNDS["fp32"]._replace(agreement=1.1)._asdict()
     monkeypatch.setattr(type(target), "bounds", {"fp32": tight}, raising=False)
     with pytest.raises(CheckFailed, match="beyond the bounds of fp32"):
         verify(run / "openvino-fp32", frames=1)

@@ -116,7 +116,8 @@ def _native(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    return deform_conv2d(input, offset, weight, bias, *map(tuple, (stride, padding, dilation)), mask)  # type: ignore
+    first, second, third = ((each[0], each[1]) for each in (stride, padding, dilation))
+    return deform_conv2d(input, offset, weight, bias, first, second, third, mask)
 
 
 def _symbolic(g: Any, input: Any, offset: Any, weight: Any, bias: Any, mask: Any, *where: Any) -> Any:

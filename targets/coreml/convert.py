@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import numpy as np
 
 from edgemtl import __version__
-from edgemtl.errors import needs
+from edgemtl.errors import UsageError, needs
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.quantized import NAMES, QUANTIZES
 from edgemtl.tasks import Size, Task
@@ -22,6 +22,7 @@ from edgemtl.tasks import Size, Task
 if TYPE_CHECKING:
     from torch import nn
 
+FORMS = (17, 18)
 MANIFEST = "Manifest.json"
 HANDLES = "executorch_debug_handle_mapping.json"  # which coremltools leaves in the package
 TYPES = {"torch.float32": np.float32, "torch.int32": np.int32}
@@ -54,7 +55,9 @@ def convert(
     metadata: dict[str, str],
     ios: int,
 ) -> list[str]:
-    """Writes `folder`/model.mlpackage and gives back the names of its files."""
+    """Writes `folder`/model.mlpackage and gives back the names of its files; UsageError for an unknown `ios`."""
+    if ios not in FORMS:
+        raise UsageError(f"ios={ios}: Core ML packages are written for iOS {' or '.join(map(str, FORMS))}")
     with needs("coreml"), _quiet():
         import coremltools as ct
         from coremltools.converters.mil.mil import Builder

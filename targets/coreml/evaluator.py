@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -121,6 +122,10 @@ class Program:
             if name in self._constants or name in self.inputs:
                 yield name, values[name].numpy()
 
+    def declared(self, name: str) -> Type:
+        """The declared type of any tensor of the program."""
+        return self._types[name]
+
     def image(self, height: int, width: int) -> str:
         """The name of the program's one input, once it is known to be an RGB image of this size.
 
@@ -190,7 +195,8 @@ class Program:
     def _bind(self, operation: Any, outputs: list[tuple[str, Type]], label: str) -> Step:
         """The step of an operation, once its arguments' names, types and ranks are those of the documentation."""
         compute = OPERATORS[operation.type]
-        parameters = inspect.signature(compute).parameters
+        signature = _signature(compute)
+        parameters = signature.parameters
         letters: dict[str, tuple[str, str]] = {}  # -> the dtype it stands for, and where that was seen first
         constants: dict[str, Any] = {}
         tensors: dict[str, str | list[str]] = {}
@@ -228,7 +234,7 @@ class Program:
                 raise UsageError(f"{label}: the input {key} is missing")
         given = getattr(compute, "gives", None)
         if given is None:
-            given = letters[inspect.signature(compute).return_annotation][0]
+            given = letters[signature.return_annotation][0]
         elif given in parameters:
             given = constants.get(given, parameters[given].default)
         for output, declared in outputs:
@@ -314,6 +320,11 @@ class Program:
             if count := int(lost.sum()):
                 self.overflows[str(step)] = max(count, self.overflows.get(str(step), 0))
         return rounded
+
+
+@cache
+def _signature(compute: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(compute)
 
 
 def _tensor(value: Any, dtype: str) -> Any:

@@ -51,6 +51,8 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
             graph.erase_node(node)
         elif _kind(node).startswith("grid_sampler"):
             _border(node)
+        elif _kind(node) == "reciprocal":  # coremltools takes `inverse`, which adds 1e-4 to what it divides by
+            node.target, node.args = torch.ops.aten.div.Tensor, (1.0, *node.args)
         elif _kind(node) == "max_pool2d" and len(node.args) == 2:
             node.args = (*node.args, node.args[1])  # coremltools does not know that the stride may be left out
     graph.eliminate_dead_code()

@@ -77,7 +77,14 @@ def register(signed_weights: bool) -> None:
 
 
 def bordered_grid_sample(x: Any, grid: Any, align_corners: bool) -> Any:
-    """torch's bilinear grid_sample with padding_mode "zeros", from a map with a border of zeros around it.
+    """torch's bilinear grid_sample with padding_mode "zeros", read from a map with a border of zeros around it."""
+    import torch.nn.functional as F
+
+    return F.grid_sample(*bordered(x, grid, align_corners), padding_mode="zeros", align_corners=align_corners)
+
+
+def bordered(x: Any, grid: Any, align_corners: bool) -> tuple[Any, Any]:
+    """The map (B, C, H + 2, W + 2) with a border of zeros, and the grid of the same places in it.
 
     Torch pads with zeros neighbour by neighbour: half a pixel outside the map it returns half the border's value. Of
     Core ML's `resample` coremltools says (apple/coremltools pull request #2752) that its constant padding holds for
@@ -86,8 +93,7 @@ def bordered_grid_sample(x: Any, grid: Any, align_corners: bool) -> Any:
     import torch.nn.functional as F
 
     size = np.array([x.shape[3], x.shape[2]])
-    scaled = grid * grid.new_tensor(shrink(size, align_corners))
-    return F.grid_sample(F.pad(x, (1, 1, 1, 1)), scaled, padding_mode="zeros", align_corners=align_corners)
+    return F.pad(x, (1, 1, 1, 1)), grid * grid.new_tensor(shrink(size, align_corners))
 
 
 def shrink(size: np.ndarray, align_corners: bool) -> np.ndarray:

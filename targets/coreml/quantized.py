@@ -37,7 +37,7 @@ def quantized(folder: Path) -> list[Found]:
             after = {reader.type for reader in graph.readers.get(operation.outputs[0].name, [])}
             if after != {"dequantize"}:
                 problem = f"quantize is followed by {', '.join(sorted(after)) or 'nothing'}, expected dequantize"
-                found.append(Found(own, "activation", 8, None, np.float32(0), problem=problem))
+                found.append(Found(own, "activation", 8, None, np.zeros((), np.float32), problem=problem))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,6 @@ class TensorRT:
         from edgemtl.targets.tensorrt._graph import Graph
 
         cast_first(model)
-        name_apart(model)
         made = {} if precision == "fp16" else {ONNX: model}
         if precision != "fp32":
             made[TYPED] = _fp16.typed(model)
@@ -101,7 +101,8 @@ class TensorRT:
         return [found for file in (ONNX, TYPED) for found in _onnx.quantized(folder / file)]
 
     def check(self, folder: Path, manifest: Manifest) -> list[Check]:
-        """The lint of every file for every TensorRT it is for, and TensorRT-RTX's parser and builder on it."""
+        """The lint of every file for every TensorRT it is for, TensorRT-RTX's parser and builder on it, and for int8
+        that neither file lacks a quantizer of the other."""
         files = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
         checks = []
         for file in files:
@@ -109,6 +110,16 @@ class TensorRT:
                 problems = lint.lint(folder / file, version)
                 text = lint.summary(problems)
                 checks.append(Check(f"lint of {file} for TensorRT {version}", not lint.fatal(problems), text))
+        old = lint.lint(folder / devices.file(manifest.precision, devices.OLD), devices.OLD)
+        refused = f"not for it: {lint.summary(old)}" if lint.fatal(old) else lint.summary(old)
+        checks.append(Check(f"lint for TensorRT {devices.OLD}, which need not take it", True, refused))
+        if manifest.precision == "int8":
+            first, second = ([_key(found) for found in _onnx.quantized(folder / file)] for file in files)
+            differing = sorted(
+                {key[0] for key in (Counter(first) - Counter(second)) + (Counter(second) - Counter(first))}
+            )
+            text = f"not the same in both: {', '.join(differing[:3])}" if differing else f"{len(first)} places in both"
+            checks.append(Check("Q/DQ of both files", not differing, text))
         reason = parser.missing()
         if reason is not None:
             return [*checks, Check("TensorRT's parser", True, f"not asked: {reason}")]
@@ -155,14 +166,8 @@ def cast_first(model: Any) -> None:
         model.graph.value_info.remove(value)
 
 
-def name_apart(model: Any) -> None:
-    """Renames initializers that a node is called after, in place: to TensorRT both are layers, of one name each."""
-    taken = {node.name for node in model.graph.node}
-    renamed = {made.name: f"{made.name}/codes" for made in model.graph.initializer if made.name in taken}
-    for made in model.graph.initializer:
-        made.name = renamed.get(made.name, made.name)
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+def _key(found: Found) -> tuple[str, bytes, str | None, tuple[str, ...]]:
+    return found.name, found.scale.tobytes(), found.sha256, found.readers
 
 
 def _versions(file: str, precision: str) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     constants: dict[tuple[str, int], str] = {}
     kept: dict[str, TensorProto] = {}
     types = {name: graph.type(name) for name in graph.inputs}
+    scales = {node.input[1] for node in graph.of("QuantizeLinear", "DequantizeLinear")}
 
     def constant(name: str, wanted: int) -> str:
         """The name under which a float32 constant is kept in the type wanted."""
@@ -46,6 +47,8 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
             other = f"{name}/float32" if (name, TensorProto.FLOAT16) in constants else f"{name}/float16"
             new = name if name not in kept else other
             value = numpy_helper.to_array(initializers[name])
+            if name in scales and wanted == TensorProto.FLOAT16:
+                _exact(value, name)
             kept[new] = numpy_helper.from_array(value if wanted == TensorProto.FLOAT else _half(value, name), new)
             constants[name, wanted] = new
         return constants[name, wanted]
@@ -106,6 +109,12 @@ def _half(value: np.ndarray, name: str) -> np.ndarray:
     if (np.abs(value[np.isfinite(value)]) > LARGEST).any():
         raise CheckFailed(f"{name}: {np.abs(value).max():g} is beyond float16, whose largest number is {LARGEST:g}")
     return value.astype(np.float16)
+
+
+def _exact(scale: np.ndarray, name: str) -> None:
+    rounded = scale[_half(scale, name).astype(np.float32) != scale]
+    if rounded.size:
+        raise CheckFailed(f"{name}: {rounded.flat[0]:g} is no float16 number, and a rounded scale is another model")
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

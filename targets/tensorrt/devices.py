@@ -5,9 +5,8 @@ What is marked `checked=False` was not found in a vendor's document.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import NamedTuple
-
-from edgemtl.errors import UsageError, unknown
 
 ONNX, TYPED = "model.onnx", "model.fp16.onnx"
 DLA_NOTE = (
@@ -43,30 +42,25 @@ BOARDS = {
 ORIN = ("orin-nano", "orin-nx", "agx-orin")
 JETPACKS = (
     JetPack("5.1", "8.5.2", ORIN, "3.8", True, "NVIDIA-AI-IOT/cuDLA-samples#19",
-            "no LayerNormalization, no cubic Resize; its Python is too old for edgemtl: build with build.sh"),
-    JetPack("6.0", "8.6.2", ORIN, "3.10", False, "none found", "TensorRT's version was not checked"),
+            "It has no LayerNormalization and no cubic Resize, and its Python is too old for edgemtl."),
+    JetPack("6.0", "8.6.2", ORIN, "3.10", False, "none found", "Which TensorRT it has was not checked."),
     JetPack("6.1", "10.3.0", ORIN, "3.10", True, "pytorch/TensorRT#3453, docs.pytorch.org/TensorRT, Jetson"),
     JetPack("6.2", "10.3.0", ORIN, "3.10", True, "docs.pytorch.org/TensorRT, Jetson"),
-    JetPack("7.0", "10.13", ("thor",), "3.12", False, "none found", "TensorRT's version was not checked"),
+    JetPack("7.0", "10.13", ("thor",), "3.12", False, "none found", "Which TensorRT it has was not checked."),
     JetPack("7.2.2", "11.4.1", ("agx-orin", "thor"), "3.12", True,
             "docs.nvidia.com/deeplearning/tensorrt/11.4.1, Migrating from 10.x to 11.x on Jetson",
-            "strongly typed only: precision comes from the file"),
+            "Strongly typed only: precision comes from the file."),
 )  # fmt: skip
-# What a converted file must pass, one for each way to say the precision. 8.5 is looked at but may refuse: it has no
-# LayerNormalization.
+# What a converted file must pass, one for each way to say the precision. What OLD thinks of it is told and no failure:
+# it has no LayerNormalization.
 RELEASES = ("8.6", "10.3", "11.4")
-
-
-def profile(board: str, jetpack: str) -> tuple[Board, JetPack]:
-    """One board under one JetPack; UsageError for either that is not known or a pair that does not exist."""
-    if board not in BOARDS:
-        raise unknown("Jetson", board, BOARDS)
-    found = [j for j in JETPACKS if j.version == jetpack]
-    if not found:
-        raise unknown("JetPack", jetpack, [j.version for j in JETPACKS])
-    if board not in found[0].boards:
-        raise UsageError(f"JetPack {jetpack} is not for {BOARDS[board].title}")
-    return BOARDS[board], found[0]
+OLD = "8.5"
+SCRIPTED = {
+    "8.5.*": "8.5.2",
+    "8.6.*": "8.6.2",
+    "10.*": "10.3.0",
+    "11.*": "11.4.1",
+}  # versions that build.sh tells apart
 
 
 def major(tensorrt: str) -> int:
@@ -102,16 +96,12 @@ def trtexec(precision: str, tensorrt: str, float32_layers: list[str]) -> str:
 def script(precision: str, float32_layers: list[str]) -> str:
     """build.sh: builds the engine on a Jetson, with the flags of the TensorRT it finds there."""
     cases = []
-    for pattern, release in (("8.5.*", "8.5.2"), ("8.6.*", "8.6.2"), ("10.*", "10.3.0"), ("11.*", "11.4.1")):
-        named = [
-            j for j in JETPACKS if major(j.tensorrt) == major(release) and (major(release) > 8 or j.tensorrt == release)
-        ]
-        for j in named:
-            boards = ", ".join(BOARDS[board].title for board in j.boards)
+    for pattern, release in SCRIPTED.items():
+        for j in (j for j in JETPACKS if fnmatch(j.tensorrt, pattern)):
+            there = [BOARDS[name] for name in j.boards]
+            boards = ", ".join(f"{board.title} (SM {board.sm}, DLA cores: {board.dla_cores})" for board in there)
             unchecked = "" if j.checked else " (not checked)"
-            cases.append(
-                f"# JetPack {j.version}, TensorRT {j.tensorrt}{unchecked}: {boards}. {j.note}".rstrip(". ") + "."
-            )
+            cases.append(f"# JetPack {j.version}, TensorRT {j.tensorrt}{unchecked}: {boards}. {j.note}".strip())
         cases.append(f"{pattern}) {trtexec(precision, release, float32_layers)} ;;")
     listed = "\n".join(cases)
     return f"""#!/bin/sh

@@ -151,7 +151,7 @@ def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None
         config.clear_flag(trt.BuilderFlag.TF32)
     elif not typed:
         _weak(trt, network, config, precision)
-    cache = None
+    cache: Any = None
     if timing is not None:
         cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
         config.set_timing_cache(cache, False)
@@ -189,7 +189,7 @@ def _weak(trt: Any, network: Any, config: Any, precision: str) -> None:
 
 
 def _monitor(trt: Any, bar: Any, stop: Stop) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         """One bar for each phase that TensorRT is in."""
 
         def __init__(self) -> None:

@@ -5,16 +5,20 @@ No TensorRT and no GPU are needed, and a clean file is no proof: the rules know 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
-from edgemtl.errors import UsageError, needs
+from edgemtl import show
+from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.targets.tensorrt.devices import JETPACKS
 
 Version = tuple[int, ...]
 Finding = tuple[str, str]  # which node or tensor, and what about it
 SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
 FATAL = ("E", "S")
+DEFAULT = "10.3"
 OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
 
 
@@ -41,6 +45,39 @@ class Problem(NamedTuple):
         return f"{self.rule.code} {SEVERITIES[self.rule.severity]}: {self.where}: {self.text} ({self.rule.source})"
 
 
+def report(file: Path, *, tensorrt: str | None = None, jetpack: str | None = None, as_json: bool = False) -> None:
+    """Prints what the rules find in an ONNX file for a version of TensorRT, or for that of a JetPack.
+
+    CheckFailed where something is refused or would be computed otherwise; UsageError for an unknown version.
+    """
+    if tensorrt and jetpack:
+        raise UsageError("--tensorrt or --jetpack, one at a time: a JetPack brings its own TensorRT")
+    if jetpack:
+        versions = {j.version: j.tensorrt for j in JETPACKS}
+        if jetpack not in versions:
+            raise unknown("JetPack", jetpack, versions)
+        tensorrt = versions[jetpack]
+    version = tensorrt or DEFAULT
+    problems = lint(file, version)
+    order = list(SEVERITIES)
+    rows = [
+        (p.rule.code, SEVERITIES[p.rule.severity], p.where, p.text, p.rule.source)
+        for p in sorted(problems, key=lambda p: order.index(p.rule.severity))
+    ]
+    header = ("rule", "severity", "where", "what", "source")
+    if as_json:
+        print(
+            json.dumps(
+                {"file": str(file), "tensorrt": version, "found": [dict(zip(header, r)) for r in rows]}, indent=1
+            )
+        )
+    else:
+        show.table(f"{file} for TensorRT {version}: {len(rows)} findings", header, rows, left=len(header))
+    worst = fatal(problems)
+    if worst:
+        raise CheckFailed(f"{file} is not for TensorRT {version}: {summary(problems)}")
+
+
 def rules() -> tuple[Rule, ...]:
     """All of them; UsageError where onnx is missing."""
     with needs("tensorrt"):
@@ -48,7 +85,7 @@ def rules() -> tuple[Rule, ...]:
     return (*_operators.RULES, *_quantization.RULES)
 
 
-def lint(model: object, version: str = "10.3") -> list[Problem]:
+def lint(model: object, version: str = DEFAULT) -> list[Problem]:
     """What the rules find in an onnx.ModelProto, the file's path or its bytes, for one version of TensorRT.
 
     UsageError for a file that is no ONNX model, or a version outside OLDEST to NEWEST.

@@ -138,7 +138,7 @@ def main() -> None:
         )
 
     for title, times, _ in tables:
-        first = {runtime: seconds for (runtime, _), (seconds, _) in reversed(times.items())}
+        first = firsts(times)
         show.table(
             title,
             ("runtime", "form", "processor ms", "of the first", "largest error"),
@@ -296,6 +296,14 @@ def bandwidth(rounds: int) -> float:
     return 2 * source.nbytes / times["copy"].processor
 
 
+def firsts(times: dict[tuple[str, str], tuple[float, float]]) -> dict[str, float]:
+    """Seconds of each runtime's first form."""
+    found: dict[str, float] = {}
+    for (runtime, _), (seconds, _) in times.items():
+        found.setdefault(runtime, seconds)
+    return found
+
+
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -316,11 +324,15 @@ def document(tables: list, profiles: Any, speed: float, rounds: int) -> str:
         "",
         "`convert` gives each operator of an OpenVINO model the form that was fastest for the most similar row, if it"
         " took less than nine tenths of one GridSample's time. Errors are against `edgemtl.ops.deform_conv2d` in"
-        " float64, as a share of the largest output.",
+        " float64, as a share of the largest output. The ONNX target keeps one GridSample: DeformConv needs opset 19,"
+        " and its files are opset 17. Weights cannot go before DeMT's sampling (see `edgemtl/ops/forms.py`), and with a"
+        " single tap one GridSample per tap is one GridSample.",
     ]
     for title, times, floors in tables:
-        runtimes = {runtime: seconds for (runtime, _), (seconds, _) in reversed(times.items())}
+        runtimes = firsts(times)
+        best = min(seconds for (runtime, _), (seconds, _) in times.items() if runtime == "OpenVINO")
         floor = f"Memory floor, map and features read and result written once: {1000 * floors[0]:.2g} ms"
+        floor += f" (OpenVINO's fastest form takes {best / floors[0]:.0f} times that)"
         floor += f"; with the grids written and read once: {1000 * floors[1]:.2g} ms." if len(floors) > 1 else "."
         lines += ["", f"## {title}", "", floor, "", "| form | " + " | ".join(runtimes) + " | largest error |"]
         lines += ["|---|" + "---|" * (len(runtimes) + 1)]
@@ -340,7 +352,8 @@ def document(tables: list, profiles: Any, speed: float, rounds: int) -> str:
     for kind in kinds:
         cells = [f"{layers[form][kind]:.1f}" if kind in layers[form] else "–" for form in shown]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    cells = [f"{sum(layers[form].values()):.1f}" for form in shown]
+    return "\n".join([*lines, f"| all | {' | '.join(cells)} |"]) + "\n"
 
 
 if __name__ == "__main__":

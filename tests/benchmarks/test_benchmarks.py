@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 SMALL = {
     "training_step": ["--set", "size=[33,49]", "--rounds", "1", "--no-memory"],
+    "deformable": ["--shapes", "8x6x8x4", "--kernels", "4x5x6x1", "--rounds", "1"],
     "scaling": ["--width", "8", "--heights", "24", "48", "--rounds", "1"],
     "data_loading": [
         "--recipe", "scenes_edge", "--samples", "2", "--workers", "0", "--batches", "1",
@@ -28,6 +29,9 @@ def test_all_are_here():
 def test_it_measures(name, tmp_path):
     if name == "data_loading" and not find_spec("embreex"):
         pytest.skip("scenes are rendered by embreex")
+    if name == "deformable":
+        for package in ("openvino", "onnx", "onnxruntime"):
+            pytest.importorskip(package)
     found = run(name, *SMALL[name], "--json", str(tmp_path / "found.json"))
     assert "nan" not in found
     numbers = json.loads((tmp_path / "found.json").read_text())

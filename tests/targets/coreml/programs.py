@@ -3,10 +3,13 @@
 import contextlib
 import io
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+
+from edgemtl.targets.coreml import package
 
 TYPES = {"float32": "fp32", "float16": "fp16", "int32": "int32"}
 
@@ -36,3 +39,34 @@ def save(build: Callable[..., Any], path: Path, ios: int = 17, **inputs: np.ndar
         )
         model.save(str(path))
     return path
+
+
+def edited(
+    source: Path,
+    path: Path,
+    block: Callable[[Any], None] = lambda block: None,
+    model: Callable[[Any], None] = lambda model: None,
+) -> Path:
+    """A copy of a package whose protobuf was changed: `block` gets the operations of `main`, `model` the whole."""
+    read = package.read(source)
+    block(read.main)
+    model(read.model)
+    if source != path:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, path)
+    (path / package.MODEL).write_bytes(read.model.SerializeToString())
+    return path
+
+
+def operation(block: Any, kind: str) -> Any:
+    """The first operation of a kind."""
+    return next(made for made in block.operations if made.type == kind)
+
+
+def setting(block: Any, made: Any, key: str) -> Any:
+    """The Value that an operation's parameter is bound to, which must be constant."""
+    if key in made.attributes:
+        return made.attributes[key]
+    [binding] = made.inputs[key].arguments
+    [constant] = (c for c in block.operations if c.type == "const" and c.outputs[0].name == binding.name)
+    return constant.attributes["val"]

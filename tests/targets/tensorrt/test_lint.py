@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 import onnx
 
+from edgemtl.cli import main
 from edgemtl.errors import UsageError
 from edgemtl.targets.tensorrt import lint as module
 from edgemtl.targets.tensorrt.lint import lint, rules
@@ -162,3 +163,16 @@ def test_what_is_no_model_is_refused_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(UsageError, match="it has no nodes"):
         lint(tmp_path / "empty.onnx")
+
+
+def test_the_command_lists_what_it_found_and_fails_on_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(m.norm(), tmp_path / "norm.onnx")
+    assert main(["lint", str(tmp_path / "norm.onnx"), "--jetpack", "6.2"]) == 0
+    assert "TensorRT 10.3.0: 0 findings" in capsys.readouterr().out
+    assert main(["lint", str(tmp_path / "norm.onnx"), "--tensorrt", "8.5", "--json"]) == 1
+    said = capsys.readouterr()
+    assert '"rule": "L1"' in said.out and "is not for TensorRT 8.5: L1 refused" in said.err
+    assert main(["lint", str(tmp_path / "norm.onnx"), "--jetpack", "6.3"]) == 2
+    assert "unknown JetPack '6.3'; did you mean" in capsys.readouterr().err

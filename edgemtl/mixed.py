@@ -1,0 +1,111 @@
+"""Mixed precision: the sensitivity matrix of a run, and the few worst layers that `compress` keeps float by it."""
+
+import copy
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemtl import evaluate, predictor, quantizers, registry, sensitivity
+from edgemtl import recipe as recipes
+from edgemtl.data.augment import fit
+from edgemtl.errors import UsageError
+from edgemtl.prepare import Deployed, load_float
+from edgemtl.quantizers import FakeQuantize
+from edgemtl.recipe import Recipe
+from edgemtl.replay import Replay
+from edgemtl.stop import Stop, Stopped
+from edgemtl.tasks import delta_m
+
+CALIBRATED = "calibrated.safetensors"  # the int8 network before fine-tuning, for comparison
+MEASURED, JUDGED = 4, 48  # frames of the train split for the sensitivity matrix, and that scores are taken on
+
+
+def measure(run: Path, *, data: Path | None = None, frames: int = MEASURED, out: Path | None = None) -> np.ndarray:
+    """The noise (groups, tasks) that each group of a compressed run's quantizers brings to each task, alone.
+
+    Prints the worst layers, leaves the matrix in the run's sensitivity.json and, with `out`, a picture (SVG). Frames
+    are evenly spaced ones of the train split. UsageError where the run was not compressed or the data is missing.
+    """
+    recipe = recipes.read(run / "recipe.json")
+    if not (run / CALIBRATED).is_file():
+        raise UsageError(f"{run / CALIBRATED} does not exist; `edgemtl compress` makes it")
+    deployed = load_float(run)
+    network, exact = copy.deepcopy(deployed.network), deployed.network.state_dict()
+    quantizers.load(run / CALIBRATED, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    network.load_state_dict(exact, strict=False)  # the file has them rounded
+    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
+    images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
+    graph, tasks = Replay(network, images[0]), list(recipe.tasks)
+    rows = sensitivity.groups(graph)
+    noises = sensitivity.matrix(graph, rows, images, tasks)
+    sensitivity.show_worst(rows, noises, tasks)
+    sensitivity.save(run / sensitivity.FILE, rows, noises, tasks, {"frames": len(images)})
+    if out:
+        sensitivity.draw(rows, noises, tasks, out)
+    return noises
+
+
+def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> list[dict[str, Any]]:
+    """Takes the quantizers off the few layers that must be float for the recipe's budget, in place, and says why.
+
+    Judged by the tasks' scores on frames of the train split, calibrated and not yet fine-tuned. Prints the worst layers
+    and what was tried, and leaves the matrix in the run's sensitivity.json. A budget that cannot be met is a warning.
+    """
+    allowed = sensitivity.budget(recipe.compression.budget)
+    network, tasks = deployed.network, recipe.tasks
+    few, many = (spread(samples, count) for count in (MEASURED, JUDGED))
+    graph = Replay(network, image(deployed, samples, few[0], recipe))
+    rows = sensitivity.groups(graph)
+    noises = sensitivity.matrix(graph, rows, (image(deployed, samples, i, recipe) for i in few), list(tasks))
+
+    def scores(on: Collection[FakeQuantize]) -> dict[str, float]:
+        def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+            if stop.asked:
+                raise Stopped("while looking for layers to keep float")
+            raw = graph.run(deployed.normalise(frames(torch.from_numpy(predictor.fit(frame, recipe.size))[None])), on)
+            return {task: map[0].numpy() for task, map in deployed.activate(raw).items()}
+
+        chosen = [samples[i] for i in many]
+        canvas = recipe.size if recipe.augment.native else None
+        found = evaluate.score(predict, chosen, tasks, canvas=canvas, title=f"judged on {len(chosen)} training frames")
+        return {name: found[name][task.headline] for name, task in tasks.items()}
+
+    every = frozenset(graph.quantizers.values())
+    exact = scores(frozenset())
+
+    def judge(off: Collection[FakeQuantize]) -> dict[str, float]:
+        got = scores(every - frozenset(off))
+        return {name: delta_m({name: got[name]}, {name: exact[name]}, {name: task}) for name, task in tasks.items()}
+
+    choice = sensitivity.choose(rows, noises, allowed, judge)
+    sensitivity.show_worst(rows, noises, list(tasks))
+    sensitivity.show_choice(choice, allowed, recipe.compression.budget)
+    for row in choice.kept:
+        for slot, module in quantizers.slots(network).items():
+            if module in rows[row].quantizers:
+                quantizers.remove(network, slot)
+    kept = sensitivity.reasons(rows, noises, choice.kept, list(tasks))
+    sensitivity.save(
+        run / sensitivity.FILE, rows, noises, list(tasks), {"budget": recipe.compression.budget, "kept_float": kept}
+    )
+    return kept
+
+
+def spread(samples: Any, count: int) -> list[int]:
+    found: list[int] = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int)).tolist()
+    return found
+
+
+def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:
+    """What the network gets of a sample: (1, 3, H, W), normalised."""
+    sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks, native=recipe.augment.native)
+    return deployed.normalise(frames(torch.from_numpy(sample["image"])[None]))
+
+
+def frames(images: Tensor) -> Tensor:
+    """(B, 3, H, W) float32 0..255, channels last in memory, of uint8 images (B, H, W, 3)."""
+    return images.permute(0, 3, 1, 2).float()

@@ -1,0 +1,165 @@
+"""The ledger is found in a finished Core ML package, and one changed bit is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+
+from edgemtl import ledger, quantizers
+from edgemtl.errors import UsageError
+from edgemtl.targets.coreml import package, target
+from edgemtl.targets.coreml.quantized import NAMES
+from tests import toy
+
+pytest.importorskip("coremltools")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[ledger.Row]:
+    path = tmp_path_factory.mktemp("ledger") / "scales.json"
+    entries = quantizers.ledger(toy.deployed("int8").network)
+    head = {"format": quantizers.FORMAT, "zero_point": 0, "codes": [-128, 127], "sha256": "0" * 64}
+    path.write_text(json.dumps({**head, "quantized": entries}))
+    return ledger.read(path).rows
+
+
+@pytest.fixture(scope="module", params=[17, 18])
+def folder(
+    request: pytest.FixtureRequest, converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    if request.param == 17:
+        return converted("int8")
+    made = tmp_path_factory.mktemp("ios18")
+    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", ios=18)
+    return made
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def edit(folder: Path, change: Callable[[package.Package], None]) -> None:
+    """Changes the protobuf on disk."""
+    read = package.read(folder / package.FOLDER)
+    change(read)
+    (folder / package.FOLDER / package.MODEL).write_bytes(read.model.SerializeToString())
+
+
+def by_kind(read: package.Package, *kinds: str) -> list[Any]:
+    return [operation for operation in read.main.operations if operation.type in kinds]
+
+
+def value(read: package.Package, operation: Any, key: str) -> Any:
+    """The message with an operation's constant parameter."""
+    if key in operation.attributes:
+        return operation.attributes[key]
+    binding = operation.inputs[key].arguments[0]
+    if binding.WhichOneof("binding") == "value":
+        return binding.value
+    return next(made for made in read.main.operations if made.outputs[0].name == binding.name).attributes["val"]
+
+
+def test_every_entry_is_there_bit_for_bit(folder: Path, rows: list[ledger.Row]) -> None:
+    result = ledger.compare(rows, target.quantized(folder))
+    assert result.ok and not result.wrong and not result.unknown
+    # The heads quantize one map with one scale, which is done once.
+    assert set(result.merged) == {"depth", "normals", "edge"}
+    assert set(result.places) == {row.name for row in rows} - set(result.merged)
+
+
+def test_codes_are_those_of_torch(folder: Path) -> None:
+    network = toy.deployed("int8").network
+    found = {one.name: one for one in target.quantized(folder) if one.role == "weight"}
+    assert set(found) == {f"{name}.weight" for name in toy.LAYERS}
+    for name in toy.LAYERS:
+        one, weight = found[f"{name}.weight"], network.get_submodule(name).weight.detach().numpy()
+        assert one.codes is not None and one.codes.dtype == np.int8 and one.axis == 0
+        np.testing.assert_array_equal(one.codes * one.scale.reshape(-1, 1, 1, 1), weight)
+
+
+def test_one_bit_of_a_weight_is_named(copy: Path, rows: list[ledger.Row]) -> None:
+    read = package.read(copy / package.FOLDER)
+    (layer,) = [o for o in by_kind(read, *CODES) if o.outputs[0].name.startswith("sampled_weight")]
+    blob = value(read, layer, CODES[layer.type]).blobFileValue
+    path = copy / package.FOLDER / package.WEIGHTS
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[blob.offset + 16 : blob.offset + 24], "little")
+    content[first + 100] ^= 1
+    path.write_bytes(content)
+    result = ledger.compare(rows, target.quantized(copy))
+    assert set(result.wrong) == {"sampled.weight"} and "codes" in result.wrong["sampled.weight"]
+
+
+CODES = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}
+
+
+@pytest.mark.parametrize("kind", ["quantize", "dequantize"])
+def test_one_bit_of_a_scale_is_named(kind: str, copy: Path, rows: list[ledger.Row]) -> None:
+    def change(read: package.Package) -> None:
+        made = value(read, by_kind(read, kind)[1], "scale").immediateValue.tensor
+        content = bytearray(made.bytes.values)
+        content[0] ^= 1
+        made.bytes.values = bytes(content)
+
+    edit(copy, change)
+    result = ledger.compare(rows, target.quantized(copy))
+    assert list(result.wrong) == ["deep"] and "scale" in result.wrong["deep"]
+
+
+@pytest.mark.parametrize("kind", ["quantize", "dequantize"])
+def test_a_zero_point_is_named(kind: str, copy: Path, rows: list[ledger.Row]) -> None:
+    def change(read: package.Package) -> None:
+        value(read, by_kind(read, kind)[0], "zero_point").immediateValue.tensor.bytes.values = b"\x03"
+
+    edit(copy, change)
+    result = ledger.compare(rows, target.quantized(copy))
+    assert list(result.wrong) == ["stem"] and "zero point 3" in result.wrong["stem"]
+
+
+def test_a_pair_that_is_gone_is_named(copy: Path, rows: list[ledger.Row]) -> None:
+    def change(read: package.Package) -> None:
+        into, back = by_kind(read, "quantize")[2], by_kind(read, "dequantize")[2]
+        plain = into.inputs["input"].arguments[0].name
+        for operation in read.main.operations:
+            for argument in operation.inputs.values():
+                for binding in argument.arguments:
+                    if binding.name == back.outputs[0].name:
+                        binding.name = plain
+        for operation in (into, back):
+            read.main.operations.remove(operation)
+
+    edit(copy, change)
+    assert ledger.compare(rows, target.quantized(copy)).wrong == {"point": "the artifact does not have it"}
+
+
+def test_a_tensor_without_a_name_is_not_taken_for_granted(copy: Path, rows: list[ledger.Row]) -> None:
+    def change(read: package.Package) -> None:
+        userdefined = read.model.description.metadata.userDefined
+        names = json.loads(userdefined[NAMES])
+        userdefined[NAMES] = json.dumps({own: name for own, name in names.items() if name != "stem.weight"})
+
+    edit(copy, change)
+    result = ledger.compare(rows, target.quantized(copy))
+    assert not result.ok and "stem.weight" in result.wrong and len(result.unknown) == 1
+
+
+def test_broken_packages_are_one_line(copy: Path) -> None:
+    model, weights = (copy / package.FOLDER / name for name in (package.MODEL, package.WEIGHTS))
+    content = weights.read_bytes()
+    for wrong, message in ((content[: len(content) // 2], "longer than|behind the file's end"), (b"", "behind")):
+        weights.write_bytes(wrong)
+        with pytest.raises(UsageError, match=message):
+            target.quantized(copy)
+    weights.write_bytes(bytes(len(content)))
+    with pytest.raises(UsageError, match="no header"):
+        target.quantized(copy)
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="is broken|no ML program"):
+        target.quantized(copy)
+    model.unlink()
+    with pytest.raises(UsageError, match="no Core ML package"):
+        target.quantized(copy)

@@ -1,0 +1,42 @@
+"""TensorRT's parser and builder take the shipped recipes, at a fraction of their size.
+
+Every network for devices and, of the papers', one with a Swin, in under two CPU minutes. EDGEMTL_EVERY_RECIPE=1 takes
+all of them, `python -m tests.targets.tensorrt.accepted` at their own size.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnx")
+
+from edgemtl import recipe, registry
+from edgemtl.targets.tensorrt import parser
+from tests.targets.tensorrt import accepted
+
+SCALE = 0.25
+QUICK = [name for name in registry.names("recipes") if name.endswith("_edge")] + ["nyud_demt_swin_t"]
+EVERY = registry.names("recipes") if os.environ.get("EDGEMTL_EVERY_RECIPE") else QUICK
+pytestmark = pytest.mark.skipif(parser.missing() is not None, reason=str(parser.missing()))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_recipe_is_accepted(name: str) -> None:
+    assert accepted.check(accepted.scaled(recipe.load(name), SCALE), "fp32", simplified=False) == ""
+
+
+def test_every_method_is_among_the_quick_ones() -> None:
+    methods = {recipe.load(name).network.method for name in registry.names("recipes")}
+    assert {recipe.load(name).network.method for name in QUICK} == methods
+
+
+def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import onnx
+
+    from tests.targets.tensorrt import models as m
+
+    onnx.save(m.camera(False), tmp_path / "bad.onnx")
+    monkeypatch.setattr(accepted, "written", lambda *_: [tmp_path / "bad.onnx"])
+    wrong = accepted.check(recipe.load("nyud_edge"), "fp32")
+    assert wrong.startswith("bad.onnx: ") and "UInt8" in wrong
