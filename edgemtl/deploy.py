@@ -47,8 +47,9 @@ def deploy(
     """The rows of each run, after every stage that had no result of these very files was run again.
 
     All precisions of `targets` (default: all) for which the run has weights; scores are over the val split, or `limit`
-    frames of it. Results are kept in the run: verify.json, scores.json, and deploy.json for scores over a part. With `out` the tables are written there as Markdown. CheckFailed, after the tables, where an
-    artifact differs from its torch model; UsageError where a run or the data are missing.
+    frames of it. Results are kept in the run: verify.json, scores.json, and deploy.json for scores over a part. With
+    `out` the tables are written there as Markdown. CheckFailed, after the tables, where an artifact differs from its
+    torch model; UsageError where a run or the data are missing.
     """
     names = list(targets) or registry.names("targets")
     table = {run: [*_weights(run, data, limit), *_artifacts(run, names, data, limit)] for run in runs}

@@ -34,10 +34,10 @@ def score(
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
-    """Every task's scores over the samples, or `limit` of them, evenly spaced, each judged at its label's own resolution, where it has one.
+    """Every task's scores over the samples, or `limit` of them, evenly spaced.
 
-    With a `canvas` frames are not stretched but centred on one of that size, and only their own pixels are judged.
-    UsageError where there is nothing to score.
+    Each is judged at its label's own resolution, where it has one. With a `canvas` frames are not stretched but centred
+    on one of that size, and only their own pixels are judged. UsageError where there is nothing to score.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:

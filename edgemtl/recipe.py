@@ -84,9 +84,7 @@ class Compression(Options):
     rate: float = Field(3e-5, gt=0)
     teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
-    budget: str = (
-        ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
-    )
+    budget: str = ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
 
 
 class Published(Options):
