@@ -407,6 +407,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("runs", type=Path, nargs="+", metavar="DIR", help="run folders")
     arg("--target", nargs="+", default=[], type=_target, metavar="NAME", help="these targets alone (default: all)")
     arg("--data", **data)
+    arg("--limit", type=_positive, metavar="N", help="score only N frames, evenly spaced")
     arg("--out", type=Path, metavar="FILE", help="write the tables as a Markdown page")
 
     arg = add(

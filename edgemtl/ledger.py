@@ -234,15 +234,16 @@ def _stand_in(
     input under one operation's name. An operation without a weight is known by its kind, and the node must have a
     reader of this kind beyond those that it is to have anyhow.
     """
-    equal = [one for here in places.values() for one in here if _difference(row, one) is None]
+    known = [one for r in rows for one in places.get(r.name, [])]
+    equal = [one for one in known if _difference(row, one) is None]
     other, last = None, ""
     for operation in sorted(_operations(row)):
         beside = [r for r in rows if r is not row and operation in _operations(r)]
-        known = {reader for r in beside for one in places.get(r.name, []) for reader in one.readers}
+        there = {reader for r in beside for one in places.get(r.name, []) for reader in one.readers}
         kind = _function(operation)
         for one in equal:
-            readers = sorted(known & set(one.readers)) if beside else [r for r in one.readers if kind in r.lower()]
-            if len(readers) > (0 if beside else functions.get(one.name, []).count(kind)):
+            readers = sorted(there & set(one.readers)) if beside else [r for r in one.readers if kind in r.lower()]
+            if len(readers) > (0 if beside else functions[one.name].count(kind)):
                 other, last = one, readers[-1]
                 break
         else:
