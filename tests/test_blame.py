@@ -16,7 +16,10 @@ from edgemtl.verify import smooth_frames
 from tests import toy
 from tests.test_readback import edit_onnx, edit_openvino
 
-CASES = [("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8"), ("onnx", "fp32"), ("onnx", "int8")]
+CASES = [
+    ("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8"), ("onnx", "fp32"), ("onnx", "int8"),
+    ("coreml", "fp16"), ("coreml", "int8"), ("tensorrt", "fp16"), ("tensorrt", "int8"),
+]  # fmt: skip
 LAYERS = [f"network.{name}" for name in toy.LAYERS]
 
 
@@ -25,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of the toy network with an artifact of every case, whose val split is a smooth random frame."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
+    pytest.importorskip("coremltools")
     references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 1)]

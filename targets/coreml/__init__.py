@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 from edgemtl.artifact import Manifest
+from edgemtl.errors import unknown
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from edgemtl.ledger import Found
@@ -61,6 +63,16 @@ class CoreML:
         from edgemtl.targets.coreml.quantized import quantized
 
         return quantized(folder)
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """What the evaluator computes inside for one frame (H, W, 3), in `device` "declared" types or "float32"."""
+        from edgemtl.targets.coreml.sessions import EVALUATED, tensors
+
+        if (device or "declared") not in EVALUATED:
+            raise unknown("arithmetic of the Core ML evaluator", str(device), EVALUATED)
+        return tensors(folder, manifest, frame, device or "declared")
 
 
 target = CoreML()

@@ -17,6 +17,7 @@ from edgemtl import __version__
 from edgemtl.errors import UsageError, needs
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.quantized import NAMES, QUANTIZES
+from edgemtl.targets.coreml.sessions import LAYERS
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def convert(
             pass_pipeline=passes,
             skip_model_load=True,
         )
-        names = _names(model, exported.quantizers)
-        _describe(model, tasks, precision, metadata | ({NAMES: json.dumps(names)} if names else {}))
+        names, layers = _names(model, exported.quantizers), _layers(model, exported.layers)
+        stated = {NAMES: json.dumps(names)} if names else {}
+        _describe(model, tasks, precision, metadata | stated | {LAYERS: json.dumps(layers)})
         model.save(str(path))
     _settle(path)
     return sorted(file.relative_to(folder).as_posix() for file in path.rglob("*") if file.is_file())
@@ -110,6 +112,14 @@ def _names(model: Any, quantizers: dict[int, str]) -> dict[str, str]:
     found = {name: quantizers[number] for name, number in numbers.items() if number is not None}
     assert set(found.values()) == set(quantizers.values())
     return found
+
+
+def _layers(model: Any, layers: dict[int, str]) -> dict[str, str]:
+    """The path of its module in the deployed network for every value that a weighted layer gives."""
+    operations = model._mil_program.functions["main"].operations
+    weighted = {"conv", "conv_transpose", "linear"}
+    made = {op.outputs[0].name: _number(op) for op in operations if op.op_type in weighted}
+    return {name: layers[number] for name, number in made.items() if number in layers}
 
 
 def _describe(model: Any, tasks: dict[str, Task], precision: str, metadata: dict[str, str]) -> None:

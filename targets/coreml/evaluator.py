@@ -86,9 +86,9 @@ class Program:
             raise unknown("arithmetic of the Core ML evaluator", types, TYPES)
         self.path, self.types = path, types
         self.overflows: dict[str, int] = {}  # operation -> how many values became infinite in the worst frame
-        self._package = package.read(path)
-        block = self._package.main
-        declared = self._package.model.mlProgram.functions["main"].inputs
+        self.package = package.read(path)
+        block = self.package.main
+        declared = self.package.model.mlProgram.functions["main"].inputs
         self.inputs = {made.name: self._type(made.type, made.name) for made in declared}
         self.outputs = list(block.outputs)
         self._types: dict[str, Type] = dict(self.inputs)
@@ -131,7 +131,7 @@ class Program:
 
         UsageError where it is not, or where the package's description of the outputs is not that of the program.
         """
-        described = self._package.model.description
+        described = self.package.model.description
         for made in described.output:
             self._describes(made)
         if missing := set(self.outputs) - {made.name for made in described.output}:
@@ -175,7 +175,7 @@ class Program:
             if output in self._types:
                 raise UsageError(f"{label}: there is a {output} already")
         if operation.type == "const":
-            constant = self._package.constant(operation.attributes["val"], name)
+            constant = self.package.constant(operation.attributes["val"], name)
             held = self._type(operation.attributes["val"].type, name)
             if held != outputs[0][1]:
                 raise UsageError(f"{label}: declared as {outputs[0][1]}, but the value is {held}")
@@ -266,7 +266,7 @@ class Program:
         """A name for a value that stands in place of one."""
         name = f" {len(self._types)}"
         self._types[name] = self._type(value.type, label)
-        self._constants[name] = _tensor(self._package.constant(value, label), self._types[name].dtype)
+        self._constants[name] = _tensor(self.package.constant(value, label), self._types[name].dtype)
         return name
 
     def _release(self) -> None:

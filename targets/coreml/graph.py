@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 LAYERS = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
+DEPLOYED = "deployed."  # the module's path in `Camera`
 COORDINATES = re.compile(r"(^|\.)coordinates(\.|$)")  # modules that turn offsets into a grid to sample at
 DIVISION = {"clamp_min", "expand", "div"}  # what follows a norm
 
@@ -23,6 +24,7 @@ class Graph(NamedTuple):
     program: ExportedProgram
     float32: set[int]  # numbers of the nodes that stay float32 whatever the precision
     quantizers: dict[int, str]  # number of a quantizing node -> the ledger's name of what it quantizes
+    layers: dict[int, str]  # number of a layer's node -> the path of its module in the deployed network
     outputs: dict[str, Any]  # map -> torch's type
 
 
@@ -64,7 +66,8 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
         node.meta["debug_handle"] = number
     float32 = {numbers[node] for node in _coordinates(graph) | _normalisation(graph)}
     outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
-    return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, outputs)
+    layers = {numbers[node]: path for node, path in _layers(graph).items()}
+    return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs)
 
 
 def _kind(node: Any) -> str:
@@ -78,8 +81,18 @@ def _ledger(program: ExportedProgram, deployed: nn.Module) -> dict[Any, str]:
     for node in program.graph.nodes:
         if _kind(node).startswith("fake_quantize"):
             scale = program.graph_signature.inputs_to_buffers[node.args[1].name]
-            path = scale.removeprefix("deployed.").removesuffix(".scale")
+            path = scale.removeprefix(DEPLOYED).removesuffix(".scale")
             found[node] = str(deployed.get_submodule(path).name)
+    return found
+
+
+def _layers(graph: Any) -> dict[Any, str]:
+    """Every weighted layer's node with the path of the module that it is all of."""
+    found = {}
+    for node in graph.nodes:
+        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        if _kind(node) in LAYERS and stack and stack[-1].startswith(DEPLOYED):
+            found[node] = stack[-1].removeprefix(DEPLOYED)
     return found
 
 

@@ -41,6 +41,14 @@ def quantized(folder: Path) -> list[Found]:
     return found
 
 
+def activations(read: package.Package) -> dict[str, str]:
+    """The ledger's name of each value that a dequantize gives."""
+    graph = _Graph(read)
+    names: dict[str, str] = json.loads(read.metadata.get(NAMES, "{}"))
+    back = [operation for operation in graph.operations if operation.type == "dequantize"]
+    return {operation.outputs[0].name: names.get(graph.name(operation), "") for operation in back}
+
+
 class _Graph:
     """The package's operations, what each value is made by and who reads it."""
 

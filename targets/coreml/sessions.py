@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
 
+from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Check
 from edgemtl.targets.coreml.package import FOLDER
 
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit
+LAYERS = "edgemtl.layers"  # metadata: value -> path of the module that gives it
 EVALUATED = {"declared": "declared types", "float32": "float32 throughout"}
 
 
@@ -30,6 +34,25 @@ def open_session(folder: Path, manifest: Manifest, device: str | None = None) ->
     if chosen.upper() not in UNITS:
         raise unknown("Core ML device", chosen, (*UNITS, *EVALUATED))
     return RuntimeSession(folder, manifest, chosen.upper())
+
+
+def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Every layer's, quantizer's and task's values for one frame, with the batch axis, by torch's names.
+
+    By the evaluator on any machine, since Core ML itself gives the maps alone.
+    """
+    from edgemtl.targets.coreml.quantized import activations
+
+    session = EvaluatorSession(folder, manifest, device)
+    read = session.program.package
+    names = {task: task for task in manifest.tasks}
+    names |= json.loads(read.metadata.get(LAYERS, "{}")) | activations(read)
+    places: Counter[str] = Counter()
+    for value, made in session.tensors(frame):
+        if value in names:
+            name = names[value]
+            yield ledger.place(name, places[name]), made
+            places[name] += 1
 
 
 class EvaluatorSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
@@ -90,11 +90,17 @@ class TensorRT:
             if name == "TensorRT":
                 raise UsageError(f"TensorRT cannot run here: {reason}; --device CPU takes ONNX Runtime in its place")
             err.print(f"tensorrt: {reason}: ONNX Runtime stands in for it", style="yellow", highlight=False)
-        there = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
-        wanted = TYPED if name == "CPU:fp16" else there[0] if there else ONNX
-        if there and wanted not in there:
-            raise UsageError(f"{folder} is {manifest.precision} and has no {wanted}; --device CPU runs {there[0]}")
-        return StandIn(folder / wanted, list(manifest.tasks))
+        return StandIn(_file(folder, manifest, name), list(manifest.tasks))
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """What the stand-in computes inside for one frame (H, W, 3), by torch's names; `device` CPU or CPU:fp16."""
+        name = next((known for known in DEVICES[2:] if known.upper() == (device or "CPU").upper()), None)
+        if name is None:
+            raise unknown("device to look into the network on", str(device), DEVICES[2:])
+        with needs("tensorrt"):
+            yield from _onnx.tensors(_file(folder, manifest, name), frame, list(manifest.tasks))
 
     def quantized(self, folder: Path) -> list[Found]:
         """Every quantized tensor that both ONNX files hold, read from the files."""
@@ -128,6 +134,15 @@ class TensorRT:
             text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
             checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
         return checks
+
+
+def _file(folder: Path, manifest: Manifest, device: str) -> Path:
+    """The file that the stand-in runs."""
+    there = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
+    wanted = TYPED if device == "CPU:fp16" else there[0] if there else ONNX
+    if there and wanted not in there:
+        raise UsageError(f"{folder} is {manifest.precision} and has no {wanted}; --device CPU runs {there[0]}")
+    return folder / wanted
 
 
 class StandIn:
