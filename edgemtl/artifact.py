@@ -31,6 +31,7 @@ class Manifest(BaseModel):
     recipe: str
     target: str
     precision: str
+    options: dict[str, Any] = {}  # the target's own, where others than its defaults were asked for
     size: Size  # of the frame the network takes
     map_stride: int
     tasks: Tasks  # decode parameters, class names

@@ -129,13 +129,15 @@ class Call(NamedTuple):
 
 
 def _run(deployed: nn.Module, image: Tensor, instead: dict[Place, np.ndarray] | None = None) -> list[Call]:
-    """Every call of a module that calls no other and of an activation quantizer, in turn, and the maps by their task.
+    """Every call of a layer (a module that calls no other) and of an activation quantizer, in turn, and the maps.
 
-    With `instead`, only the calls in it; torch goes on with these values in place of its own. A module whose result is
-    quantized while it runs is left out, since its quantizer says the same.
+    Modules without parameters are left out: runtimes merge them with their neighbours, and what they do is seen at the
+    next layer. So is a module whose result is quantized while it runs, since its quantizer says the same. With
+    `instead`, only the calls in it; torch goes on with these values in place of its own.
     """
     hanging = {q: q.name for q in quantizers.quantizers(deployed.network) if q.role == "activation"}  # type: ignore[arg-type]
-    modules: dict[nn.Module, str] = {m: n for n, m in deployed.named_modules() if n and "__nncf_hooks" not in n}
+    weighted = [(m, n) for n, m in deployed.named_modules() if next(m.parameters(False), None) is not None]
+    modules: dict[nn.Module, str] = dict(weighted)
     modules.update(hanging.items())
     made: list[Call] = []
     counts: Counter[str] = Counter()

@@ -113,7 +113,7 @@ def _convert(args: argparse.Namespace) -> None:
     with needs("train"):
         from edgemtl.convert import convert
 
-    convert(args.run, target=args.target, precision=args.precision)
+    convert(args.run, target=args.target, precision=args.precision, settings=args.set)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -349,6 +349,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("run", type=Path, metavar="DIR", help="a run folder")
     arg("--target", required=True, type=_target, metavar="NAME", help="a name that `edgemtl list targets` shows")
     arg("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="of the weights (default: int8)")
+    arg("--set", **settings | {"help": "what a target alone knows: ios=18 (coreml; default 17)"})
 
     arg = add(
         "evaluate", _evaluate, "score a run's weights, an artifact or a published checkpoint on a data set",

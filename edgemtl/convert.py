@@ -1,6 +1,7 @@
 """From a run's weights to an artifact that a device can open."""
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -8,12 +9,12 @@ import time
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from edgemtl import artifact, checkpoint, registry, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError
+from edgemtl.errors import UsageError, unknown
 from edgemtl.evaluate import SCORES, Scores
 from edgemtl.files import read_json, sha256
 from edgemtl.prepare import Deployed, load_float
@@ -22,26 +23,29 @@ from edgemtl.recipe import Recipe
 INT8 = "int8.safetensors"
 
 
-def convert(run: Path, *, target: str, precision: str = "int8") -> Path:
+def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequence[str] = ()) -> Path:
     """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
-    An artifact that is already there is replaced when the new one is complete. UsageError for a target or a precision
-    that does not exist, a run without the weights, a missing package, or a folder that cannot be written.
+    `settings` are the target's own, such as "ios=18". An artifact that is already there is replaced when the new one is
+    complete. UsageError for a target, a precision or a setting that does not exist, a run without the weights, a
+    missing package, or a folder that cannot be written.
     """
     chosen = registry.load("targets", target).target
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
+    options = _options(target, chosen, settings)
     recipe = recipes.read(run / "recipe.json")
     file = weights(run, precision)
     started = time.monotonic()
     folder = place(run, target, precision)
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
-        names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts)
+        names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts, **options)
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
             precision=precision,
+            options=options,
             size=recipe.size,
             map_stride=recipe.map_stride,
             tasks=recipe.tasks,
@@ -56,6 +60,19 @@ def convert(run: Path, *, target: str, precision: str = "int8") -> Path:
     show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
     return folder
+
+
+def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:
+    """What settings such as "ios=18" say, for the parameters that a target's `convert` takes by name alone."""
+    parameters = inspect.signature(target.convert).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    found = {}
+    for setting in settings:
+        key, value = recipes.parse(setting)
+        if key not in known:
+            raise unknown(f"setting of target {name}", key, known)
+        found[key] = value
+    return found
 
 
 def place(run: Path, target: str, precision: str) -> Path:

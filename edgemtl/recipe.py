@@ -137,9 +137,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """A copy with settings such as "training.rate=1e-3" or "size=[240,320]" applied, types checked."""
     raw = recipe.model_dump(mode="json")
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes key=value, got {setting!r}")
+        key, value = parse(setting)
         *path, last = key.split(".")
         holder = raw
         for part in path:
@@ -148,11 +146,19 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             holder = holder[part]
         if last not in holder and path[-1:] != ["options"]:
             raise unknown("recipe key", key, _keys(raw))
-        holder[last] = _value(text)
+        holder[last] = value
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"--set {first_problem(error)}") from None
+
+
+def parse(setting: str) -> tuple[str, Any]:
+    """The key and the value of a setting such as "training.rate=1e-3"."""
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes key=value, got {setting!r}")
+    return key, _value(text)
 
 
 def first_problem(error: Exception) -> str:
@@ -165,9 +171,9 @@ def first_problem(error: Exception) -> str:
 
 
 def _value(text: str) -> Any:
-    for parse in (json.loads, ast.literal_eval):
+    for read in (json.loads, ast.literal_eval):
         try:
-            return parse(text)
+            return read(text)
         except (ValueError, SyntaxError):
             continue
     return text

@@ -20,8 +20,10 @@ class Paper:
     text = "first"
 
     def convert(
-        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str]
-    ) -> list[str]:
+        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str],
+        *, sheets: int = 1,
+    ) -> list[str]:  # fmt: skip
+        self.sheets = sheets
         (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
         return ["model.txt"]
 
@@ -57,6 +59,17 @@ def test_manifest_and_files(run: Path, paper: Paper, capsys: pytest.CaptureFixtu
     assert manifest.scores == {"depth": {"rmse": 0.5}}  # from the checkpoint
     assert (folder / "model.txt").read_text() == "first int8 toy"
     assert f"next: edgemtl verify {folder}" in capsys.readouterr().out
+
+
+def test_a_targets_own_settings_reach_it_and_are_noted(run: Path, paper: Paper) -> None:
+    assert artifact.read(convert.convert(run, target="paper")).options == {} and paper.sheets == 1
+    assert artifact.read(convert.convert(run, target="paper", settings=["sheets=2"])).options == {"sheets": 2}
+    assert paper.sheets == 2
+    with pytest.raises(UsageError, match="unknown setting of target paper 'sheet'; did you mean 'sheets'"):
+        convert.convert(run, target="paper", settings=["sheet=2"])
+    with pytest.raises(UsageError, match="--set takes key=value, got 'sheets'"):
+        convert.convert(run, target="paper", settings=["sheets"])
+    assert artifact.read(run / "paper").options == {"sheets": 2}
 
 
 def test_float_goes_into_a_folder_of_its_own(run: Path, paper: Paper) -> None:

@@ -80,7 +80,7 @@ def deployed(precision: str) -> Deployed:
         module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0), scale, 0))
         weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight")
         activation = quantizers.FakeQuantize(
-            quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", name
+            quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", f"{name}/conv2d/0:0"
         )
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__1.0", weight)
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__0.0", activation)
