@@ -71,6 +71,12 @@ class Form(NamedTuple):
         least = math.floor(10_000 * min(same)) / 100 if same else 0  # 100.00 % only where all pixels agree
         return f"{100 * max(rms):.2g} % rms" if rms else "", f"{least:.2f} % same" if same else ""
 
+    @property
+    def ledger(self) -> tuple[str, str]:
+        """How many entries the files hold bit-equal, and how `verify` ran them; empty where unknown."""
+        held = self.verify.get("ledger")
+        return f"{held['matches']} of {held['entries']}" if held else "", self.verify.get("how", "")
+
 
 def report(run: Path, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
     """The page about a run, OUT/report.html (OUT: the run folder), which needs no other file and no network.
@@ -164,11 +170,15 @@ def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
     ):
         header.append((title, unit))
         columns.append(_column(values, bars=True))
-    header.append(("against torch", ""))
-    columns.append([])
-    for form in forms:
-        first, *second = [line for line in form.difference if line] or [DASH]
-        columns[-1].append({"text": first, "small": "".join(second), "bad": not form.verify.get("ok", True)})
+    for title, lines in (
+        ("against torch", [form.difference for form in forms]),
+        ("ledger", [form.ledger for form in forms]),
+    ):
+        header.append((title, ""))
+        columns.append([])
+        for form, both in zip(forms, lines):
+            first, *second = [line for line in both if line] or [DASH]
+            columns[-1].append({"text": first, "small": "".join(second), "bad": not form.verify.get("ok", True)})
     return {"header": header, "rows": list(zip(*columns))}
 
 
