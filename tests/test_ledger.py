@@ -53,8 +53,8 @@ def test_constants_are_those_of_the_workshop() -> None:
     ("index", "changes", "wanted"),
     [
         (0, {"scale": [0.1] * 16}, "stem.weight: scale 0.100000001 is no positive, normal float16 number"),
-        (1, {"scale": -0.5}, "stem: scale -0.5 is no positive"),
-        (1, {"scale": 0.0}, "stem: scale 0 is no positive"),
+        (1, {"scale": -0.5}, "stem/conv2d/0:0: scale -0.5 is no positive"),
+        (1, {"scale": 0.0}, "stem/conv2d/0:0: scale 0 is no positive"),
         (1, {"scale": 2.0**-15}, "is no positive, normal float16"),
         (1, {"scale": float("nan")}, "scale nan"),
         (1, {"scale": 65536.0}, "scale 65536"),

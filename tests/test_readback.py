@@ -16,7 +16,8 @@ from edgemtl.readback import read_back
 from tests import toy
 
 TARGETS = {"openvino": "model.bin", "onnx": "model.onnx"}  # and where its integers and scales lie
-SHARED = ("semseg", "depth", "normals", "edge")  # inputs of the heads: equal scales on one tensor
+# Inputs of the heads: equal scales on one tensor.
+SHARED = tuple(f"{head}/conv2d/0:0" for head in ("semseg", "depth", "normals", "edge"))
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +125,18 @@ def test_swapped_scales_are_found(target: str, copied: Callable[[str], Path]) ->
     path = copied(target)
     file = path / TARGETS[target]
     content = file.read_bytes()
-    first, second = ([needle for name, needle in parts(target) if name == wanted] for wanted in ("deep", "sampled"))
+    first, second = (
+        [needle for name, needle in parts(target) if name == wanted]
+        for wanted in ("deep/conv2d/0:0", "sampled/conv2d/0:0")
+    )
     for a, b in zip(first, second):
         assert content.count(a) == content.count(b) == 1
         content = content.replace(a, b"????").replace(b, a).replace(b"????", b)
     file.write_bytes(content)
     named = wrong(path)
-    assert set(named) == {"deep", "sampled"} and all(text.startswith("scale ") for text in named.values())
+    assert set(named) == {"deep/conv2d/0:0", "sampled/conv2d/0:0"} and all(
+        text.startswith("scale ") for text in named.values()
+    )
 
 
 def edit_onnx(path: Path, change: Callable[[Any, dict[str, Any]], None]) -> None:
@@ -159,7 +165,7 @@ def edit_openvino(path: Path, change: Callable[[Any, dict[str, Any]], None]) -> 
 def test_onnx_zero_points_must_be_int8_zeros(copied: Callable[[str], Path], zero: np.ndarray, wanted: str) -> None:
     from onnx import numpy_helper
 
-    for name in ("deep", "deep/QuantizeLinear"):
+    for name in ("deep/conv2d/0:0", "deep/conv2d/0:0/QuantizeLinear"):
         path = copied("onnx")
 
         def change(graph: Any, nodes: dict[str, Any], name: str = name) -> None:
@@ -168,38 +174,41 @@ def test_onnx_zero_points_must_be_int8_zeros(copied: Callable[[str], Path], zero
 
         edit_onnx(path, change)
         named = wrong(path)
-        assert list(named) == ["deep"] and named["deep"].endswith(wanted)
+        assert list(named) == ["deep/conv2d/0:0"] and named["deep/conv2d/0:0"].endswith(wanted)
 
 
 def test_onnx_quantizers_may_not_differ_from_dequantizers(copied: Callable[[str], Path]) -> None:
     path = copied("onnx")
-    edit_onnx(path, lambda graph, nodes: nodes["deep/QuantizeLinear"].input.__setitem__(1, "point/scale"))
+    edit_onnx(
+        path,
+        lambda graph, nodes: nodes["deep/conv2d/0:0/QuantizeLinear"].input.__setitem__(1, "point/conv2d/0:0/scale"),
+    )
     named = wrong(path)
-    assert list(named) == ["deep"] and "QuantizeLinear has scale" in named["deep"]
+    assert list(named) == ["deep/conv2d/0:0"] and "QuantizeLinear has scale" in named["deep/conv2d/0:0"]
 
 
 def test_onnx_pairs_that_were_dropped_are_missed(copied: Callable[[str], Path]) -> None:
     path = copied("onnx")
 
     def change(graph: Any, nodes: dict[str, Any]) -> None:
-        before, after = nodes["deep/QuantizeLinear"], nodes["deep"]
+        before, after = nodes["deep/conv2d/0:0/QuantizeLinear"], nodes["deep/conv2d/0:0"]
         for node in graph.node:
             node.input[:] = [before.input[0] if value == after.output[0] else value for value in node.input]
         graph.node.remove(before)
         graph.node.remove(after)
 
     edit_onnx(path, change)
-    assert wrong(path) == {"deep": "the artifact does not have it"}
+    assert wrong(path) == {"deep/conv2d/0:0": "the artifact does not have it"}
 
 
 def test_onnx_a_quantizer_without_its_way_back_is_named(copied: Callable[[str], Path]) -> None:
     path = copied("onnx")
 
     def change(graph: Any, nodes: dict[str, Any]) -> None:
-        graph.node.remove(nodes["deep"])
+        graph.node.remove(nodes["deep/conv2d/0:0"])
 
     edit_onnx(path, change)
-    assert wrong(path) == {"deep": "no DequantizeLinear follows"}
+    assert wrong(path) == {"deep/conv2d/0:0": "no DequantizeLinear follows"}
 
 
 def test_onnx_one_head_that_reads_floats_is_named(copied: Callable[[str], Path]) -> None:
@@ -214,7 +223,7 @@ def test_onnx_one_head_that_reads_floats_is_named(copied: Callable[[str], Path])
                 node.input[0] = source
 
     edit_onnx(path, change)
-    assert wrong(path) == {"normals": "the artifact does not have it"}
+    assert wrong(path) == {"normals/conv2d/0:0": "the artifact does not have it"}
 
 
 def test_openvino_zero_points_are_found(copied: Callable[[str], Path]) -> None:
@@ -235,21 +244,21 @@ def test_openvino_ranges_must_be_those_of_int8(copied: Callable[[str], Path]) ->
     path = copied("openvino")
 
     def change(model: Any, nodes: dict[str, Any]) -> None:
-        quantize = nodes["deep"]
+        quantize = nodes["deep/conv2d/0:0"]
         for port in (1, 3):
-            quantize.input(port).replace_source_output(nodes["point"].input_value(port))
+            quantize.input(port).replace_source_output(nodes["point/conv2d/0:0"].input_value(port))
 
     edit_openvino(path, change)
     named = wrong(path)
-    assert list(named) == ["deep"] and "expected -128..127 times one scale" in named["deep"]
+    assert list(named) == ["deep/conv2d/0:0"] and "expected -128..127 times one scale" in named["deep/conv2d/0:0"]
 
 
 def test_openvino_quantizers_that_were_dropped_are_missed(copied: Callable[[str], Path]) -> None:
     path = copied("openvino")
 
     def change(model: Any, nodes: dict[str, Any]) -> None:
-        for reader in nodes["deep"].output(0).get_target_inputs():
-            reader.replace_source_output(nodes["deep"].input_value(0))
+        for reader in nodes["deep/conv2d/0:0"].output(0).get_target_inputs():
+            reader.replace_source_output(nodes["deep/conv2d/0:0"].input_value(0))
         merged = next(nodes[name] for name in SHARED if name in nodes)
         for reader in merged.output(0).get_target_inputs():
             if "normals" in reader.get_node().get_friendly_name():
@@ -257,7 +266,8 @@ def test_openvino_quantizers_that_were_dropped_are_missed(copied: Callable[[str]
 
     edit_openvino(path, change)
     named = wrong(path)
-    assert named.pop("deep") == named.pop("normals") == "the artifact does not have it" and not named
+    gone = "the artifact does not have it"
+    assert named == {"deep/conv2d/0:0": gone, "normals/conv2d/0:0": gone}
 
 
 def test_the_ledger_of_other_weights_is_refused(copied: Callable[[str], Path]) -> None:

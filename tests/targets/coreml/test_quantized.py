@@ -67,7 +67,7 @@ def test_every_entry_is_there_bit_for_bit(folder: Path, rows: list[ledger.Row]) 
     result = ledger.compare(rows, target.quantized(folder))
     assert result.ok and not result.wrong and not result.unknown
     # The heads quantize one map with one scale, which is done once.
-    assert set(result.merged) == {"depth", "normals", "edge"}
+    assert set(result.merged) == {f"{head}/conv2d/0:0" for head in ("depth", "normals", "edge")}
     assert set(result.places) == {row.name for row in rows} - set(result.merged)
 
 
@@ -107,7 +107,7 @@ def test_one_bit_of_a_scale_is_named(kind: str, copy: Path, rows: list[ledger.Ro
 
     edit(copy, change)
     result = ledger.compare(rows, target.quantized(copy))
-    assert list(result.wrong) == ["deep"] and "scale" in result.wrong["deep"]
+    assert list(result.wrong) == ["deep/conv2d/0:0"] and "scale" in result.wrong["deep/conv2d/0:0"]
 
 
 @pytest.mark.parametrize("kind", ["quantize", "dequantize"])
@@ -117,7 +117,7 @@ def test_a_zero_point_is_named(kind: str, copy: Path, rows: list[ledger.Row]) ->
 
     edit(copy, change)
     result = ledger.compare(rows, target.quantized(copy))
-    assert list(result.wrong) == ["stem"] and "zero point 3" in result.wrong["stem"]
+    assert list(result.wrong) == ["stem/conv2d/0:0"] and "zero point 3" in result.wrong["stem/conv2d/0:0"]
 
 
 def test_a_pair_that_is_gone_is_named(copy: Path, rows: list[ledger.Row]) -> None:
@@ -133,7 +133,7 @@ def test_a_pair_that_is_gone_is_named(copy: Path, rows: list[ledger.Row]) -> Non
             read.main.operations.remove(operation)
 
     edit(copy, change)
-    assert ledger.compare(rows, target.quantized(copy)).wrong == {"point": "the artifact does not have it"}
+    assert ledger.compare(rows, target.quantized(copy)).wrong == {"point/conv2d/0:0": "the artifact does not have it"}
 
 
 def test_a_tensor_without_a_name_is_not_taken_for_granted(copy: Path, rows: list[ledger.Row]) -> None:
