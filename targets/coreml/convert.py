@@ -64,7 +64,8 @@ def convert(
         from coremltools.converters.mil.mil import Builder
     from edgemtl.targets.coreml import graph, ops
 
-    exported = graph.export(deployed, size, list(tasks))
+    with _quiet():
+        exported = graph.export(deployed, size, list(tasks))
     ops.register(signed_weights=ios >= 18)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(KEEP_OUT)
@@ -156,7 +157,8 @@ def _settle(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps coremltools' progress bars, and its warnings about torch's version and a missing macOS, off the console."""
+    """Keeps coremltools' progress bars, its warnings about torch's version and a missing macOS, and torch's about its
+    own code off the console."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
