@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 SMALL = {
     "training_step": ["--set", "size=[33,49]", "--rounds", "1", "--no-memory"],
     "deformable": ["--shapes", "8x6x8x4", "--kernels", "4x5x6x1", "--rounds", "1"],
+    "coordinates": ["--widths", "24", "--errors-only"],
     "scaling": ["--width", "8", "--heights", "24", "48", "--rounds", "1"],
     "data_loading": [
         "--recipe", "scenes_edge", "--samples", "2", "--workers", "0", "--batches", "1",
@@ -29,6 +30,8 @@ def test_all_are_here():
 def test_it_measures(name, tmp_path):
     if name == "data_loading" and not find_spec("embreex"):
         pytest.skip("scenes are rendered by embreex")
+    if name == "coordinates":
+        pytest.importorskip("coremltools")
     if name == "deformable":
         for package in ("openvino", "onnx", "onnxruntime"):
             pytest.importorskip(package)
@@ -39,6 +42,9 @@ def test_it_measures(name, tmp_path):
     if name == "training_step":
         assert found.count("standard deviations from edgemtl's") >= 2
         assert all(seconds > 0 for seconds, *_ in numbers["steps"].values())
+    if name == "coordinates":
+        exact, kept, throughout = numbers["errors"]["24"]
+        assert exact < 1e-5 < kept < throughout
 
 
 def test_memory_is_measured_in_a_process_of_its_own():
