@@ -130,7 +130,10 @@ def measured(run: Path) -> None:
     times = {"device": "CPU", "model": {"p50_ms": 4.0}, "end_to_end": {"p50_ms": 8.0}, "machine": machine}
     write_json(run / "bench.json", {"openvino": times})
     differences = {"depth": {"relative_rms": 0.0123}, "edge": {"relative_rms": None}, "semseg": {"agreement": 0.99999}}
-    write_json(run / "verify.json", {"openvino": {"ok": False, "tasks": differences}})
+    held = {"matches": 17, "entries": 18}
+    write_json(
+        run / "verify.json", {"openvino": {"ok": False, "how": "executed", "tasks": differences, "ledger": held}}
+    )
     with (run / "metrics.jsonl").open("w") as stream:
         for iteration in (10, 20, 30):
             for record in ({"loss": dict.fromkeys(tasks, 1 / iteration)}, {"scores": entry("", 1)["tasks"]}):
@@ -150,7 +153,7 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     # Three of six scores are better when they are higher, at least one when lower: the gains do not all cancel out.
     better = sum(task.higher_is_better for task in recipe.read(run / "recipe.json").tasks.values())
     gain = f"{10 * (tasks - 2 * better) / tasks:+.2f}".replace("-", "−")
-    assert rows["openvino"][tasks:] == [gain, "0.000", "4.00", "8.00", "1.2 % rms 99.99 % same"]
+    assert rows["openvino"][tasks:] == [gain, "0.000", "4.00", "8.00", "1.2 % rms 99.99 % same", "17 of 18 executed"]
     assert '<td class="bad">' in made.read_text(encoding="utf-8")
     assert "Toy CPU, 3 cores" in page.text and "6 frames of val" in page.text and "125frames/s" in page.text
     printed = capsys.readouterr().out
