@@ -21,8 +21,9 @@ from edgemtl.quantizers import FakeQuantize
 from edgemtl.verify import frames_of
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
-# fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (1e-3).
-BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-3}
+# fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (2e-4;
+# 6e-3 where float16 is between the quantizers).
+BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 
 Place = tuple[str, int]  # a name, and which of its calls
 

@@ -60,12 +60,17 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
     few, many = (spread(samples, count) for count in (MEASURED, JUDGED))
     graph = Replay(network, image(deployed, samples, few[0], recipe))
     rows = sensitivity.groups(graph)
-    noises = sensitivity.matrix(graph, rows, (image(deployed, samples, i, recipe) for i in few), list(tasks))
+
+    def check() -> None:
+        if stop.asked:
+            raise Stopped("while looking for layers to keep float")
+
+    images = (image(deployed, samples, index, recipe) for index in few)
+    noises = sensitivity.matrix(graph, rows, images, list(tasks), check)
 
     def scores(on: Collection[FakeQuantize]) -> dict[str, float]:
         def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
-            if stop.asked:
-                raise Stopped("while looking for layers to keep float")
+            check()
             raw = graph.run(deployed.normalise(frames(torch.from_numpy(predictor.fit(frame, recipe.size))[None])), on)
             return {task: map[0].numpy() for task, map in deployed.activate(raw).items()}
 

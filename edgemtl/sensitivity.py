@@ -137,8 +137,17 @@ def _cost(products: float, depthwise: bool) -> float:
     return products * (DEPTHWISE_COST if depthwise else 1)
 
 
-def matrix(graph: Replay, rows: Sequence[Group], images: Iterable[Tensor], tasks: Sequence[str]) -> np.ndarray:
-    """The noise (groups, tasks) that each group of quantizers alone brings to each task, mean over the images."""
+def matrix(
+    graph: Replay,
+    rows: Sequence[Group],
+    images: Iterable[Tensor],
+    tasks: Sequence[str],
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """The noise (groups, tasks) that each group of quantizers alone brings to each task, mean over the images.
+
+    `check` is called before each group and may raise, since this takes long.
+    """
     images = list(images)
     found = np.zeros((len(rows), len(tasks)))
     with show.progress() as bar:
@@ -147,6 +156,7 @@ def matrix(graph: Replay, rows: Sequence[Group], images: Iterable[Tensor], tasks
             values = graph.values(image)
             wanted = graph.outputs(values)
             for row, group in enumerate(rows):
+                check()
                 raw = graph.again(values, group.quantizers)
                 found[row] += [noise(name, raw[name], wanted[name]) / len(images) for name in tasks]
                 bar.advance(task)

@@ -203,3 +203,17 @@ def test_a_picture_names_the_worst(graph, x, tmp_path):
     sensitivity.draw(rows, matrix(graph, rows, [x], TASKS), TASKS, tmp_path / "heat.svg")
     text = (tmp_path / "heat.svg").read_text()
     assert text.startswith("<?xml") and "heads.depth and 1 more" in text
+
+
+def test_measuring_can_be_stopped_between_groups(x):
+    graph = Replay(quantized(), x)
+    rows, asked = groups(graph), []
+
+    def check():
+        asked.append(None)
+        if len(asked) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        matrix(graph, rows, [x], TASKS, check)
+    assert len(rows) > 3 == len(asked)

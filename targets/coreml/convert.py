@@ -100,10 +100,15 @@ def _precision(precision: str, float32: set[int]) -> Any:
 
 def _number(operation: Any) -> int | None:
     """Of the node that an operation was made of."""
+    return next(iter(_numbers(operation)), None)
+
+
+def _numbers(operation: Any) -> list[int]:
+    """Of all the nodes that an operation was made of."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    found: list[int] | None = operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE)
-    return found[0] if found else None
+    found: list[int] = operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
+    return found
 
 
 def _names(model: Any, quantizers: dict[int, str]) -> dict[str, str]:
@@ -119,8 +124,8 @@ def _layers(model: Any, layers: dict[int, str]) -> dict[str, str]:
     """The path of its module in the deployed network for every value that a weighted layer gives."""
     operations = model._mil_program.functions["main"].operations
     weighted = {"conv", "conv_transpose", "linear"}
-    made = {op.outputs[0].name: _number(op) for op in operations if op.op_type in weighted}
-    return {name: layers[number] for name, number in made.items() if number in layers}
+    made = {op.outputs[0].name: set(layers) & set(_numbers(op)) for op in operations if op.op_type in weighted}
+    return {name: layers[number] for name, numbers in made.items() for number in numbers}
 
 
 def _describe(model: Any, tasks: dict[str, Task], precision: str, metadata: dict[str, str]) -> None:
