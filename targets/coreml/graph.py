@@ -66,7 +66,7 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
         node.meta["debug_handle"] = number
     float32 = {numbers[node] for node in _coordinates(graph) | _normalisation(graph)}
     outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
-    layers = {numbers[node]: path for node, path in _layers(graph).items()}
+    layers = {numbers[node]: path for node, path in _layers(program).items()}
     return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs)
 
 
@@ -86,13 +86,15 @@ def _ledger(program: ExportedProgram, deployed: nn.Module) -> dict[Any, str]:
     return found
 
 
-def _layers(graph: Any) -> dict[Any, str]:
-    """Every weighted layer's node with the path of the module that it is all of."""
-    found = {}
-    for node in graph.nodes:
-        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-        if _kind(node) in LAYERS and stack and stack[-1].startswith(DEPLOYED):
-            found[node] = stack[-1].removeprefix(DEPLOYED)
+def _layers(program: ExportedProgram) -> dict[Any, str]:
+    """Every layer's node with the path of its module, known by its weight: under hooks module paths are cut short."""
+    parameters, found = program.graph_signature.inputs_to_parameters, {}
+    for node in program.graph.nodes:
+        weight = node.args[1] if _kind(node) in LAYERS else None
+        while weight is not None and _kind(weight).startswith("fake_quantize"):
+            weight = weight.args[0]
+        if weight is not None and parameters.get(weight.name, "").startswith(DEPLOYED):
+            found[node] = parameters[weight.name].removeprefix(DEPLOYED).removesuffix(".weight")
     return found
 
 
