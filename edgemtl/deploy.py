@@ -33,6 +33,7 @@ class Row(NamedTuple):
     delta_m: float | None = None  # percent, against the run's float weights
     difference: str = ""  # from the torch model, on verify's frames
     checked: str = ""
+    checks: tuple[str, ...] = ()  # what the target's own checks said
     ok: bool = True
 
 
@@ -77,6 +78,8 @@ def markdown(table: dict[Path, list[Row]], limit: int | None = None) -> str:
         frames = _entry(*_kept(run, "float", limit)).get("frames")
         parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
+        parts.append("")
     return "\n".join(parts)
 
 
@@ -133,6 +136,7 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
         ledger=_ledger(found.get("ledger")),
         difference=_difference(found["tasks"]),
         checked=_checked(found),
+        checks=_checks(found),
         ok=found["ok"],
     )
 
@@ -192,8 +196,17 @@ def _difference(tasks: dict[str, Any]) -> str:
 
 
 def _checked(found: dict[str, Any]) -> str:
-    parts = [HOW[found["how"]].format(found["device"]), *(check["text"] for check in found.get("checks", []))]
-    return "; ".join(parts if found["ok"] else ["FAILED", *parts])
+    wrong = [f"{check['name']}: {check['text']}" for check in found.get("checks", []) if not check["ok"]]
+    how = HOW[found["how"]].format(found["device"])
+    return how if found["ok"] else "; ".join(["FAILED", *wrong, how])
+
+
+def _checks(found: dict[str, Any]) -> tuple[str, ...]:
+    """A line for each thing that checks said, with the names of those that said it."""
+    names: dict[str, list[str]] = {}
+    for check in found.get("checks", []):
+        names.setdefault(check["text"], []).append(check["name"])
+    return tuple(f"{', '.join(named)}: {text}" for text, named in names.items())
 
 
 def _header(tasks: dict[str, Task]) -> list[str]:
@@ -224,5 +237,6 @@ val frames.
 
 *Executed*: by the target's own runtime, on the machine that wrote this page. *Stand-in*: another runtime ran the same
 file. *Evaluated*: our evaluator computed the saved package by the format's documentation. Nothing here ran on a Jetson
-or a phone.
+or a phone. What a target's own checks said of an artifact is listed below its table: operations that overflow, the lint
+for TensorRT, and TensorRT-RTX's parser and builder.
 """

@@ -135,3 +135,15 @@ def test_a_target_that_is_missing_here_is_a_row(run: Path, calls: list[str], mon
     monkeypatch.setattr(convert, "convert", missing)
     [rows] = deploy.deploy([run], targets=["openvino"]).values()
     assert [row.checked for row in rows[2:]] == ["not converted: no such package"] * 3
+
+
+def test_what_checks_said_is_told_once() -> None:
+    def check(name: str, text: str, ok: bool = True) -> dict[str, Any]:
+        return {"name": name, "ok": ok, "text": text}
+
+    checks = [check("lint for 8.6", "nothing found"), check("lint for 10.3", "nothing found"), check("parser", "taken")]
+    found = {"how": "stand-in", "device": "ONNX Runtime", "ok": True, "checks": checks}
+    assert deploy._checks(found) == ("lint for 8.6, lint for 10.3: nothing found", "parser: taken")
+    assert deploy._checked(found) == "stand-in: ONNX Runtime"
+    failed = found | {"ok": False, "checks": [*checks, check("builder", "no memory", False)]}
+    assert deploy._checked(failed) == "FAILED; builder: no memory; stand-in: ONNX Runtime"
