@@ -413,8 +413,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     arg = add(
         "record", _record, "write down what an artifact computes on this machine, to be verified on another",
-        "edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE\n"
-        "  edgemtl verify runs/nyud/coreml --recording macbook.npz",
+        "edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE",
     )  # fmt: skip
     arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
     arg("--out", type=Path, required=True, metavar="FILE", help="the .npz file to write")

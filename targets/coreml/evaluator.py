@@ -246,7 +246,7 @@ class Program:
     def _arguments(self, operation: Any, label: str) -> dict[str, list[str]]:
         """The names of the tensors that an operation takes for each parameter."""
         found: dict[str, list[str]] = {}
-        for key, argument in operation.inputs.items():
+        for key, argument in sorted(operation.inputs.items()):  # a map without an order of its own
             names = found[key] = []
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "value":

@@ -154,7 +154,7 @@ def test_a_damaged_file_fails_its_checks(
     scale.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(scale), scale.name))
     onnx.save(model, folder / "model.onnx")
     wrong = [check for check in target.check(folder, manifest("int8")) if not check.ok]
-    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6"]
+    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6", "Q/DQ of both files"]
     assert "Q2 refused: deep.weight" in wrong[0].text
 
 
