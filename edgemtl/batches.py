@@ -5,6 +5,7 @@ resuming nor the number of workers or processes changes what sample n is.
 """
 
 import signal
+import threading
 from typing import Any, Generator, Iterator
 
 import cv2
@@ -114,10 +115,19 @@ def loader(
 
 
 def _draw(batches: DataLoader) -> Generator[dict[str, Tensor], None, None]:
-    for batch in batches:
-        if isinstance(batch, UsageError):
-            raise batch
-        yield batch
+    usual = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None  # Windows has none
+    drawn = iter(batches)
+    try:
+        for batch in drawn:
+            if isinstance(batch, UsageError):
+                raise batch
+            yield batch
+    finally:
+        del drawn  # which ends the workers
+        # DataLoader leaves its handler of ended children behind for good. None of ours is a worker from here on, and
+        # on a kernel under which signals to a process with AMX state are fatal (seen on a virtual 6.18) each would be.
+        if usual is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, usual)
 
 
 def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor] | UsageError:

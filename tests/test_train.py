@@ -207,6 +207,13 @@ def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturb
     assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
 
 
+def test_no_handler_of_ended_children_is_left_behind(tmp_path, data):
+    data(train=Tiles(10))
+    usual = signal.getsignal(signal.SIGCHLD)
+    train(tmp_path, recipe(workers=1))
+    assert signal.getsignal(signal.SIGCHLD) == usual
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_sample_is_one_line(tmp_path, data, workers):
     class Broken(Tiles):

@@ -209,6 +209,8 @@ class Cuda:
         return (0 if self.memory.pop(address, None) else 1,)
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
+        block = self.memory.get(to) or self.memory[source]
+        assert size == len(block)
         ctypes.memmove(to, source, size)
         return (0,)
 
