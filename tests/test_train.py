@@ -207,7 +207,8 @@ def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturb
     assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
 
 
-def test_no_handler_of_ended_children_is_left_behind(tmp_path, data):
+def test_no_handler_of_ended_children_is_left_behind(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new process
     data(train=Tiles(10))
     usual = signal.getsignal(signal.SIGCHLD)
     train(tmp_path, recipe(workers=1))
