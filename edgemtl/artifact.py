@@ -1,6 +1,8 @@
 """An artifact: a folder with a manifest and the target's files; nothing else is needed to run it."""
 
 import hashlib
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -39,6 +41,15 @@ class Manifest(BaseModel):
     weights_sha256: str  # of the checkpoint it was converted from
     toolchain: dict[str, str]  # versions of what made it
     scores: dict[str, dict[str, float]] = {}  # by `evaluate`, of the model it came from; task -> score -> value
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The versions of edgemtl and of those of the packages that are installed, for a manifest's `toolchain`."""
+    found = {}
+    for package in ("edgemtl", *packages):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def describe(folder: Path, names: list[str]) -> dict[str, File]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
@@ -51,7 +50,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             tasks=recipe.tasks,
             files=artifact.describe(temporary, names),
             weights_sha256=sha256(file),
-            toolchain=_versions(("edgemtl", "torch", "nncf", *chosen.packages)),
+            toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             scores=_scores(run, file),
         )
         artifact.write(temporary, manifest)
@@ -116,16 +115,6 @@ def _scores(run: Path, file: Path) -> Scores:
         found: Scores = entry["tasks"]
         return found
     return checkpoint.about(file).get("scores") or {}
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

@@ -70,3 +70,10 @@ def fit(frame: np.ndarray, size: Size) -> np.ndarray:
         shrinks = frame.shape[0] * frame.shape[1] > height * width
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.ascontiguousarray(frame)
+
+
+def smooth_frames(size: Size, count: int) -> list[np.ndarray]:
+    """Random uint8 RGB frames (H, W, 3) with blobs of a dozen to a frame, the same each time."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (count, 9, 12, 3), np.uint8)
+    return [cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]

@@ -8,12 +8,10 @@ against the target's session there. It works for every target, and keeps whether
 import json
 import platform
 import zipfile
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from edgemtl import artifact, registry, show
@@ -22,7 +20,7 @@ from edgemtl.bench import processor
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, replacing, sha256
-from edgemtl.predictor import Predictor, fit
+from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"
@@ -67,7 +65,7 @@ def record(
         "machine": processor(),
         "system": platform.platform(),
         "source": source or "smooth random frames",
-        "toolchain": _versions(registry.load("targets", manifest.target).target.packages),
+        "toolchain": artifact.versions(registry.load("targets", manifest.target).target.packages),
     }
     stacks: dict[str, Any] = {PREFIX + task: np.stack([maps[task] for maps in made]) for task in manifest.tasks}
     with replacing(out) as temporary:
@@ -176,9 +174,7 @@ def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Any, task: str) -> di
 
 def _images(source: str | None, size: Size, count: int) -> list[np.ndarray]:
     if source is None:
-        # Blobs of a dozen to a frame, the same each time.
-        coarse = np.random.default_rng(0).integers(0, 256, (count, 9, 12, 3), np.uint8)
-        return [cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]
+        return smooth_frames(size, count)
     with open_source(source) as opened:
         images = list(islice(opened, count))
     if not images:
@@ -189,16 +185,6 @@ def _images(source: str | None, size: Size, count: int) -> list[np.ndarray]:
 def _told(about: dict[str, Any]) -> str:
     """How the recorded maps came about; what was not the target's own runtime says so."""
     return f"{'' if about['how'] == 'executed' else about['how'] + ', '}recorded on {about['machine']}"
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for package in ("edgemtl", *packages):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -13,10 +12,9 @@ from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
 from edgemtl.ledger import Check
-from edgemtl.predictor import Predictor, fit
+from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
 from edgemtl.recipe import Recipe
-from edgemtl.tasks import Size
 
 
 class Bounds(NamedTuple):
@@ -158,13 +156,6 @@ def _spread(samples: Any, count: int) -> list[np.ndarray]:
     if not len(samples):
         raise UsageError("the val split is empty")
     return [samples[int(i)]["image"] for i in np.unique(np.linspace(0, len(samples) - 1, count).round())]
-
-
-def smooth_frames(size: Size, count: int) -> list[np.ndarray]:
-    """Random uint8 RGB frames (H, W, 3) with blobs of a dozen to a frame, the same each time."""
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (count, 9, 12, 3), np.uint8)
-    return [cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 from edgemtl import artifact, convert, registry
 from edgemtl.blame import BOUNDS, blame, difference, walk
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.verify import smooth_frames
+from edgemtl.predictor import smooth_frames
 from tests import toy
 from tests.test_readback import edit_onnx, edit_openvino
 

@@ -8,7 +8,7 @@ import pytest
 from edgemtl import artifact, checkpoint, convert, deploy, quantizers, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, read_json, sha256, write_json
-from edgemtl.verify import smooth_frames
+from edgemtl.predictor import smooth_frames
 from tests import toy
 
 pytest.importorskip("openvino")

@@ -11,7 +11,8 @@ import pytest
 from edgemtl import artifact, checkpoint, convert, quantizers, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
-from edgemtl.verify import BOUNDS, compare, smooth_frames, verify
+from edgemtl.predictor import smooth_frames
+from edgemtl.verify import BOUNDS, compare, verify
 from tests import toy
 
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]

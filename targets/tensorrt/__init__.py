@@ -11,6 +11,7 @@ import numpy as np
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.ledger import Check, Found
+from edgemtl.predictor import smooth_frames
 from edgemtl.show import err
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import devices, engine, lint, parser
@@ -211,14 +212,12 @@ def _same(model: Any, twin: Any, size: Size) -> None:
     In an int8 model a value near a tie may take the next step, and steps add up: so do two optimisation levels of ONNX
     Runtime differ on one and the same file. Twice their difference is allowed on top of DRIFT.
     """
-    import cv2
-
     first, again, second = (
         _runtime(m.SerializeToString(), optimised) for m, optimised in ((model, False), (model, True), (twin, False))
     )
     names = [output.name for output in first.get_outputs()]
-    for coarse in np.random.default_rng(0).integers(0, 256, (2, 9, 12, 3), np.uint8):
-        frame = {"frame": cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)[None]}
+    for image in smooth_frames(size, 2):
+        frame = {"frame": image[None]}
         for name, wanted, other, got in zip(names, *(session.run(names, frame) for session in (first, again, second))):
             if not np.isfinite(got).all():
                 raise CheckFailed(f"{TYPED}: {name} overflows in float16")
