@@ -128,7 +128,10 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
             verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
+            why = str(error)
         found = _entry(run / VERIFIED, folder.name)
+        if found.get("digest") != digest:  # it broke off before there was anything to keep
+            return Row(target, precision, checked=f"FAILED; {why}", ok=False)
     scores = _scores(run, folder.name, {"digest": digest}, limit, partial(evaluate, folder, data=data))
     row = _row(run, target, precision, scores, limit)
     return row._replace(

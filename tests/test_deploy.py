@@ -147,3 +147,18 @@ def test_what_checks_said_is_told_once() -> None:
     assert deploy._checked(found) == "stand-in: ONNX Runtime"
     failed = found | {"ok": False, "checks": [*checks, check("builder", "no memory", False)]}
     assert deploy._checked(failed) == "FAILED; builder: no memory; stand-in: ONNX Runtime"
+
+
+def test_a_verification_that_breaks_off_is_a_failure_with_its_reason(
+    run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.deploy([run], targets=["openvino"])
+    (run / "openvino-fp32" / "manifest.json").unlink()  # made again, so that there is an older result
+
+    def broken(folder: Path, **_: Any) -> None:
+        raise CheckFailed(f"{folder}: depth has shape (1, 2)")
+
+    add_json(run / "verify.json", "openvino-fp32", {"digest": "of other files", "ok": True, "tasks": {}})
+    monkeypatch.setattr(deploy, "verify", broken)
+    with pytest.raises(CheckFailed, match="did not pass: .*openvino fp32"):
+        deploy.deploy([run], targets=["openvino"])
