@@ -40,6 +40,8 @@ class Manifest(BaseModel):
     files: dict[str, File]
     weights_sha256: str  # of the checkpoint it was converted from
     toolchain: dict[str, str]  # versions of what made it
+    exact: tuple[str, ...] = ()  # tasks whose maps are the same to the last bit in every runtime, by construction
+    needs: tuple[str, ...] = ()  # what a CPU must have for int8 kernels to be right, such as "VNNI"
     scores: dict[str, dict[str, float]] = {}  # by `evaluate`, of the model it came from; task -> score -> value
 
 

@@ -17,10 +17,12 @@ import numpy as np
 from edgemtl import artifact, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.bench import processor
+from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, replacing, sha256
 from edgemtl.predictor import Predictor, fit, smooth_frames
+from edgemtl.readback import VERIFIED
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"
@@ -101,7 +103,7 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
     """
     import torch
 
-    from edgemtl import convert, verify
+    from edgemtl import convert
 
     predictor = Predictor(path)
     manifest = predictor.manifest
@@ -122,10 +124,8 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         for task, map in predictor.session(image).items():
             wanted[predictor.session.device].setdefault(task, []).append(map)
     # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
-    own, usual = verify.bounds_of(manifest), verify.BOUNDS[manifest.precision]
-    bounds = verify.Bounds(
-        max(own.rms, usual.rms), max(own.largest, usual.largest), min(own.agreement, usual.agreement)
-    )
+    own, usual = bounds_of(manifest), BOUNDS[manifest.precision]
+    bounds = Bounds(max(own.rms, usual.rms), max(own.largest, usual.largest), min(own.agreement, usual.agreement))
     compared = {
         by: {task: _compared(recorded.maps[task], np.stack(maps[task]), bounds, task) for task in manifest.tasks}
         for by, maps in wanted.items()
@@ -145,7 +145,7 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         "against": compared,
         "ok": all(task["ok"] for tasks in compared.values() for task in tasks.values()),
     }
-    add_json(run / verify.VERIFIED, f"{path.resolve().name} recorded", result)
+    add_json(run / VERIFIED, f"{path.resolve().name} recorded", result)
     _print(result, as_json)
     wrong = [f"{task} against {by}" for by, tasks in compared.items() for task, one in tasks.items() if not one["ok"]]
     if wrong:
@@ -164,9 +164,7 @@ def _belongs(recorded: Recording, manifest: Manifest, path: Path, file: Path) ->
             raise UsageError(f"{file} has not a map of {task} for each of its {len(recorded.frames)} frames")
 
 
-def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Any, task: str) -> dict[str, Any]:
-    from edgemtl.verify import compare
-
+def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Bounds, task: str) -> dict[str, Any]:
     if got.shape != wanted.shape or got.dtype.kind != wanted.dtype.kind:
         raise CheckFailed(f"{task} was recorded as {got.dtype} {got.shape}, expected {wanted.dtype} {wanted.shape}")
     return compare(got, wanted, bounds)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from edgemtl import artifact, checkpoint, convert, quantizers, registry
+from edgemtl.bounds import BOUNDS, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
 from edgemtl.predictor import smooth_frames
-from edgemtl.verify import BOUNDS, compare, verify
+from edgemtl.verify import verify
 from tests import toy
 
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgemtl import registry
+from edgemtl.bounds import BOUNDS, compare
 from edgemtl.errors import UsageError
-from edgemtl.verify import BOUNDS, compare
 from tests import toy
 
 # What `open` imports. torch_tensorrt is not here: it converts and runs on a machine with a GPU alone.

@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("coremltools")
 from coremltools.converters.mil.mil import Builder as mb
 
+from edgemtl.bounds import Bounds, compare
 from edgemtl.errors import UsageError
 from edgemtl.targets.coreml import package, target
 from edgemtl.targets.coreml.evaluator import Program
 from edgemtl.targets.coreml.package import FOLDER
 from edgemtl.targets.coreml.sessions import open_session
-from edgemtl.verify import Bounds, compare
 from tests import toy
 from tests.targets.coreml.programs import edited, save, setting
 

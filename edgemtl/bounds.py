@@ -1,0 +1,53 @@
+"""How far an artifact's maps may lie from those of the torch model it was made from, and whether they do. NumPy only."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgemtl import registry
+from edgemtl.artifact import Manifest
+
+
+class Bounds(NamedTuple):
+    """How far an artifact's maps may lie from torch's."""
+
+    rms: float  # RMS difference, as a share of the reference's standard deviation
+    largest: float  # largest difference of one value, as a share of the reference's range
+    agreement: float  # least share of pixels with the same class
+
+
+# fp32: only the order of additions differs; 1e-6 was measured, and the largest one leaves room for a pixel whose normal
+# has nearly no length. fp16: weights keep 11 bits, and a convolution averages their errors (2e-3 measured).
+# int8: scales and integer weights are the same everywhere, but a value near a tie takes the neighbouring step when a
+# runtime adds in another order, and each such step goes through the layers that follow (2e-2 and 98 % measured, with
+# OpenVINO and ONNX Runtime alike). Hence hardly a bound on a single value: behind a sampling offset a step can move a
+# pixel across an edge.
+BOUNDS = {
+    "fp32": Bounds(1e-4, 1e-2, 0.999),
+    "fp16": Bounds(2e-2, 0.25, 0.98),
+    "int8": Bounds(0.1, 1.0, 0.95),
+}
+
+
+def bounds_of(manifest: Manifest) -> Bounds:
+    """The target's own bounds for the artifact's precision, where it states any, else BOUNDS."""
+    own = getattr(registry.load("targets", manifest.target).target, "bounds", {}).get(manifest.precision)
+    return Bounds(**own) if own else BOUNDS[manifest.precision]
+
+
+def compare(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
+    """The differences of one task's maps over all frames, and whether they are within bounds.
+
+    Class ids: `agreement`, the share of equal ones. Others: `max` and `rms` in the map's unit, and `relative_rms`, as a
+    share of the reference's standard deviation. NaN is never within bounds.
+    """
+    if np.issubdtype(wanted.dtype, np.integer):
+        agreement = float((got == wanted).mean())
+        return {"agreement": agreement, "ok": agreement >= bounds.agreement}
+    difference = np.abs(got.astype(np.float64) - wanted)
+    spread, range = float(wanted.std()), float(np.ptp(wanted))
+    largest, rms = float(difference.max()), float(np.sqrt((difference**2).mean()))
+    # A constant reference, such as a depth map that is 0 everywhere, must be met to within float32's own rounding.
+    floor = 1e-6 * max(1.0, float(np.abs(wanted).max()))
+    ok = rms <= bounds.rms * spread + floor and largest <= bounds.largest * range + floor
+    return {"max": largest, "rms": rms, "relative_rms": rms / spread if spread else None, "ok": ok}
