@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import files, models, quantizers, registry, sensitivity, show
+from edgemtl import checkpoint, exact, files, models, proof, quantizers, registry, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
@@ -27,7 +27,7 @@ from edgemtl.losses import losses
 from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Compression, Recipe
 from edgemtl.replay import Replay
 from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
@@ -56,12 +56,15 @@ def compress(
     finite or SIGINT or SIGTERM asked to stop.
     """
     recipe = _recipe(run, settings, iterations)
+    teacher = load_float(run)
     deployed = load_float(run)
+    if recipe.compression.is_exact:
+        exact.rewrite(deployed, recipe)
     samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
     if len(samples) == 0:
         raise UsageError(f"the train split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
-    teacher = deployed.network
     about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
+    about["exact"] = recipe.compression.is_exact
     if recipe.compression.budget:
         sensitivity.budget(recipe.compression.budget)
     began = time.perf_counter()
@@ -72,10 +75,12 @@ def compress(
             if recipe.compression.budget:
                 about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
                 report |= _counts(deployed.network)
+            _settle(deployed, recipe)
             quantizers.save(run / CALIBRATED, deployed.network, about)
             report["calibration_seconds"] = time.perf_counter() - began
             if recipe.compression.iterations:
                 report |= finetune(deployed, teacher, samples, recipe, stop)
+                _settle(deployed, recipe)
         except Stopped as stopped:
             raise CheckFailed(f"stopped {stopped}; {run / INT8} was not touched") from None
     quantizers.save(run / INT8, deployed.network, about)
@@ -83,7 +88,10 @@ def compress(
         run / SCALES,
         {
             "format": quantizers.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
-            "codes": [quantizers.LOW, quantizers.HIGH], "quantized": quantizers.ledger(deployed.network),
+            "codes": {
+                "weight": quantizers.limits(recipe.compression.bits), "activation": quantizers.limits(quantizers.BITS),
+            },
+            "scales": recipe.compression.scales.replace("-", " "), "quantized": quantizers.ledger(deployed.network),
             "kept_float": about["kept_float"],
         },
     )  # fmt: skip
@@ -91,6 +99,13 @@ def compress(
     show.out.print(f"{run / INT8}: {text}", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
     return report
+
+
+def _settle(deployed: Deployed, recipe: Recipe) -> None:
+    """Brings all that follows from scales in line: constants of the exact form, and biases onto their products' grid."""
+    exact.settle(deployed)
+    if recipe.compression.scales == "power-of-two":
+        proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
 
 
 def load_int8(run: Path, file: str = INT8) -> Deployed:
@@ -101,7 +116,12 @@ def load_int8(run: Path, file: str = INT8) -> Deployed:
     recipe = recipes.read(run / "recipe.json")
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
     deployed = prepare(models.build(blank, recipe.tasks), recipe)
+    about = checkpoint.about(run / file)
+    quantizers.check_format(run / file, about)
+    if about["exact"]:
+        exact.rewrite(deployed, recipe)
     quantizers.load(run / file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    exact.settle(deployed)
     return deployed
 
 
@@ -133,29 +153,37 @@ def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) ->
             bar.advance(task)
             return image(deployed, samples, index, recipe)
 
-        return quantize(deployed.network, chosen, frame, recipe.compression.keep_float)
+        return quantize(deployed.network, chosen, frame, recipe.compression)
 
 
 def quantize(
-    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], keep_float: Sequence[str] = ()
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], options: Compression
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
 
     Whatever leads from a layer to a grid_sample's grid, modules named `coordinates`, the operations in FLOAT and layers
-    that match a pattern of `keep_float` stay float. Quantizers after which no layer follows are taken away again.
+    that match a pattern of `keep_float` stay float; in the exact form coordinates are codes until they are scaled.
+    Quantizers after which no layer follows are taken away again, and those of what is codes already.
     """
     first = example(items[0])
-    made = _nncf(network, first, float_operations(network, first, keep_float))
-    _adopt(made, first)
+    made = _nncf(network, first, float_operations(network, first, options.keep_float))
+    _adopt(made, first, options)
+    points = quantizers.points(made)
+    ran = quantizers.arrivals(made, first, points.values())
+    for slot, point in points.items():
+        if point in ran:
+            scale = torch.tensor(point.scale or 1.0)
+            quantizers.insert(made, slot, FakeQuantize(scale, None, "activation", quantizers.operation(slot)))
     graph = Replay(made, first)
-    idle = set(quantizers.idle(graph.program))
-    for name in idle:
+    needless = {name for name in quantizers.idle(graph.program) if not quantizers.at_point(name)}
+    needless |= set(quantizers.doubled(graph.program))
+    for name in needless:
         for slot in _slots_of(made, name):
             quantizers.remove(made, slot)
-    wrong = set(quantizers.on_coordinates(graph.program)) - idle
+    wrong = {name for name in quantizers.on_coordinates(graph.program) if not points} - needless
     if wrong:
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
-    calibrate(graph, itertools.chain([first], map(example, items[1:])))
+    calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
     return made, _counts(made)
 
 
@@ -172,8 +200,7 @@ def _counts(network: nn.Module) -> dict[str, Any]:
 
 def _slots_of(network: nn.Module, scale: str) -> list[str]:
     """The slots of the quantizer whose scale has this name in an exported graph."""
-    first = scale.removeprefix("__nncf_hooks.").removesuffix(".scale")
-    module = quantizers.slots(network)[first]
+    module = quantizers.slots(network)[quantizers.slot(scale)]
     return [slot for slot, other in quantizers.slots(network).items() if other is module]
 
 
@@ -193,8 +220,11 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     for node in graph.topological_sort():
         if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
             kept.add(node)
+    codes = bool(quantizers.points(network))  # in the exact form, what layers make of coordinates is codes
     for pattern in (*MODULES, *(_pattern(text) for text in keep_float)):
         matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}
+        if codes and pattern is COORDINATES:
+            matching = {node for node in matching if node.node_type not in LAYERS}
         if not matching and pattern not in MODULES:
             raise UsageError(f"compression.keep_float: {pattern.pattern!r} matches no layer")
         kept |= matching
@@ -203,7 +233,8 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     seen = set()
     while waiting:
         node = waiting.pop()
-        if node not in seen and (node.node_type not in LAYERS or COORDINATES.search(node.node_name)):
+        inside = not codes and COORDINATES.search(node.node_name)
+        if node not in seen and (node.node_type not in LAYERS or inside):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
     found = {node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")}
@@ -217,22 +248,56 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise UsageError(f"compression.keep_float: {text!r} is no regular expression: {error}") from None
 
 
-def calibrate(graph: Replay, images: Iterable[Tensor]) -> None:
+def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> None:
     """Sets the scale of every activation's quantizer, in place, from what reaches it in the float network.
 
-    The largest code stands for the mean of the images' largest values. The range with the least squared error, which
-    is narrower, was no better for any of the three papers' device networks.
+    Of powers of two, the one with the least squared error over all images. Of other scales, that whose largest code
+    stands for the mean of the images' largest values: the range with the least squared error, which is narrower, was no
+    better there for any of the three papers' device networks.
     """
+    fixed = {point.quantizer for point in quantizers.points(graph.network).values() if point.scale}
+    powers = options.scales == "power-of-two"
     largest: dict[FakeQuantize, list[Tensor]] = {}
+    tried: dict[FakeQuantize, Tensor] = {}
+    errors: dict[FakeQuantize, Tensor] = {}
 
     def watch(quantizer: FakeQuantize, x: Tensor) -> None:
-        if quantizer.role == "activation":
+        if quantizer.role != "activation" or quantizer in fixed:
+            return
+        if not powers:
             largest.setdefault(quantizer, []).append(x.abs().max())
+            return
+        if quantizer not in tried:
+            fitting = quantizers.power(x.abs().max() / quantizer.high)
+            tried[quantizer] = (fitting * torch.tensor([0.25, 0.5, 1.0, 2.0])).clamp(min=quantizers.SMALLEST)
+            errors[quantizer] = torch.zeros(len(tried[quantizer]), dtype=torch.float64)
+        for index, scale in enumerate(tried[quantizer]):
+            rounded = quantizers.decode(quantizers.codes(x, scale, None, quantizer.bits), scale, None)
+            errors[quantizer][index] += (x - rounded).square().sum()
 
     for each in images:
         graph.run(each, watch=watch)
     for quantizer, values in largest.items():
-        quantizer.scale.copy_(quantizers.snap(torch.stack(values).mean() / quantizers.HIGH))
+        quantizer.scale.copy_(quantizers.snap(torch.stack(values).mean() / quantizer.high))
+    for quantizer, candidates in tried.items():
+        quantizer.scale.copy_(candidates[errors[quantizer].argmin()])
+
+
+def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:
+    """A scale for each channel along `axis`: of powers of two the one with the least squared error, otherwise that
+    whose largest code stands for the largest value."""
+    _, high = quantizers.limits(options.bits)
+    largest = weight.abs().amax([i for i in range(weight.ndim) if i != axis])
+    if options.scales != "power-of-two":
+        return quantizers.snap(largest / high)
+    best, least = quantizers.power(largest / high), torch.full_like(largest, math.inf)
+    for scale in (best, best / 2):
+        scale = scale.clamp(min=quantizers.SMALLEST)
+        rounded = quantizers.decode(quantizers.codes(weight, scale, axis, options.bits), scale, axis)
+        error = (weight - rounded).square().sum([i for i in range(weight.ndim) if i != axis])
+        best = torch.where(error < least, scale, best)
+        least = torch.minimum(error, least)
+    return best
 
 
 def _nncf(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
@@ -275,8 +340,11 @@ def _quiet() -> Iterator[None]:
         nncf_logger.setLevel(level)
 
 
-def _adopt(network: nn.Module, example: Tensor) -> None:
-    """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale snapped, shared ones shared."""
+def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
+    """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale of our form, shared ones shared.
+
+    Scales of activations are not calibrated yet.
+    """
     from nncf.torch.quantization.layers import SymmetricQuantizer
 
     places: dict[nn.Module, list[str]] = {}
@@ -293,11 +361,14 @@ def _adopt(network: nn.Module, example: Tensor) -> None:
         largest = module.scale.detach().abs()
         axis = None if name is None else _axis(largest, seen[module])
         assert axis is not None or largest.numel() == 1
-        scale = quantizers.snap(largest.reshape(() if axis is None else (-1,)) / quantizers.HIGH)
-        made = FakeQuantize(scale, axis, role, name or quantizers.operation(where[0]))
-        if name is not None:
-            made = of_weight.setdefault(name, made)
-            assert torch.equal(made.scale, scale)
+        if axis is None:
+            made = FakeQuantize(torch.ones(()), None, role, name or quantizers.operation(where[0]))
+        elif name in of_weight:
+            made = of_weight[name]
+        else:
+            assert name is not None
+            scale = weight_scale(seen[module].detach(), axis, options)
+            made = of_weight[name] = FakeQuantize(scale, axis, role, name, options.bits)
         for slot in where:
             quantizers.replace(network, slot, made)
     network.eval().requires_grad_(False)
@@ -325,7 +396,7 @@ def _axis(scale: Tensor, weight: Tensor) -> int | None:
 # ---- fine-tuning
 
 
-def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recipe, stop: Stop) -> dict[str, Any]:
+def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> dict[str, Any]:
     """Trains deployed.network, a quantized one, in place: AdamW, the rate falling to 0 along half a cosine."""
     options, tasks = recipe.compression, recipe.tasks
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -345,11 +416,11 @@ def finetune(deployed: Deployed, teacher: nn.Module, samples: Any, recipe: Recip
                 raise Stopped(f"at iteration {len(history)} of {options.iterations} of fine-tuning")
             _, labels = tensors(batch, tasks)
             labels = {name: label.to(device) for name, label in labels.items()}
-            image = normalise(frames(batch["image"].to(device)))
+            frame = frames(batch["image"].to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 with torch.no_grad():
-                    wanted = teacher(image) if options.teacher else {}
-                raw = student(image)
+                    wanted = teacher.raw(frame) if options.teacher else {}
+                raw = student(normalise(frame))
             found = losses(raw, labels, tasks, recipe.training.losses)
             terms = [recipe.training.weights[name] * found[name] for name in tasks]
             if options.teacher:

@@ -75,8 +75,9 @@ class Deployed(nn.Module):
 
     def __init__(self, network: nn.Module, size: Size, map_stride: int):
         super().__init__()
-        self.normalise = Normalise()
+        self.normalise: nn.Module = Normalise()
         self.network = network
+        self.stride = map_stride
         self.activate = Activate((-(-size[0] // map_stride), -(-size[1] // map_stride)))
 
     def raw(self, frame: Tensor) -> dict[str, Tensor]:
@@ -96,8 +97,24 @@ def prepare(network: nn.Module, recipe: Recipe) -> Deployed:
     for module, shapes in reversed(inputs.items()):  # inner modules ran to their end, and so merge, before outer ones
         merge: Callable[..., nn.Module] | None = getattr(module, "merge", None)
         if merge is not None:
-            _replace(deployed, module, merge(*shapes))
+            replace(deployed, module, merge(*shapes))
     return deployed
+
+
+def shapes(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
+    """The shapes that each module takes, of tensors and such as are arguments themselves, in the order of first runs."""
+    found: dict[nn.Module, list[torch.Size]] = {}
+
+    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        taken = [x.shape if isinstance(x, Tensor) else x for x in inputs]
+        found.setdefault(module, [torch.Size(shape) for shape in taken if isinstance(shape, tuple)])
+
+    handles = [module.register_forward_pre_hook(before) for module in network.modules()]
+    with torch.no_grad():
+        network(example)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
@@ -132,11 +149,12 @@ def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torc
         layer.weight, layer.bias = fuse_conv_bn_weights(
             layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        _replace(network, norm, getattr(norm, "act", nn.Identity()))  # timm keeps the activation inside its norm
+        replace(network, norm, getattr(norm, "act", nn.Identity()))  # timm keeps the activation inside its norm
     return shapes
 
 
-def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` wherever a module of `root` has `old`."""
     for parent in root.modules():
         for name, child in parent.named_children():
             if child is old:

@@ -1,14 +1,18 @@
 """The one int8 form that every target lowers, and where it sits in a network.
 
-Signed, symmetric, zero point 0, codes -128..127, for weights (per output channel) and activations (per tensor) alike.
-TensorRT, OpenVINO, ONNX' QuantizeLinear and Core ML all know exactly this range; the narrow one (-127..127) that NNCF
-uses for weights would need a clip of its own in some of them. A scale maps the largest calibrated value to 127.
+Signed, symmetric, zero point 0, for weights (per output channel) and activations (per tensor) alike. TensorRT,
+OpenVINO, ONNX' QuantizeLinear and Core ML all know this form.
 
-Scales are float16 numbers (Core ML casts them) and at least 2**-14, below which float16 is subnormal and some
+Codes of weights lie in -64..63 unless told otherwise. CPUs without VNNI add two products of 8 bits each in 16 bits, and
+255 * (64 + 64) is the most that fits. Codes of activations lie in -128..127.
+
+Scales are powers of two unless told otherwise. Then what a layer adds up are multiples of one number, and as long as
+they stay below 2**24 of it, float32 holds every sum exactly: neither order nor kernel nor processor can change a bit.
+All scales are float16 numbers (Core ML casts them) and at least 2**-14, below which float16 is subnormal and some
 accelerators flush to zero.
 
-Quantizers hang on the operations of a network through NNCF's function hooks. A slot is such a place: before or after an
-operation, and which of its inputs or outputs.
+Quantizers hang on the operations of a network through NNCF's function hooks, or sit in a `Point` of a module. A slot is
+such a place: before or after an operation, and which of its inputs or outputs; or the path of a point.
 """
 
 import contextlib
@@ -27,11 +31,13 @@ from torch.export import ExportedProgram
 
 from edgemtl import checkpoint
 from edgemtl.errors import UsageError
+from edgemtl.points import Point
 
-BITS = 8
+BITS = 8  # of activations
 LOW, HIGH = -128, 127
 SMALLEST, LARGEST = 2.0**-14, 65504.0  # of the normal numbers of float16
-FORMAT = "edgemtl int8 1"
+FORMAT = "edgemtl int8 2"
+POINT = "points."  # before the path of a point, in the name of its slot
 
 COORDINATES = re.compile(r"(^|[./])coordinates([./]|$)")  # modules that turn offsets into a grid to sample at
 WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
@@ -45,23 +51,37 @@ MOVES = {
 }  # fmt: skip
 
 
+def limits(bits: int) -> tuple[int, int]:
+    """The smallest and the largest code."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+AVERAGES = {"upsample_bilinear2d", "cat"}  # of MOVES: what comes out need not be codes of one scale
+
+
 def snap(scale: Tensor) -> Tensor:
     """The nearest scales that float16 holds exactly and normally, as float32."""
     return scale.float().clamp(SMALLEST, LARGEST).half().float()
 
 
-def codes(value: Tensor, scale: Tensor, axis: int | None) -> Tensor:
-    """The int8 codes of a tensor; code * scale is what the quantizer gives back."""
+def power(scale: Tensor) -> Tensor:
+    """The nearest powers of two that are not smaller, within float16's normal numbers, as float32."""
+    return torch.exp2(scale.double().clamp(SMALLEST, LARGEST / 2).log2().ceil()).float()
+
+
+def codes(value: Tensor, scale: Tensor, axis: int | None, bits: int = BITS) -> Tensor:
+    """The int8 codes of a tensor; code * scale is what the quantizer gives back. The one rounding rule: half to even."""
     # Times the reciprocal, as torch.fake_quantize does it: a division would differ by one code now and then.
-    return (value * _along(scale, axis, value.ndim).reciprocal()).round().clamp(LOW, HIGH).to(torch.int8)
+    return (value * along(scale, axis, value.ndim).reciprocal()).round().clamp(*limits(bits)).to(torch.int8)
 
 
 def decode(code: Tensor, scale: Tensor, axis: int | None) -> Tensor:
     """The float32 tensor that int8 codes stand for."""
-    return code.float() * _along(scale, axis, code.ndim)
+    return code.float() * along(scale, axis, code.ndim)
 
 
-def _along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
+def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
+    """The scale in a shape that multiplies a tensor of `ndim` axes."""
     return scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
@@ -76,10 +96,11 @@ class FakeQuantize(nn.Module):
     zero_point: Tensor
     tuning = False
 
-    def __init__(self, scale: Tensor, axis: int | None, role: str, name: str):
+    def __init__(self, scale: Tensor, axis: int | None, role: str, name: str, bits: int = BITS):
         super().__init__()
         assert role in ("weight", "activation") and (scale.ndim == 0) == (axis is None)
-        self.axis, self.role, self.name = axis, role, name
+        self.axis, self.role, self.name, self.bits = axis, role, name, bits
+        self.low, self.high = limits(bits)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
 
@@ -90,48 +111,62 @@ class FakeQuantize(nn.Module):
         """What forward gives while `tuning`."""
         if x.device.type != "cpu":
             return self._round(x.float()).to(x.dtype)
-        rounded: Tensor = _StraightThrough.apply(x, _along(self.scale, self.axis, x.ndim))
+        scale = along(self.scale, self.axis, x.ndim)
+        rounded: Tensor = _StraightThrough.apply(x, scale, self.low, self.high)
         return rounded
 
     def _round(self, x: Tensor) -> Tensor:
         if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, LOW, HIGH)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, LOW, HIGH)
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.low, self.high)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, self.low, self.high)
 
     def extra_repr(self) -> str:
-        return f"{self.name}, {self.role}, axis={self.axis}, scales={self.scale.numel()}"
+        return f"{self.name}, {self.role}, {self.bits} bits, axis={self.axis}, scales={self.scale.numel()}"
 
 
 class _StraightThrough(torch.autograd.Function):
     """fake_quantize with vector instructions, where torch's own has none; the gradient passes where nothing clips."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale)
+        ctx.limits = low - 0.5, high + 0.5
         if x.dtype == torch.float32:
             y = x * scale.reciprocal()
         else:  # bfloat16 under autocast: the arithmetic must not happen in it
             y = x.float().mul_(scale.reciprocal())
-        return F.hardtanh_(y.round_(), LOW, HIGH).mul_(scale).to(x.dtype)
+        return F.hardtanh_(y.round_(), low, high).mul_(scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         x, scale = ctx.saved_tensors
+        low, high = ctx.limits
         if scale.ndim == 0:
             step = scale.item()
-            low, high = (LOW - 0.5) * step, (HIGH + 0.5) * step
-            return torch.ops.aten.hardtanh_backward(grads[0], x, low, high), None
-        return grads[0] * ((x >= (LOW - 0.5) * scale) & (x <= (HIGH + 0.5) * scale)), None
+            return torch.ops.aten.hardtanh_backward(grads[0], x, low * step, high * step), None, None, None
+        return grads[0] * ((x >= low * scale) & (x <= high * scale)), None, None, None
 
 
 # ---- where they sit
 
 
+def points(network: nn.Module) -> dict[str, Point]:
+    """Every point of a network, by the name of its slot."""
+    return {POINT + path: module for path, module in network.named_modules() if isinstance(module, Point)}
+
+
 def slots(network: nn.Module) -> dict[str, nn.Module]:
     """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
-    if not is_wrapped(network):
-        return {}
-    return dict(get_hook_storage(network).named_hooks(remove_duplicate=False))
+    hooks = dict(get_hook_storage(network).named_hooks(remove_duplicate=False)) if is_wrapped(network) else {}
+    filled = {slot: point.quantizer for slot, point in points(network).items()}
+    return hooks | {slot: module for slot, module in filled.items() if not isinstance(module, nn.Identity)}
+
+
+def slot(scale: str) -> str:
+    """The slot, or the first of the slots, of the quantizer whose scale has this name in an exported graph."""
+    path = scale.removesuffix(".scale")
+    hooked = path.removeprefix("__nncf_hooks.")
+    return hooked if hooked != path else POINT + path.removesuffix(".quantizer")
 
 
 def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
@@ -143,24 +178,32 @@ def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
     return found
 
 
-def insert(network: nn.Module, slot: str, quantizer: FakeQuantize) -> None:
+def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
     """Hangs a quantizer into a slot of the network, in place."""
-    get_hook_storage(wrap_model(network)).insert_hook_by_name(slot, quantizer)
+    if slot.startswith(POINT):
+        points(network)[slot].quantizer = quantizer
+    else:
+        get_hook_storage(wrap_model(network)).insert_hook_by_name(slot, quantizer)
 
 
 def remove(network: nn.Module, slot: str) -> None:
     """Empties a slot."""
-    get_hook_storage(network).delete_hook(slot)
+    if slot.startswith(POINT):
+        points(network)[slot].quantizer = nn.Identity()
+    else:
+        get_hook_storage(network).delete_hook(slot)
 
 
 def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
     """Hangs a module into a slot in place of what was there."""
     remove(network, slot)
-    get_hook_storage(network).insert_hook_by_name(slot, module)
+    insert(network, slot, module)
 
 
 def operation(slot: str) -> str:
     """A readable name of a slot: the operation and, before it, which input."""
+    if slot.startswith(POINT):
+        return slot.removeprefix(POINT)
     kind, name, port = decode_hook_name(slot)
     return f"{name}:{port}" if kind == "pre_hooks" else name
 
@@ -184,14 +227,19 @@ def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) 
 
 
 def ledger(network: nn.Module) -> list[dict[str, Any]]:
-    """Every quantized tensor: name, role, bits, axis, scale(s) and, for weights, the SHA-256 of their int8 codes."""
+    """Every quantized tensor: name, role, bits, axis, scale(s), slots and the SHA-256 of a weight's int8 codes."""
     rows = []
     parameters = dict(network.named_parameters())
     for quantizer, places in quantizers(network).items():
-        row: dict[str, Any] = {"name": quantizer.name, "role": quantizer.role, "bits": BITS, "axis": quantizer.axis}
+        row: dict[str, Any] = {
+            "name": quantizer.name,
+            "role": quantizer.role,
+            "bits": quantizer.bits,
+            "axis": quantizer.axis,
+        }
         row |= {"scale": quantizer.scale.tolist(), "slots": places}
         if quantizer.role == "weight":
-            code = codes(parameters[quantizer.name].detach(), quantizer.scale, quantizer.axis)
+            code = codes(parameters[quantizer.name].detach(), quantizer.scale, quantizer.axis, quantizer.bits)
             row["sha256"] = hashlib.sha256(code.cpu().contiguous().numpy().tobytes()).hexdigest()
         rows.append(row)
     return rows
@@ -199,14 +247,25 @@ def ledger(network: nn.Module) -> list[dict[str, Any]]:
 
 def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
     """Writes weights (quantized ones as int8 codes), scales and slots of a network to one safetensors file."""
-    tensors = {name: value for name, value in network.state_dict().items() if not name.startswith("__nncf")}
+    modules = network.named_modules(remove_duplicate=False)
+    scales = {f"{path}.scale" for path, module in modules if isinstance(module, FakeQuantize)}
+    tensors = {name: value for name, value in network.state_dict().items() if name not in scales}
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
         if quantizer.role == "weight":
-            tensors[quantizer.name] = codes(tensors[quantizer.name], quantizer.scale, quantizer.axis)
+            tensors[quantizer.name] = codes(tensors[quantizer.name], quantizer.scale, quantizer.axis, quantizer.bits)
         tensors[f"scale/{index}"] = quantizer.scale
-        placed.append({"name": quantizer.name, "role": quantizer.role, "axis": quantizer.axis, "slots": places})
+        said = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
+        placed.append(said | {"slots": places})
     checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
+
+
+def check_format(path: Path, about: dict[str, Any]) -> None:
+    """UsageError where what a file says about itself is not of this version."""
+    if about.get("format") == "edgemtl int8 1":
+        raise UsageError(f"{path} is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again")
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
 
 
 def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
@@ -215,14 +274,13 @@ def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
     UsageError where the file is missing, broken or of another network: each quantizer must run, on the tensor it names.
     """
     tensors, about = checkpoint.load(path)
-    if about.get("format") != FORMAT:
-        raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
+    check_format(path, about)
     made = {}
     for index, placed in enumerate(about["quantizers"]):
         name, axis, scale = placed["name"], placed["axis"], tensors.pop(f"scale/{index}")
         if placed["role"] == "weight":
             tensors[name] = decode(tensors[name], scale, axis)
-        made[FakeQuantize(scale, axis, placed["role"], name)] = placed["slots"]
+        made[FakeQuantize(scale, axis, placed["role"], name, placed["bits"])] = placed["slots"]
     checkpoint.restore(network, tensors, path)
     for quantizer, places in made.items():
         for slot in places:
@@ -258,7 +316,8 @@ def _hooks_in_tables(network: nn.Module) -> Iterator[None]:
     for wrapped in filter(is_wrapped, network.modules()):
         table: dict[tuple[str, str, int], list[nn.Module]] = {}
         for slot, module in slots(wrapped).items():
-            table.setdefault(decode_hook_name(slot), []).append(module)
+            if not slot.startswith(POINT):
+                table.setdefault(decode_hook_name(slot), []).append(module)
         storages.append(vars(get_hook_storage(wrapped)))
         for kind in ("pre", "post"):  # in front of the class' methods
             storages[-1][f"execute_{kind}_function_hooks"] = functools.partial(_run_hooks, table, f"{kind}_hooks")
@@ -278,21 +337,22 @@ def _run_hooks(
     return value
 
 
-def _quantizes(node: torch.fx.Node) -> bool:
+def quantizes(node: torch.fx.Node) -> bool:
+    """Whether a node rounds to codes."""
     return node.op == "call_function" and "fake_quantize" in str(node.target)
 
 
-def _called(node: torch.fx.Node) -> str:
+def called(node: torch.fx.Node) -> str:
     """The operation's name, such as conv2d."""
     target: Any = node.target
     return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
 def _weighted(node: torch.fx.Node) -> bool:
-    return _called(node) in WEIGHTED
+    return called(node) in WEIGHTED
 
 
-def _named(program: ExportedProgram, node: torch.fx.Node) -> str:
+def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
     """Name of the buffer with a quantizing node's scale."""
     scale = node.args[1]
     assert isinstance(scale, torch.fx.Node)
@@ -301,7 +361,7 @@ def _named(program: ExportedProgram, node: torch.fx.Node) -> str:
 
 def scales(program: ExportedProgram) -> dict[torch.fx.Node, str]:
     """The quantizing nodes of a graph, each with the name of its scale."""
-    return {node: _named(program, node) for node in program.graph.nodes if _quantizes(node)}
+    return {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
 
 
 def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
@@ -311,8 +371,8 @@ def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
     """
     if not _weighted(node):
         return []
-    passed = _reached(node.all_input_nodes, lambda n: n.all_input_nodes if _called(n) in MOVES else ())
-    return [n for n in passed if _quantizes(n)]
+    passed = _reached(node.all_input_nodes, lambda n: n.all_input_nodes if called(n) in MOVES else ())
+    return [n for n in passed if quantizes(n)]
 
 
 def _reached(
@@ -345,7 +405,26 @@ def on_coordinates(program: ExportedProgram) -> list[str]:
         if node.op == "call_function" and "grid_sampler" in str(node.target)
     ]
     path = _reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
-    return sorted({_named(program, node) for node in path if _quantizes(node)})
+    return sorted({scale_name(program, node) for node in path if quantizes(node)})
+
+
+def at_point(scale: str) -> bool:
+    """Whether the quantizer whose scale has this name sits in a point."""
+    return slot(scale).startswith(POINT)
+
+
+def doubled(program: ExportedProgram) -> list[str]:
+    """Activation quantizers (names of their scales), outside points, right before or behind the quantizer of a point."""
+    named = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+    found = []
+    for node, name in named.items():
+        sources = _reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
+        codes = [source for source in sources if source in named]
+        if at_point(name):
+            found += [named[source] for source in codes if not at_point(named[source])]
+        elif any(at_point(named[source]) for source in codes):
+            found.append(name)
+    return found
 
 
 def idle(program: ExportedProgram) -> list[str]:
@@ -359,10 +438,10 @@ def idle(program: ExportedProgram) -> list[str]:
     signature = program.graph_signature
     found = []
     for node in program.graph.nodes:
-        if _quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
+        if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
             after = _reached(node.users, lambda n: n.users)
-            read = _reached(node.users, lambda n: n.users if _called(n) in MOVES else ())
-            wanted = any(_weighted(n) for n in read) or _called(node.args[0]) in SUMS
+            read = _reached(node.users, lambda n: n.users if called(n) in MOVES else ())
+            wanted = any(_weighted(n) for n in read) or called(node.args[0]) in SUMS
             if not (wanted and any(_weighted(n) for n in after)):
-                found.append(_named(program, node))
+                found.append(scale_name(program, node))
     return found

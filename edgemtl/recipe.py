@@ -84,7 +84,15 @@ class Compression(Options):
     rate: float = Field(3e-5, gt=0)
     teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
+    bits: Literal[7, 8] = 7  # of weights; 8 overflow in the int8 kernels of CPUs without VNNI
+    scales: Literal["power-of-two", "float16"] = "power-of-two"
+    exact: bool = True  # the network in its exact form, see edgemtl/exact.py; takes scales that are powers of two
     budget: str = ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the network gets its exact form."""
+        return self.exact and self.scales == "power-of-two"
 
 
 class Published(Options):

@@ -25,12 +25,13 @@ class Replay:
     """
 
     def __init__(self, network: nn.Module, example: Tensor):
+        self.network = network
         self.program = quantizers.export(network, example)
         self._image, self._constants = self._split(network)
         at = quantizers.slots(network)
         self.quantizers: dict[fx.Node, FakeQuantize] = {}
         for node, scale in quantizers.scales(self.program).items():
-            module = at[scale.removeprefix("__nncf_hooks.").removesuffix(".scale")]
+            module = at[quantizers.slot(scale)]
             assert isinstance(module, FakeQuantize)
             self.quantizers[node] = module
         self._steps = [node for node in self.program.graph.nodes if node.op == "call_function"]

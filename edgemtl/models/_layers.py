@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.chains import affine, chain
+from edgemtl.points import Point
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -29,10 +30,11 @@ class Fusion(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(nn.Conv2d(c, width, 1, bias=i == 0) for i, c in enumerate(channels))
         self.norm = norm2d(norm, width) if norm else nn.Identity()
+        self.resizes = nn.ModuleList(Resize() for _ in channels)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
         total = None
-        for stage, x in zip(self.stages, maps):
+        for stage, resize, x in zip(self.stages, self.resizes, maps):
             if x.shape[2] * x.shape[3] > size[0] * size[1]:  # resizing and projecting commute: do the smaller first
                 x = stage(resize(x, size))
             else:
@@ -56,9 +58,10 @@ class Detail(nn.Module):
         super().__init__()
         self.coarse = nn.Sequential(nn.Conv2d(width, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
         self.fine = nn.Sequential(nn.Conv2d(stage, head_width, 1, bias=False), nn.BatchNorm2d(head_width))
+        self.resize = Resize()
 
     def forward(self, x: Tensor, stage: Tensor) -> Tensor:
-        return F.relu(resize(self.coarse(x), (stage.shape[2], stage.shape[3])) + self.fine(stage))
+        return F.relu(self.resize(self.coarse(x), (stage.shape[2], stage.shape[3])) + self.fine(stage))
 
 
 class Head(nn.Module):
@@ -73,11 +76,64 @@ class Head(nn.Module):
         nn.init.normal_(self.logits.weight, std=0.01)
         assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
+        self.leave: nn.Module = nn.Identity()  # in the exact form a Point, where what follows needs codes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(self.conv(x))
+        y: Tensor = self.leave(self.logits(self.conv(x)))
+        return y
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The map (B, C, h, w) at another size, bilinear."""
     return x if x.shape[2:] == size else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+class Resize(nn.Module):
+    """`resize` as a module; in the exact form its weights are multiples of 1/64 and what it enlarges are codes."""
+
+    rows: Tensor | None
+    columns: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point: nn.Module = nn.Identity()
+        self.register_buffer("rows", None)
+        self.register_buffer("columns", None)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = self.point(x)
+        if self.rows is not None:
+            x = self.rows @ x
+        if self.columns is not None:
+            x = x @ self.columns
+        return resize(x, size)
+
+    def exact(self, taken: torch.Size, made: torch.Size) -> nn.Module:
+        height, width = taken[2:]
+        if height * width < made[0] * made[1]:
+            self.point = Point()
+        if _uneven(height, made[0]):
+            self.register_buffer("rows", _matrix(height, made[0]), persistent=False)
+        if _uneven(width, made[1]):
+            self.register_buffer("columns", _matrix(width, made[1]).t().contiguous(), persistent=False)
+        return self
+
+
+def _uneven(taken: int, made: int) -> bool:
+    """Whether bilinear weights along an axis are no multiples of a small power of two: enlarging by no power of two,
+    or making it smaller by anything but two."""
+    if taken in (made, 2 * made):
+        return False
+    factor = made // taken
+    return made % taken != 0 or factor & (factor - 1) != 0
+
+
+def _matrix(taken: int, made: int, steps: int = 64) -> Tensor:
+    """The (made, taken) matrix of bilinear resizing along one axis, its weights rounded to multiples of 1 / steps."""
+    at = ((torch.arange(made, dtype=torch.float64) + 0.5) * taken / made - 0.5).clamp(0, taken - 1)
+    low = at.floor().clamp(max=max(taken - 2, 0)).long()
+    part = ((at - low) * steps).round() / steps
+    matrix = torch.zeros(made, taken, dtype=torch.float64)
+    matrix[torch.arange(made), low] += 1 - part
+    matrix[torch.arange(made), (low + 1).clamp(max=taken - 1)] += part
+    return matrix.float()

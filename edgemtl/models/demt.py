@@ -20,6 +20,17 @@ from edgemtl.backbones import Backbone
 from edgemtl.chains import chain, conv1x1
 from edgemtl.models._layers import Detail, Fusion, Head, norm2d
 from edgemtl.ops import deform_conv2d
+from edgemtl.points import Point
+
+# Of the exact form. An eighth of a pixel keeps bilinear weights at multiples of 1/64, so that what is read lies at
+# least 1/128 of a code from a tie once NUDGE is added: far more than float32's own error in a position or a product.
+PIXEL = 2.0**-3
+NUDGE = 2.0**-7
+SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it is made of
+# Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
+# from it, of T tokens 8 at the most. Half of half of that, in shares.
+SHARE_NUDGE = SHARE / 2**12
+MOST_TOKENS = 8
 
 
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
@@ -118,15 +129,72 @@ class Sampler(nn.Module):
     def __init__(self, deform: Deform, size: tuple[int, int]):
         super().__init__()
         self.point = deform.offsets.point
-        self.coordinates = Grid(deform.offsets, size)
+        self.coordinates: nn.Module = Grid(deform.offsets, size)
         assert deform.bias is not None
         self.project = conv1x1(deform.weight[:, :, 0, 0], deform.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = self.coordinates(self.point(x))
-        split = x.reshape(grid.shape[0], -1, *x.shape[2:])
-        sampled = F.grid_sample(split, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return self.project(sampled.reshape(x.shape))
+        return self.project(sample(x, self.coordinates(self.point(x))))
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        return ExactSampler(self)
+
+
+def sample(x: Tensor, grid: Tensor) -> Tensor:
+    """What the grid (B * groups, h, w, 2) reads of the map (B, C, h, w), each group of channels by its own grid."""
+    split = x.reshape(grid.shape[0], -1, *x.shape[2:])
+    read = F.grid_sample(split, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return read.reshape(x.shape)
+
+
+class ExactGrid(nn.Module):
+    """A Grid whose offsets are whole eighths of a pixel; the positions they are added to are rounded to the same."""
+
+    base: Tensor
+    unit: Tensor
+
+    def __init__(self, grid: Grid):
+        super().__init__()
+        h, w = grid.position.shape[2:]
+        self.groups = grid.groups
+        pixels = torch.tensor([w / 2, h / 2], dtype=torch.float64)
+        self.mix = nn.Conv2d(18, 2 * grid.groups, 3, padding=1, groups=2, bias=False).requires_grad_(False)
+        self.mix.weight.copy_(grid.mix.weight.double() * pixels.repeat(grid.groups)[:, None, None, None])
+        assert grid.mix.bias is not None
+        fixed = F.conv2d(grid.position.double(), grid.mix.weight.double(), grid.mix.bias.double(), padding=1, groups=2)
+        offset = fixed.reshape(grid.groups, 2, h, w) * pixels[:, None, None]
+        self.register_buffer("base", ((offset / PIXEL).round() * PIXEL / pixels[:, None, None] + grid.base).float())
+        self.register_buffer("unit", (1 / pixels).float()[None, :, None, None], persistent=False)
+        self.learned, self.offset = Point(), Point(PIXEL)
+
+    def forward(self, learned: Tensor) -> Tensor:
+        offset = self.offset(self.mix(self.learned(learned)))
+        batch, _, h, w = offset.shape
+        if batch == 1:
+            return (offset.reshape(self.groups, 2, h, w) * self.unit + self.base).permute(0, 2, 3, 1)
+        split = offset.reshape(batch, self.groups, 2, h, w) * self.unit + self.base
+        return split.flatten(0, 1).permute(0, 2, 3, 1)
+
+
+class ExactSampler(nn.Module):
+    """A Sampler that reads codes at whole eighths of a pixel, and rounds what it read to codes away from any tie."""
+
+    def __init__(self, sampler: Sampler):
+        super().__init__()
+        self.data, self.point, self.read = Point(), sampler.point, Point()
+        assert isinstance(sampler.coordinates, Grid)
+        self.coordinates = ExactGrid(sampler.coordinates)
+        self.project = sampler.project
+        self.register_buffer("nudge", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.data(x)
+        return self.project(self.read(sample(x, self.coordinates(self.point(x))) + self.nudge))
+
+    def settle(self) -> None:
+        """Sets what follows from the scale of what is read."""
+        if not isinstance(self.data.quantizer, nn.Identity):
+            self.nudge.copy_(self.data.quantizer.scale * NUDGE)
 
 
 class Mixer(nn.Module):
@@ -205,6 +273,43 @@ class Attend(nn.Module):
         read = (logits.softmax(0).to(values.dtype) * values).sum(0)
         return read.flatten(3).permute(0, 3, 1, 2)
 
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        return ExactAttend(self)
+
+
+class ExactAttend(nn.Module):
+    """An Attend on codes: the softmax is a function of codes that no arithmetic of float32 can get wrong.
+
+    Logits are codes; so are the powers of e of their distances to the largest, of which there are 256, none near a tie.
+    Sums of those are exact, and a quotient of two small whole numbers is never near a tie that it is not on.
+    """
+
+    gather: Tensor
+    spread: Tensor
+
+    def __init__(self, attend: Attend):
+        super().__init__()
+        self.scale = attend.scale  # which the query's layer takes over
+        self.register_buffer("gather", attend.gather / attend.scale, persistent=False)
+        self.register_buffer("spread", attend.spread, persistent=False)
+        self.query = Point()
+        self.logits, self.powers, self.shares = Point(), Point(SHARE), Point(SHARE)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        batch, query = len(query), self.query(query)
+
+        def tokens(x: Tensor) -> Tensor:  # (T, C, h, w) for one image, (T, B, C, h, w) for several
+            return x if batch == 1 else x.unflatten(0, (-1, batch))
+
+        def flat(x: Tensor) -> Tensor:
+            return x if batch == 1 else x.flatten(0, 1)
+
+        logits = tokens(self.logits(F.conv2d(flat(query * tokens(keys)), self.gather)))
+        powers = self.powers((logits - logits.amax(0, keepdim=True)).exp())
+        shares = self.shares(powers / powers.sum(0, keepdim=True) + SHARE_NUDGE)
+        weights = tokens(F.conv2d(flat(shares), self.spread))
+        return (weights * tokens(values)).sum(0, keepdim=batch == 1)
+
 
 class Project(nn.Module):
     """Keys (N, key_width, h, w) and values (N, width, h, w) of tokens (N, width, h, w)."""
@@ -216,6 +321,10 @@ class Project(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.key(x), self.value(x)
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        self.key, self.value = nn.Sequential(self.key, Point()), nn.Sequential(self.value, Point())  # type: ignore
+        return self
 
 
 class TaskQuery(nn.Module):
@@ -234,6 +343,13 @@ class TaskQuery(nn.Module):
 
     def merge(self, *shapes: torch.Size) -> nn.Module:
         self.project, self.out = chain(self.out, self.project), nn.Identity()
+        return self
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        scale = self.attend.scale  # of queries times keys: no power of two
+        assert self.query.bias is not None
+        self.query.weight.mul_(scale)
+        self.query.bias.mul_(scale)
         return self
 
 
