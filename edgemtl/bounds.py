@@ -1,4 +1,4 @@
-"""How far an artifact's maps may lie from those of the torch model it was made from, and whether they do. NumPy only."""
+"""How far an artifact's maps may lie from those of the torch model it was made from. NumPy only."""
 
 from typing import Any, NamedTuple
 

@@ -102,7 +102,7 @@ def compress(
 
 
 def _settle(deployed: Deployed, recipe: Recipe) -> None:
-    """Brings all that follows from scales in line: constants of the exact form, and biases onto their products' grid."""
+    """Brings what follows from scales in line: constants of the exact form, biases onto their products' grid."""
     exact.settle(deployed)
     if recipe.compression.scales == "power-of-two":
         proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)

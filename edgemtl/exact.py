@@ -108,8 +108,8 @@ def settle(deployed: Deployed) -> None:
     if isinstance(deployed.activate, ExactActivate):
         for task in (*CLASSES, *PROBABILITIES):
             head = _head(deployed.network, task)
-            if head is not None and hasattr(head.leave, "quantizer") and hasattr(head.leave.quantizer, "scale"):
-                deployed.activate.settle(task, head.leave.quantizer.scale)
+            if head is not None and isinstance(head.leave, Point) and not isinstance(head.leave.quantizer, nn.Identity):
+                deployed.activate.settle(task, head.leave.quantizer.get_buffer("scale"))
 
 
 def _centre(deployed: Deployed, frame: Tensor) -> None:

@@ -102,7 +102,7 @@ def prepare(network: nn.Module, recipe: Recipe) -> Deployed:
 
 
 def shapes(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
-    """The shapes that each module takes, of tensors and such as are arguments themselves, in the order of first runs."""
+    """The shapes that each module takes, of tensors or as arguments themselves, in the order of their first runs."""
     found: dict[nn.Module, list[torch.Size]] = {}
 
     def before(module: nn.Module, inputs: tuple[object, ...]) -> None:

@@ -148,16 +148,16 @@ class _Walk:
     def _step(self, node: fx.Node) -> Any:
         given = [self.at[source] for source in node.all_input_nodes]
         if not any(_depends(value) for value in given):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), self.at.__getitem__)
+            constants: Any = fx.map_arg((node.args, node.kwargs), self.at.__getitem__)
             with torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]
+                return node.target(*constants[0], **constants[1])  # type: ignore[operator]
         if node in self.positions:
             return self._unknown(node)
         if quantizers.quantizes(node):
             return self._quantize(node)
         kind = quantizers.called(node).removesuffix("_")
         rule: Callable[..., Any] | None = RULES.get(kind)
-        args = [fx.map_arg(arg, self.at.__getitem__) for arg in node.args]
+        args: list[Any] = [fx.map_arg(arg, self.at.__getitem__) for arg in node.args]
         if rule is None:
             return self._island(node, f"{kind} is not exact")
         made = rule(self, node, *args, **node.kwargs)
@@ -201,8 +201,8 @@ class _Walk:
             islands |= {name} if x.known or x.values is not None else frozenset()
         self.codes[name] = islands
         bottom, top = (x.low, x.high) if x.known or x.values is not None else (-math.inf, math.inf)
-        ends = [np.clip(np.round(np.asarray(end) / step), low, high) * step for end in (bottom, top)]
-        return _exact(np.full(np.shape(ends[0]), step), *ends, islands)
+        least, most = (np.clip(np.round(np.asarray(end) / step), low, high) * step for end in (bottom, top))
+        return _exact(np.full(np.shape(least), step), least, most, islands)
 
     # ---- rules: what an operation gives of what it takes; a text says why nothing is known of it
 
@@ -241,7 +241,7 @@ class _Walk:
         if not self.settle or scale not in self.own or len(self.own[scale]) != len(factor):
             return None
         self.own[scale].mul_(torch.from_numpy(factor).float())
-        args, _ = fx.map_arg((quantized.args, {}), self.at.__getitem__)
+        args: Any = fx.map_arg(quantized.args, self.at.__getitem__)
         with torch.no_grad():
             made: torch.Tensor = quantized.target(*args)  # type: ignore[operator]
         self.at[quantized] = made
@@ -354,7 +354,8 @@ class _Walk:
             counts = [n.meta["val"].shape[1] for n in node.args[0]]  # type: ignore[union-attr]
             both = zip(values, counts, strict=True)
             made = [[np.broadcast_to(getattr(v, key), (n,)) for key in ("unit", "low", "high")] for v, n in both]
-            return _exact(*(np.concatenate(column) for column in zip(*made, strict=True)), islands)
+            unit, low, high = (np.concatenate(column) for column in zip(*made, strict=True))
+            return _exact(unit, low, high, islands)
         unit, low = (functools.reduce(np.minimum, (getattr(v, k) for v in values)) for k in ("unit", "low"))
         return _exact(unit, low, functools.reduce(np.maximum, (v.high for v in values)), islands)
 
@@ -409,7 +410,7 @@ class _Walk:
 
     def function(self, node: fx.Node, x: Value) -> Value | str:
         """exp or sigmoid of few codes."""
-        of = {"exp": np.exp, "sigmoid": lambda v: 1 / (1 + np.exp(-v))}[quantizers.called(node)]
+        of = np.exp if quantizers.called(node) == "exp" else _sigmoid
         if not x.exact or (x.phase != 0).any():
             return "a function of what is not exact"
         unit, low, high = float(np.min(x.unit)), float(np.min(x.low)), float(np.max(x.high))
@@ -451,7 +452,7 @@ class _Walk:
         span = float((np.maximum(x.high, 0) - np.minimum(x.low, 0)).max())
         error = span * (lost + 16 * 2.0**-24)
         low, high = np.minimum(x.low, 0).min(), np.maximum(x.high, 0).max()
-        islands = x.islands | _islands(self.at[node.args[1]])
+        islands = x.islands | _islands(self.at[node.args[1]])  # type: ignore[index]
         return Value(np.asarray(float(np.min(x.unit)) * part**2), np.asarray(low), np.asarray(high), error=error,
                      islands=islands)  # fmt: skip
 
@@ -494,7 +495,7 @@ def _positions(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _products(x: Value, weight: torch.Tensor, groups: int) -> tuple[Array, Array, Array]:
-    """Of a convolution's sums without bias, for each output channel: unit (infinite without weights), smallest, largest."""
+    """Of each output channel's sums, without bias: unit (infinite without weights), smallest, largest."""
     w = weight.double().numpy()
     out, each = w.shape[:2]
     low, high, unit = (np.broadcast_to(a, (each * groups,)).reshape(groups, each) for a in (x.low, x.high, x.unit))
@@ -512,6 +513,10 @@ def label(node: fx.Node) -> str:
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].removeprefix("L['self'].") if stack else ""
     return f"{path}/{node.name}" if path else node.name
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _depends(value: Any) -> bool:
@@ -571,13 +576,14 @@ def _outputs(program: Any, deployed: nn.Module) -> list[str]:
 
 STEPS = {"permute", "flatten", "reshape", "view", "unflatten"}
 STILL = {"to", "contiguous", "clone", "alias", "_assert_tensor_metadata", "slice", "_to_copy", "dropout"}
-RULES: dict[str, Callable[..., Any]] = {
+MOVING = {
+    "reshape", "view", "permute", "transpose", "unflatten", "flatten", "chunk", "split", "split_with_sizes", "select",
+    "getitem", "unsqueeze", "squeeze", "expand", *STILL,
+}  # fmt: skip
+RULES: dict[str, Callable[..., Any]] = dict.fromkeys(MOVING, _Walk.moved) | {
     "conv2d": _Walk.conv, "convolution": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,
     "relu": _Walk.relu, "hardtanh": _Walk.hardtanh, "clamp": _Walk.clamp, "cat": _Walk.cat, "pad": _Walk.pad,
     "upsample_bilinear2d": _Walk.resize, "matmul": _Walk.matmul, "amax": _Walk.largest, "max_pool2d": _Walk.largest,
     "sum": _Walk.total, "argmax": _Walk.argmax, "exp": _Walk.function, "sigmoid": _Walk.function, "div": _Walk.div,
     "floor": _Walk.floor, "grid_sampler": _Walk.sample,
-} | dict.fromkeys(
-    ("reshape", "view", "permute", "transpose", "unflatten", "flatten", "chunk", "split", "split_with_sizes", "select",
-     "getitem", "unsqueeze", "squeeze", "expand", *STILL), _Walk.moved,
-)  # fmt: skip
+}  # fmt: skip

@@ -70,7 +70,7 @@ def power(scale: Tensor) -> Tensor:
 
 
 def codes(value: Tensor, scale: Tensor, axis: int | None, bits: int = BITS) -> Tensor:
-    """The int8 codes of a tensor; code * scale is what the quantizer gives back. The one rounding rule: half to even."""
+    """The int8 codes of a tensor, rounded half to even; code * scale is what the quantizer gives back."""
     # Times the reciprocal, as torch.fake_quantize does it: a division would differ by one code now and then.
     return (value * along(scale, axis, value.ndim).reciprocal()).round().clamp(*limits(bits)).to(torch.int8)
 
@@ -228,21 +228,24 @@ def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) 
 
 def ledger(network: nn.Module) -> list[dict[str, Any]]:
     """Every quantized tensor: name, role, bits, axis, scale(s), slots and the SHA-256 of a weight's int8 codes."""
-    rows = []
-    parameters = dict(network.named_parameters())
+    rows, weights = [], weight_codes(network)
     for quantizer, places in quantizers(network).items():
-        row: dict[str, Any] = {
-            "name": quantizer.name,
-            "role": quantizer.role,
-            "bits": quantizer.bits,
-            "axis": quantizer.axis,
-        }
+        row: dict[str, Any] = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
         row |= {"scale": quantizer.scale.tolist(), "slots": places}
         if quantizer.role == "weight":
-            code = codes(parameters[quantizer.name].detach(), quantizer.scale, quantizer.axis, quantizer.bits)
-            row["sha256"] = hashlib.sha256(code.cpu().contiguous().numpy().tobytes()).hexdigest()
+            row["sha256"] = hashlib.sha256(weights[quantizer.name].numpy().tobytes()).hexdigest()
         rows.append(row)
     return rows
+
+
+def weight_codes(network: nn.Module) -> dict[str, Tensor]:
+    """The int8 codes of every quantized weight, by its name: what every target writes, and none computes again."""
+    parameters = dict(network.named_parameters())
+    return {
+        q.name: codes(parameters[q.name].detach(), q.scale, q.axis, q.bits).cpu().contiguous()
+        for q in quantizers(network)
+        if q.role == "weight"
+    }
 
 
 def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
@@ -250,10 +253,9 @@ def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
     modules = network.named_modules(remove_duplicate=False)
     scales = {f"{path}.scale" for path, module in modules if isinstance(module, FakeQuantize)}
     tensors = {name: value for name, value in network.state_dict().items() if name not in scales}
+    tensors |= weight_codes(network)
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
-        if quantizer.role == "weight":
-            tensors[quantizer.name] = codes(tensors[quantizer.name], quantizer.scale, quantizer.axis, quantizer.bits)
         tensors[f"scale/{index}"] = quantizer.scale
         said = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
         placed.append(said | {"slots": places})
@@ -280,7 +282,9 @@ def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
         name, axis, scale = placed["name"], placed["axis"], tensors.pop(f"scale/{index}")
         if placed["role"] == "weight":
             tensors[name] = decode(tensors[name], scale, axis)
-        made[FakeQuantize(scale, axis, placed["role"], name, placed["bits"])] = placed["slots"]
+        quantizer = FakeQuantize(scale, axis, placed["role"], name, placed["bits"])
+        quantizer.low, quantizer.high = LOW, HIGH  # codes are in their range, and converters know no narrower one
+        made[quantizer] = placed["slots"]
     checkpoint.restore(network, tensors, path)
     for quantizer, places in made.items():
         for slot in places:
@@ -414,7 +418,7 @@ def at_point(scale: str) -> bool:
 
 
 def doubled(program: ExportedProgram) -> list[str]:
-    """Activation quantizers (names of their scales), outside points, right before or behind the quantizer of a point."""
+    """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
     named = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
     found = []
     for node, name in named.items():

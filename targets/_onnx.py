@@ -43,7 +43,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
         plain, simple = Path(scratch, "plain.onnx"), Path(scratch, "simple.onnx")
         _export(deployed, size, names, plain)
         model = onnx.load(plain)
-        store_int8(model)
+        store_int8(model, _codes(deployed))
         onnx.save(model, plain)
         problem = simplify(plain, simple)
         if problem:
@@ -89,13 +89,17 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
         )
 
 
-def store_int8(model: Any) -> None:
-    """Replaces every QuantizeLinear of a constant by its int8 result, in place.
+def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
+    from edgemtl import quantizers
 
-    The integers are torch's: fake_quantize multiplies by the reciprocal of the scale, QuantizeLinear divides by the
-    scale, and the two may round a tie differently.
-    """
+    return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}  # type: ignore[arg-type]
+
+
+def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
+    """Replaces every QuantizeLinear of a constant by the `codes` of the weight that it is named after, in place."""
     from onnx import numpy_helper
+
+    from edgemtl.labels import name_in
 
     graph = model.graph
     constants = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
@@ -109,11 +113,10 @@ def store_int8(model: Any) -> None:
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
             kept.append(node)
         elif node.op_type == "QuantizeLinear" and node.input[0] in constants:
-            weight, scale, zero = (constants[name] for name in node.input)
+            weight, _, zero = (constants[name] for name in node.input)
             assert zero.dtype == np.int8 and not zero.any()
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            column = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]) if scale.ndim else scale
-            steps = np.clip(np.rint(weight * (np.float32(1) / column)), -128, 127).astype(np.int8)
+            steps = codes[name_in(node.name) or ""]
+            assert steps.shape == weight.shape
             constants[node.output[0]] = steps
             graph.initializer.append(numpy_helper.from_array(steps, node.output[0]))
         else:

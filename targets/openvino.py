@@ -220,6 +220,7 @@ def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
         wide = op.matmul(node.input_value(0), columns, False, True)
         high = op.matmul(rows, wide, False, False)
         high.set_friendly_name(node.get_friendly_name())
+        high.output(0).set_names(node.output(0).get_names())
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(high.output(0))
 

@@ -179,6 +179,8 @@ class ExactGrid(nn.Module):
 class ExactSampler(nn.Module):
     """A Sampler that reads codes at whole eighths of a pixel, and rounds what it read to codes away from any tie."""
 
+    nudge: Tensor
+
     def __init__(self, sampler: Sampler):
         super().__init__()
         self.data, self.point, self.read = Point(), sampler.point, Point()
@@ -194,7 +196,8 @@ class ExactSampler(nn.Module):
     def settle(self) -> None:
         """Sets what follows from the scale of what is read."""
         if not isinstance(self.data.quantizer, nn.Identity):
-            self.nudge.copy_(self.data.quantizer.scale * NUDGE)
+            scale: Tensor = self.data.quantizer.get_buffer("scale")
+            self.nudge.copy_(scale * NUDGE)
 
 
 class Mixer(nn.Module):

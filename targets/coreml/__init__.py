@@ -23,7 +23,7 @@ class CoreML:
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("coremltools",)
-    # How far the evaluator's maps may lie from torch's (fields of edgemtl.bounds.Bounds), with what was measured of the edge
+    # How far the evaluator's maps may lie from torch's (fields of bounds.Bounds), with what was measured of the edge
     # recipes on real frames. fp32: 4e-6 of the largest value; 1e-5 has room for another order of additions only.
     # fp16: 7e-3, 99.5 %. int8: 8e-2, 94 %, nearly all of it from float16 between the quantizers, after which a
     # value near a tie takes the neighbouring step; with float32 there 2e-3 and 99.99 % were measured.

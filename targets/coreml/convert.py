@@ -66,7 +66,7 @@ def convert(
 
     with _quiet():
         exported = graph.export(deployed, size, list(tasks))
-    ops.register(signed_weights=ios >= 18)
+    ops.register(ios >= 18, exported.codes)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(KEEP_OUT)
     path = folder / FOLDER

@@ -26,6 +26,7 @@ class Graph(NamedTuple):
     quantizers: dict[int, str]  # number of a quantizing node -> the ledger's name of what it quantizes
     layers: dict[int, str]  # number of a layer's node -> the path of its module in the deployed network
     outputs: dict[str, Any]  # map -> torch's type
+    codes: dict[str, Any]  # a weight's quantizing node, by its own name -> its int8 codes
 
 
 def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Graph:
@@ -59,15 +60,18 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
             node.args = (*node.args, node.args[1])  # coremltools does not know that the stride may be left out
     graph.eliminate_dead_code()
     graph.lint()
+    weights, codes = quantizers.weight_codes(deployed.network), {}  # type: ignore[arg-type]
     for node, name in ledger.items():
         node._rename(name)  # so that the package's operations are called after what they quantize
+        if name in weights:
+            codes[node.name] = weights[name].numpy()
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     for node, number in numbers.items():
         node.meta["debug_handle"] = number
     float32 = {numbers[node] for node in _coordinates(graph) | _normalisation(graph)}
     outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
     layers = {numbers[node]: path for node, path in _layers(program).items()}
-    return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs)
+    return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs, codes)
 
 
 def _kind(node: Any) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 BILINEAR, ZEROS = 0, 0  # torch's numbers of grid_sample's modes
 
 
-def register(signed_weights: bool) -> None:
-    """Makes coremltools know them in this process.
+def register(signed_weights: bool, codes: dict[str, np.ndarray]) -> None:
+    """Makes coremltools know them in this process; `codes` are those of each weight's quantizing node, by its name.
 
     Weights become int8 in constexpr_blockwise_shift_scale, of iOS 18, where they may stay signed; else
     constexpr_affine_dequantize, which GPU and Neural Engine compute wrongly from signed int8 (inf, or a constant
@@ -29,14 +29,13 @@ def register(signed_weights: bool) -> None:
             context.add(mb.dequantize(input=steps, name=node.name, **numbers))
             return
         column = scale.val if axis is None else scale.val.reshape([-1 if i == axis else 1 for i in range(x.rank)])
-        # Torch's integers: it multiplies by the reciprocal, and a division may round a tie differently.
-        steps = np.clip(np.rint(x.val * (np.float32(1) / column)), -128, 127)
+        steps = codes[node.name]
         if signed_weights:
             column = np.reshape(column, [1] * x.rank) if axis is None else column
-            made = mb.constexpr_blockwise_shift_scale(data=steps.astype(np.int8), scale=column, name=node.name)
+            made = mb.constexpr_blockwise_shift_scale(data=steps, scale=column, name=node.name)
         else:
             made = mb.constexpr_affine_dequantize(
-                quantized_data=(steps + 128).astype(np.uint8),
+                quantized_data=(steps.astype(np.int16) + 128).astype(np.uint8),
                 zero_point=np.uint8(128),
                 scale=scale.val,
                 axis=np.int32(axis or 0),
