@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import torch
+from torch import nn
 
 from edgemtl import artifact, checkpoint, registry, selftest, show
 from edgemtl import recipe as recipes
@@ -43,7 +44,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = load(run, precision)
-        test = _selftest(temporary, deployed, recipe.size)
+        test = store_selftest(temporary, deployed, recipe.size)
         names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
         manifest = Manifest(
             recipe=recipe.name,
@@ -66,7 +67,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     return folder
 
 
-def _selftest(folder: Path, deployed: Deployed, size: Size) -> str:
+def store_selftest(folder: Path, deployed: nn.Module, size: Size) -> str:
     """The name of the file in which frames and the network's maps of them are kept, see edgemtl.selftest."""
     frames = selftest.frames(size)
     with torch.inference_mode():

@@ -84,7 +84,7 @@ def describe() -> str:
     if x86() and not VNNI & set(known):
         words += " without VNNI"
     limit = cap()
-    return f"{words} (limited to {limit} by the environment)" if limit else words
+    return f"{words}, limited to {limit} by the environment" if limit else words
 
 
 def x86() -> bool:

@@ -232,9 +232,7 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
     found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
         found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
-    found.append(
-        "Size: of the weights' file, or of an artifact's files without its self-test. MB are millions of bytes."
-    )
+    found.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
     machines = {
         f"{form.bench['device']}, {form.bench['machine']['processor']}, {form.bench['machine']['cores']} cores"
         for form in forms

@@ -145,14 +145,12 @@ def _compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
         raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
-    if kind in ("AUTO", "CPU") and arithmetic != FLOAT and processor.overflows() is not False:
-        if _may_overflow(core.read_model(model) if isinstance(model, Path) else model):
-            others = [found for found in core.available_devices if kind == "AUTO" and not found.startswith("CPU")]
-            name, arithmetic = (f"AUTO:{','.join(others)}", arithmetic) if others else ("CPU", FLOAT)
-            kind = name.partition(":")[0]
-            kernels = f"the int8 kernels for this CPU ({processor.describe()})"
-            instead = f"{name}:{FLOAT}, slower" if arithmetic == FLOAT else name
-            show.note(f"openvino: 8-bit weights can overflow in {kernels}; taking {instead}")
+    if kind in ("AUTO", "CPU") and arithmetic != FLOAT and _may_overflow(core, model):
+        others = [found for found in core.available_devices if kind == "AUTO" and not found.startswith("CPU")]
+        kind, name, arithmetic = (kind, f"AUTO:{','.join(others)}", arithmetic) if others else ("CPU", "CPU", FLOAT)
+        kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+        instead = name if others else f"{name}:{FLOAT}, slower"
+        show.note(f"openvino: 8-bit weights can overflow in {kernels}; taking {instead}")
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
     if arithmetic == FLOAT:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
@@ -193,9 +191,11 @@ def _device(text: str) -> tuple[str, str, str]:
     return name, arithmetic or ("f16" if kind in ("GPU", "NPU") else "f32"), hint or HINTS[0]
 
 
-def _may_overflow(model: Any) -> bool:
-    """Whether two int8 codes of one output channel add up to more than FIT, as the file has them."""
-    for node in _nodes(model, "Constant"):
+def _may_overflow(core: Any, model: Any) -> bool:
+    """Whether this CPU may add in 16 bits, and two codes of one output channel add up to more than FIT, in the file."""
+    if processor.overflows() is False:
+        return False
+    for node in _nodes(core.read_model(model) if isinstance(model, Path) else model, "Constant"):
         if node.get_element_type().get_type_name() == "i8" and len(shape := node.get_output_shape(0)) > 1:
             grouped = len(shape) == 5  # (groups, channels, ...) of a GroupConvolution
             codes = np.abs(node.get_data().astype(np.int16)).reshape(shape[0] * shape[1] if grouped else shape[0], -1)
