@@ -15,6 +15,7 @@ from edgemtl.tasks import Size, Tasks
 
 SCHEMA = 1
 FILE = "manifest.json"
+SELFTEST = "selftest.npz"  # frames and what torch computed for them, see edgemtl.selftest
 
 
 class File(BaseModel):
@@ -63,6 +64,11 @@ def digest(manifest: Manifest) -> str:
     """One SHA-256 for the content of all the artifact's files, by which results are known to be of this very one."""
     listed = "".join(f"{name} {file.sha256}\n" for name, file in sorted(manifest.files.items()))
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def size(manifest: Manifest) -> int:
+    """The bytes of all files that running it takes."""
+    return sum(file.bytes for name, file in manifest.files.items() if name != SELFTEST)
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 import edgemtl
-from edgemtl import artifact, draw, show
-from edgemtl.errors import UsageError
+from edgemtl import artifact, draw, processor, selftest, show
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.predictor import Predictor, fit
 from edgemtl.tasks import Size
 from edgemtl.threads import VARIABLE
@@ -26,7 +26,13 @@ MODULES = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # whose versi
 
 
 def bench(
-    folder: Path, *, seconds: float = 5.0, warmup: int = 10, device: str | None = None, threads: int | None = None
+    folder: Path,
+    *,
+    seconds: float = 5.0,
+    warmup: int = 10,
+    device: str | None = None,
+    threads: int | None = None,
+    untested: bool = False,
 ) -> dict[str, Any]:
     """The measurements of an artifact as JSON-able data, taken in a fresh process with nothing else in it.
 
@@ -39,14 +45,14 @@ def bench(
     - `machine`: processor, cores, threads, load before the start, versions.
 
     `threads` limits the runtime and the drawing to that many threads (as EDGEMTL_THREADS does). Raises UsageError for
-    what cannot be run.
+    what cannot be run, CheckFailed where the artifact fails its self-test on this machine and may not be `untested`.
     """
     artifact.read(folder)
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least 1 is needed")
     if seconds <= 0 or warmup < 0:
         raise UsageError(f"seconds={seconds:g}, warmup={warmup}: a positive time and a count are needed")
-    order = {"folder": str(folder), "seconds": seconds, "warmup": warmup, "device": device}
+    order = {"folder": str(folder), "seconds": seconds, "warmup": warmup, "device": device, "untested": untested}
     home = str(Path(edgemtl.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
     if threads is not None:
@@ -54,10 +60,12 @@ def bench(
     command = [sys.executable, "-m", "edgemtl.bench", json.dumps(order)]
     child = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = child.stdout.splitlines()
-    if child.returncode == 2 and lines:
-        raise UsageError(lines[-1])
+    if child.returncode in (1, 2) and lines:
+        raise (UsageError if child.returncode == 2 else CheckFailed)(lines[-1])
     if child.returncode:
         raise RuntimeError(f"the measuring process ended with status {child.returncode}:\n{child.stderr.strip()}")
+    if child.stderr.strip():
+        show.note(child.stderr.strip())
     result: dict[str, Any] = json.loads(lines[-1])
     return result
 
@@ -74,13 +82,13 @@ def show_table(result: dict[str, Any]) -> None:
     )
     show.out.print(
         f"cold start {result['cold_start_s']:.2f} s · peak memory {result['peak_rss_mib']:.0f} MiB (process) · "
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads'] or 'default'} threads, "
-        f"load before {machine['load']}",
+        f"{machine['processor']} ({machine['instructions']}), {machine['cores']} cores, "
+        f"{machine['threads'] or 'default'} threads, load before {machine['load']}",
         highlight=False,
     )
 
 
-def measure(folder: str, seconds: float, warmup: int, device: str | None) -> dict[str, Any]:
+def measure(folder: str, seconds: float, warmup: int, device: str | None, untested: bool) -> dict[str, Any]:
     """`bench` in this process."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     if limit := thread_limit():
@@ -92,6 +100,8 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None) -> dic
     predictor = Predictor(folder, device)
     predictor(photo)
     cold = time.perf_counter() - begin
+    if not untested:
+        selftest.demand(predictor)
 
     made = predictor.manifest
     name, task = next(iter(made.tasks.items()))
@@ -115,7 +125,8 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None) -> dic
         "end_to_end": _time(end_to_end, seconds / 2, warmup),
         "peak_rss_mib": _peak_rss_mib(),
         "machine": {
-            "processor": processor(),
+            "processor": processor.name(),
+            "instructions": processor.describe(),
             "cores": os.cpu_count(),
             "threads": limit,  # None: as the runtime likes
             "load": load,
@@ -169,23 +180,9 @@ def _peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def processor() -> str:
-    """The name of this machine's processor, or of its board, as people know it."""
-    if sys.platform == "darwin":
-        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        return asked.stdout.strip() or platform.machine()
-    board = Path("/proc/device-tree/model")  # a Jetson's or another board's name
-    if board.exists():
-        return board.read_text().strip("\0\n")
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 if __name__ == "__main__":
     try:
         print(json.dumps(measure(**json.loads(sys.argv[1]))))
-    except UsageError as error:
-        print(error)
-        sys.exit(2)
+    except (UsageError, CheckFailed) as error:
+        print(" ".join(str(error).split()))
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -122,6 +122,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(
         args.path, data=args.data, weights=args.weights, split=args.split, budget=args.budget, baseline=args.baseline,
         limit=args.limit, as_json=args.json, device=args.device, reference=args.reference, settings=args.set,
+        untested=args.untested,
     )  # fmt: skip
 
 
@@ -164,6 +165,12 @@ def _verify(args: argparse.Namespace) -> None:
     verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
 
 
+def _selftest(args: argparse.Namespace) -> None:
+    from edgemtl.selftest import selftest
+
+    selftest(args.artifact, device=args.device, as_json=args.json)
+
+
 def _lint(args: argparse.Namespace) -> None:
     from edgemtl.targets.tensorrt.lint import report
 
@@ -188,12 +195,14 @@ def _bench(args: argparse.Namespace) -> None:
         if args.threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(args.artifacts)} in turns, about {args.seconds:g} seconds each"):
-            results = compare.compare(args.artifacts, seconds=args.seconds, device=args.device)
+            results = compare.compare(args.artifacts, seconds=args.seconds, device=args.device, untested=args.untested)
         print(json.dumps(results, indent=1)) if args.json else compare.show_table(results)
         return
     [folder] = args.artifacts
     with show.err.status(f"measuring {folder} for about {args.seconds:g} seconds"):
-        result = one.bench(folder, seconds=args.seconds, device=args.device, threads=args.threads)
+        result = one.bench(
+            folder, seconds=args.seconds, device=args.device, threads=args.threads, untested=args.untested
+        )
     run = folder.resolve().parent
     if (run / "recipe.json").is_file():
         add_json(run / "bench.json", folder.resolve().name, result)
@@ -203,10 +212,10 @@ def _bench(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from edgemtl import registry, show
     from edgemtl.camera import open_source
-    from edgemtl.predictor import Predictor
+    from edgemtl.selftest import opened
 
     run = registry.load("apps", args.app).app()
-    predictor = Predictor(args.artifact or BUNDLED, args.device)
+    predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
     with open_source(args.source) as source:
         summary = run(predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit)
     show.table(str(source.name), ("what", "value"), vars(summary).items())
@@ -304,6 +313,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "help": "override fields of the recipe, such as training.rate=1e-3",
     }
 
+    untested: dict[str, Any] = {
+        "action": "store_true",
+        "help": "go on whatever the artifact's self-test says on this machine",
+    }
+
     arg = add("list", _list, "list recipes (with what their networks cost), targets and apps", "edgemtl list recipes")
     arg("kind", nargs="?", choices=KINDS, metavar="KIND", help="recipes, targets or apps (default: all)")
     arg("--json", action="store_true", help="print JSON")
@@ -366,6 +380,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--budget", metavar="LIST", help="allowed changes against the float model; worse ones end with status 1")
     arg("--baseline", type=Path, metavar="DIR", help="the run to compare with (default: the artifact's own)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino) or cuda (a run)")
+    arg("--untested", **untested)
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -390,6 +405,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--blame", action="store_true", help="walk the layers on one frame and name the first that differs")
     arg("--bound", type=float, metavar="X", help="with --blame: of one layer's RMS difference / standard deviation")
     arg("--ledger", action="store_true", help="only read an int8 artifact's files back and compare with scales.json")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
+        "selftest", _selftest, "check that an artifact computes on this machine what torch computed, without torch",
+        "edgemtl selftest runs/nyud/openvino --device CPU",
+    )  # fmt: skip
+    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
+    arg("--device", metavar="NAME", help="where to compute, such as GPU or CPU:float (openvino)")
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -435,6 +458,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
     arg("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default: 5)")
     arg("--threads", type=_positive, metavar="N", help="threads of the runtime (default: its own choice)")
+    arg("--untested", **untested)
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -449,6 +473,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--limit", type=_positive, metavar="N", help="end after N frames")
     arg("--app", default="camera", metavar="NAME", help="a name that `edgemtl list apps` shows (default: camera)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
+    arg("--untested", **untested)
 
     arg = add(
         "doctor", _doctor, "say what is installed, what is missing, and the fix; or what is wrong with a data set",

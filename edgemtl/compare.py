@@ -7,24 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import artifact, recipe, show
+from edgemtl import artifact, recipe, selftest, show
 from edgemtl.errors import UsageError, needs
-from edgemtl.predictor import Predictor, fit
+from edgemtl.predictor import fit
 
 BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switching at every call would disturb the next
 WARMUP = 5
 
 
-def compare(paths: Sequence[Path], *, seconds: float = 5.0, device: str | None = None) -> list[dict[str, Any]]:
+def compare(
+    paths: Sequence[Path], *, seconds: float = 5.0, device: str | None = None, untested: bool = False
+) -> list[dict[str, Any]]:
     """Time per frame, model alone, of several artifacts or runs, measured in turns in this one process.
 
     A run folder stands for its float network in torch, eager, in deployment form. Each gets about `seconds`. Results in
     the order given: path, device, p50_ms, p95_ms, speed (times as fast as the first by p50). UsageError for what cannot
-    be run.
+    be run. Artifacts must pass their self-tests on this machine first, unless they may be `untested`.
     """
     if seconds <= 0:
         raise UsageError(f"seconds={seconds:g}: a positive time is needed")
-    calls = [_opened(Path(path), device) for path in paths]
+    calls = [_opened(Path(path), device, untested) for path in paths]
     times: list[list[float]] = [[] for _ in calls]
     for _, call in calls:
         for _ in range(WARMUP):
@@ -51,10 +53,10 @@ def show_table(results: list[dict[str, Any]]) -> None:
     show.table("side by side, model alone", ("", "device", "p50 ms", "p95 ms", "as fast as the first"), rows)
 
 
-def _opened(path: Path, device: str | None) -> tuple[str, Callable[[], object]]:
+def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     if (path / artifact.FILE).is_file() or not (path / "recipe.json").is_file():
-        predictor = Predictor(path, device)
+        predictor = selftest.opened(path, device, untested=untested)
         frame = fit(rng.integers(0, 256, (480, 640, 3), np.uint8), predictor.manifest.size)
         return predictor.session.device, lambda: predictor.session(frame)
     with needs("train"):

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from edgemtl import artifact, checkpoint, registry, show
+import torch
+from torch import nn
+
+from edgemtl import artifact, checkpoint, registry, selftest, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, unknown
@@ -18,6 +21,7 @@ from edgemtl.evaluate import SCORES, Scores
 from edgemtl.files import read_json, sha256
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.recipe import Recipe
+from edgemtl.tasks import Size
 
 INT8 = "int8.safetensors"
 
@@ -39,7 +43,9 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     folder = place(run, target, precision)
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
-        names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts, **options)
+        deployed = load(run, precision)
+        test = store_selftest(temporary, deployed, recipe.size)
+        names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
@@ -48,17 +54,25 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             size=recipe.size,
             map_stride=recipe.map_stride,
             tasks=recipe.tasks,
-            files=artifact.describe(temporary, names),
+            files=artifact.describe(temporary, [*names, test]),
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             scores=_scores(run, file),
         )
         artifact.write(temporary, manifest)
-    megabytes = sum(f.bytes for f in manifest.files.values()) / 1e6
+    megabytes = artifact.size(manifest) / 1e6
     seconds = time.monotonic() - started
     show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
     return folder
+
+
+def store_selftest(folder: Path, deployed: nn.Module, size: Size) -> str:
+    """The name of the file in which frames and the network's maps of them are kept, see edgemtl.selftest."""
+    frames = selftest.frames(size)
+    with torch.inference_mode():
+        made = [deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()) for frame in frames]
+    return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made])
 
 
 def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:

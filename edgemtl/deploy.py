@@ -132,10 +132,10 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
         found = _entry(run / VERIFIED, folder.name)
         if found.get("digest") != digest:  # it broke off before there was anything to keep
             return Row(target, precision, checked=f"FAILED; {why}", ok=False)
-    scores = _scores(run, folder.name, {"digest": digest}, limit, partial(evaluate, folder, data=data))
+    scores = _scores(run, folder.name, {"digest": digest}, limit, partial(evaluate, folder, data=data, untested=True))
     row = _row(run, target, precision, scores, limit)
     return row._replace(
-        megabytes=sum(file.bytes for file in manifest.files.values()) / 1e6,
+        megabytes=artifact.size(manifest) / 1e6,
         ledger=_ledger(found.get("ledger")),
         difference=_difference(found["tasks"]),
         checked=_checked(found),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from edgemtl import __version__, registry, show
+from edgemtl import __version__, processor, registry, show
 from edgemtl.errors import CheckFailed, unknown
 
 CHECKOUT = Path(__file__).parent.parent
@@ -54,6 +54,11 @@ def doctor(*, target: str | None = None) -> list[Finding]:
     rows = [(f.package, f.extra or "everything", f.wanted or "any", f.found) for f in findings]
     show.table(title, ("package", "for", "wanted", "found"), rows)
     fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
+    print(f"processor: {processor.name()}; for int8: {processor.describe()}")
+    for name in targets if target is None else [target]:
+        chosen = registry.load("targets", name).target
+        if hasattr(chosen, "int8") and not any(f.fix for f in findings if f.extra == name):
+            print(f"int8, {name}: {chosen.int8()}")
     for line in [f"fix: {fix}" for fix in fixes] or ["everything is there"]:
         print(line)
 

@@ -7,11 +7,11 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from edgemtl import artifact, recipe, registry, show
+from edgemtl import artifact, recipe, registry, selftest, show
 from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
-from edgemtl.predictor import Predictor, fit
+from edgemtl.predictor import fit
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size, Task, delta_m
 
@@ -72,6 +72,7 @@ def evaluate(
     device: str | None = None,
     reference: Path | None = None,
     settings: Sequence[str] = (),
+    untested: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run folder's `weights` or of an artifact, printed as a table, or as JSON with `as_json`.
 
@@ -82,6 +83,8 @@ def evaluate(
     With a `budget` also their change against the float weights of the run (`baseline`, else the one the artifact lies
     in) and delta-m; CheckFailed where a change is worse than allowed. Scores over a whole split are kept in the run's
     scores.json under the weights' or the artifact folder's name. UsageError where there is nothing to score.
+
+    An artifact must pass its self-test on this machine first, see edgemtl.selftest, unless it may be `untested`.
     """
     allowed = parse_budget(budget) if budget else []
     if settings and not reference:
@@ -89,7 +92,7 @@ def evaluate(
     subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
     tasks = subject.recipe.tasks
     _check_names(allowed, tasks)
-    entry = _measured(subject, data=data, split=split, limit=limit, device=device)
+    entry = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
     result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
     if not allowed:
         _print(result, as_json, tasks, entry["tasks"])
@@ -233,13 +236,13 @@ def _subject(path: Path, weights: str) -> _Subject:
 
 
 def _measured(
-    subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None
+    subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
 ) -> dict[str, Any]:
     """The entry for scores.json; written there where the whole split was scored."""
     source = subject.recipe.data
     tasks = subject.recipe.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
-    predict, how = _predict(subject, device)
+    predict, how = _predict(subject, device, untested)
     canvas = subject.recipe.size if subject.recipe.augment.native else None
     scores = score(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
     frames = len(samples) if limit is None else min(limit, len(samples))
@@ -259,10 +262,10 @@ def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None
     return entry if wanted.items() <= entry.items() else None
 
 
-def _predict(subject: _Subject, device: str | None) -> tuple[Predict, dict[str, str]]:
+def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:
     """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.predictor)."""
     if subject.kind == "artifact":
-        predictor = Predictor(subject.path, device)
+        predictor = selftest.opened(subject.path, device, untested=untested)
         return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}
 
     with needs("train"):

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import artifact, registry, show
+from edgemtl import artifact, processor, registry, show
 from edgemtl.artifact import Manifest
-from edgemtl.bench import processor
 from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
@@ -64,7 +63,7 @@ def record(
         "sha256": {name: file.sha256 for name, file in manifest.files.items()},
         "how": session.how,
         "device": session.device,
-        "machine": processor(),
+        "machine": processor.name(),
         "system": platform.platform(),
         "source": source or "smooth random frames",
         "toolchain": artifact.versions(registry.load("targets", manifest.target).target.packages),

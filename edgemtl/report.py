@@ -141,7 +141,7 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
             precision = "fp32" if name == "float" else "int8"
             found.append(Form(name, "torch", precision, scores(name, sha256(file)), file.stat().st_size, {}, {}))
     for folder, manifest in artifacts.items():
-        size = sum(file.bytes for file in manifest.files.values())
+        size = artifact.size(manifest)
         own = scores(folder.name, manifest.weights_sha256)
         times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
         found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
@@ -232,7 +232,7 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
     found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
         found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
-    found.append("Size: of the weights' file, or of all files of an artifact. MB are millions of bytes.")
+    found.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
     machines = {
         f"{form.bench['device']}, {form.bench['machine']['processor']}, {form.bench['machine']['cores']} cores"
         for form in forms

@@ -11,6 +11,11 @@ err = Console(stderr=True)
 WIDEST = 1000  # columns of what is no terminal
 
 
+def note(text: str) -> None:
+    """One line on standard error, for people."""
+    err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def progress() -> Progress:
     """A progress display on standard error: description, bar, count, elapsed, remaining, and a free `status` field."""
     return Progress(

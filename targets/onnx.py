@@ -60,6 +60,10 @@ class ONNX:
         session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         return ONNXSession(session, list(manifest.tasks))
 
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        return "signed codes, whose products ONNX Runtime adds in 32 bits with or without VNNI; right on every CPU"
+
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
-from edgemtl import ledger
+from edgemtl import ledger, processor, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 XML, BIN = "model.xml", "model.bin"
 DEVICES = ("AUTO", "CPU", "GPU", "NPU")
-ARITHMETIC = ("f32", "f16", "bf16")
+FLOAT = "float"
+ARITHMETIC = ("f32", "f16", "bf16", FLOAT)
 HINTS = ("latency", "throughput")
 NARROW = 4  # channels
 SMALL = 1 << 20  # bytes
+FIT = 128  # what two codes of one output channel may add up to: 255 * 128 is the most that 16 bits hold
 
 
 class OpenVINO:
@@ -35,6 +37,7 @@ class OpenVINO:
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("openvino",)
+    careful = f"CPU:{FLOAT}"  # the device that computes right on every CPU, though slower
 
     def convert(
         self,
@@ -87,12 +90,29 @@ class OpenVINO:
         told otherwise: left alone, OpenVINO takes bfloat16 where the CPU has it, which changes the maps by up to one
         percent; GPU and NPU compute in f16. HINT is latency, for one frame at a time, or throughput, for several
         requests at once. UsageError for what does not exist or this machine lacks.
+
+        CPU:float computes int8 layers in float32 as well, rounding to the same codes: right on every CPU, at less
+        than half the speed. It is taken, and a line says so, where weights could overflow in this CPU's int8 kernels.
         """
         with needs("openvino"):
             import openvino as ov
 
         compiled, device = _compile(ov.Core(), folder / XML, device)
         return OpenVINOSession(compiled, list(manifest.tasks), device)
+
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        words, overflows = processor.describe(), processor.overflows()
+        if not processor.x86():
+            return f"{words}: adds products in 32 bits as far as is known; measured on x86 alone"
+        if overflows is None:
+            return f"{words}: artifacts with 7-bit weights are right, those with 8-bit weights compute in float, slower"
+        if overflows:
+            return (
+                f"{words}: int8 kernels add pairs of products in 16 bits; artifacts with 7-bit weights are right,"
+                " those with 8-bit weights compute in float, slower"
+            )
+        return f"{words}: int8 kernels add products in 32 bits; right with 7-bit and with 8-bit weights"
 
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
@@ -125,11 +145,23 @@ def _compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
         raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
+    if kind in ("AUTO", "CPU") and arithmetic != FLOAT and _may_overflow(core, model):
+        others = [found for found in core.available_devices if kind == "AUTO" and not found.startswith("CPU")]
+        kind, name, arithmetic = (kind, f"AUTO:{','.join(others)}", arithmetic) if others else ("CPU", "CPU", FLOAT)
+        kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+        instead = name if others else f"{name}:{FLOAT}, slower"
+        show.note(f"openvino: 8-bit weights can overflow in {kernels}; taking {instead}")
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
+    if arithmetic == FLOAT:
+        options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
     try:
-        return core.compile_model(model, name, options), f"{name} ({arithmetic}, {hint})"
+        compiled = core.compile_model(model, name, options)
+        # The option is none of the documented ones, so another version may do without it.
+        if arithmetic == FLOAT and (kept := _int8_products(compiled)):
+            raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {kept} layers still use them")
+        return compiled, f"{name} ({arithmetic}, {hint})"
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         raise UsageError(f"OpenVINO cannot compile {model} for {name}:{arithmetic}: {last}") from error
@@ -154,7 +186,30 @@ def _device(text: str) -> tuple[str, str, str]:
             raise UsageError(f"OpenVINO device {text!r}: one arithmetic and one hint at most")
         else:
             raise unknown("arithmetic or hint", word, ARITHMETIC + HINTS)
+    if arithmetic == FLOAT and kind != "CPU":
+        raise UsageError(f"OpenVINO device {text!r}: {FLOAT} goes with CPU alone")
     return name, arithmetic or ("f16" if kind in ("GPU", "NPU") else "f32"), hint or HINTS[0]
+
+
+def _may_overflow(core: Any, model: Any) -> bool:
+    """Whether this CPU may add in 16 bits, and two codes of one output channel add up to more than FIT, in the file."""
+    if processor.overflows() is False:
+        return False
+    for node in _nodes(core.read_model(model) if isinstance(model, Path) else model, "Constant"):
+        if node.get_element_type().get_type_name() == "i8" and len(shape := node.get_output_shape(0)) > 1:
+            grouped = len(shape) == 5  # (groups, channels, ...) of a GroupConvolution
+            codes = np.abs(node.get_data().astype(np.int16)).reshape(shape[0] * shape[1] if grouped else shape[0], -1)
+            if np.sort(codes, axis=1)[:, -2:].sum(axis=1).max() > FIT:
+                return True
+    return False
+
+
+def _int8_products(compiled: Any) -> int:
+    """How many layers of a compiled model multiply in int8."""
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [(info["layerType"].astype(str), info["primitiveType"].astype(str)) for info in nodes]
+    products = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+    return sum(layer in products and kernel.lower().endswith(("i8", "u8")) for layer, kernel in kinds)
 
 
 class OpenVINOSession:

@@ -37,7 +37,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
         return type("module", (), {"target": made}) if (kind, name) == ("targets", "paper") else found(kind, name)
 
     monkeypatch.setattr(registry, "load", load)
-    monkeypatch.setattr(convert, "load", lambda run, precision: None)
+    monkeypatch.setattr(convert, "load", lambda run, precision: toy.deployed("fp32"))
     return made
 
 
@@ -92,7 +92,7 @@ def test_an_artifact_is_replaced_when_the_new_one_is_complete(run: Path, paper: 
     paper.text = "second"
     convert.convert(run, target="paper")
     assert (folder / "model.txt").read_text().startswith("second")
-    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.txt", "selftest.npz"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])

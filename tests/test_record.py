@@ -46,7 +46,7 @@ def test_a_recording_holds_frames_maps_and_their_origin(run: Path) -> None:
         np.testing.assert_allclose(depth, toy.maps(toy.deployed("fp32"), frame)["depth"], rtol=1e-5, atol=1e-5)
     assert recorded.about["how"] == "executed" and recorded.about["device"].startswith("CPU (f32")
     assert recorded.about["toolchain"]["openvino"] and recorded.about["machine"]
-    assert set(recorded.about["sha256"]) == {"model.xml", "model.bin"}
+    assert set(recorded.about["sha256"]) == {"model.xml", "model.bin", "selftest.npz"}
 
 
 def test_what_was_recorded_agrees(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, quantizers, tasks
+from edgemtl import artifact, checkpoint, convert, quantizers, registry, tasks
 from edgemtl.files import sha256, write_json
 from edgemtl.prepare import Activate, Normalise
 from edgemtl.recipe import Data, Network, Recipe, Training
@@ -59,9 +60,12 @@ class Deployed(nn.Module):
         return self.activate(self.network(self.normalise(frame)))
 
 
-def deployed(precision: str) -> Deployed:
-    """The same random weights each time; int8 with a quantizer on every convolution's input and weight."""
-    torch.manual_seed(3)
+def deployed(precision: str, seed: int = 3, most: int = 127) -> Deployed:
+    """The same random weights each time; int8 with a quantizer on every convolution's input and weight.
+
+    Weights get codes up to `most`: 63 cannot overflow where two products are added in 16 bits, 127 can.
+    """
+    torch.manual_seed(seed)
     made = Deployed().eval().requires_grad_(False)
     made.network.depth.bias.fill_(1.5)
     if precision != "int8":
@@ -76,7 +80,7 @@ def deployed(precision: str) -> Deployed:
         made(batch(frame))
     for name, module in modules.items():
         module._forward_pre_hooks.clear()
-        scale = quantizers.snap(module.weight.abs().amax((1, 2, 3)) / 127)
+        scale = quantizers.snap(module.weight.abs().amax((1, 2, 3)) / most)
         module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0), scale, 0))
         weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight")
         activation = quantizers.FakeQuantize(
@@ -124,6 +128,33 @@ def write_run(folder: Path, data: str = "nyud") -> Path:
     for form in ("float", "int8"):
         checkpoint.save(folder / f"{form}.safetensors", {"x": torch.ones(1)}, {"scores": {"depth": {"rmse": 0.5}}})
     return folder
+
+
+def write_artifact(folder: Path, target: str, network: nn.Module, reference: nn.Module | None = None) -> Path:
+    """The network as an int8 artifact of a target whose self-test has the maps of `reference` (default: the same)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    test = convert.store_selftest(folder, reference or network, SIZE)
+    names = registry.load("targets", target).target.convert(network, SIZE, TASKS, folder, "int8", {"recipe": "toy"})
+    manifest = artifact.Manifest(
+        recipe="toy",
+        target=target,
+        precision="int8",
+        size=SIZE,
+        map_stride=2,
+        tasks=TASKS,
+        files=artifact.describe(folder, [*names, test]),
+        weights_sha256="0" * 64,
+        toolchain={},
+    )
+    artifact.write(folder, manifest)
+    return folder
+
+
+def mend(folder: Path, **changes: Any) -> None:
+    """Makes the manifest list the files as they are now, so that nothing but running them shows a change."""
+    manifest = artifact.read(folder, intact=False)
+    files = artifact.describe(folder, list(manifest.files))
+    artifact.write(folder, manifest.model_copy(update={"files": files, **changes}))
 
 
 def write_ledger(run: Path, deployed: nn.Module) -> None:

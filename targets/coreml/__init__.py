@@ -58,6 +58,10 @@ class CoreML:
 
         return open_session(folder, manifest, device)
 
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        return "computed by Core ML on a Mac or phone; elsewhere evaluated in float on the same codes, on every CPU"
+
     def quantized(self, folder: Path) -> list[Found]:
         """What the package holds of each quantized tensor, once for every operation."""
         from edgemtl.targets.coreml.quantized import quantized

@@ -95,6 +95,10 @@ class TensorRT:
             err.print(f"tensorrt: {reason}: ONNX Runtime stands in for it", style="yellow", highlight=False)
         return StandIn(_file(folder, manifest, name), list(manifest.tasks))
 
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        return "computed by the GPU; where ONNX Runtime stands in, in float on the same codes, on every CPU"
+
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
