@@ -57,6 +57,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             files=artifact.describe(temporary, [*names, test]),
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
+            exact=_exact(deployed, recipe) if precision == "int8" else (),
             scores=_scores(run, file),
         )
         artifact.write(temporary, manifest)
@@ -65,6 +66,13 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
     return folder
+
+
+def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
+    """The tasks whose maps are exact by construction."""
+    from edgemtl import proof  # slow to import, and needs NNCF
+
+    return proof.prove(deployed, torch.zeros(1, 3, *recipe.size)).exact
 
 
 def store_selftest(folder: Path, deployed: nn.Module, size: Size) -> str:

@@ -97,6 +97,7 @@ def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
             head.leave = Point()
             channels[task] = head.logits.out_channels
     deployed.activate = ExactActivate(deployed.activate.size, channels)
+    deployed.exact = True
     return deployed
 
 

@@ -17,6 +17,7 @@ class Session(Protocol):
     device: str  # and arithmetic, for people
     # "executed": by the runtime that the target is for; "stand-in": by another one; "evaluated": by our own evaluator
     how: str
+    float32: bool  # it computes in float32, or as if, what is not int8: then maps that are exact must be equal
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size."""

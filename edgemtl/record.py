@@ -123,7 +123,8 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         for task, map in predictor.session(image).items():
             wanted[predictor.session.device].setdefault(task, []).append(map)
     # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
-    own, usual = bounds_of(manifest), BOUNDS[manifest.precision]
+    kind = "half" if manifest.precision == "int8" else manifest.precision
+    own, usual = bounds_of(manifest, kind != "half"), BOUNDS[kind]
     bounds = Bounds(max(own.rms, usual.rms), max(own.largest, usual.largest), min(own.agreement, usual.agreement))
     compared = {
         by: {task: _compared(recorded.maps[task], np.stack(maps[task]), bounds, task) for task in manifest.tasks}

@@ -147,16 +147,19 @@ def read(folder: Path, manifest: Manifest) -> Stored:
 def check(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
     """What the session's maps of the stored frames are, by task, beside torch's.
 
-    A task that the manifest calls exact must be equal; another one within the bounds of the artifact's precision.
+    A task that the manifest calls exact must be equal where the session computes in float32; everything else is to be
+    within the bounds of the artifact's precision.
     """
-    return _judge([dict(session(frame)) for frame in stored.frames], manifest, stored)
+    return _judge([dict(session(frame)) for frame in stored.frames], manifest, stored, session.float32)
 
 
-def _judge(got: list[Maps], manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
-    return {task: _verdict(task, [of.get(task) for of in got], manifest, stored) for task in manifest.tasks}
+def _judge(got: list[Maps], manifest: Manifest, stored: Stored, float32: bool) -> dict[str, Verdict]:
+    return {task: _verdict(task, [of.get(task) for of in got], manifest, stored, float32) for task in manifest.tasks}
 
 
-def _verdict(task: str, got: list[np.ndarray | None], manifest: Manifest, stored: Stored) -> Verdict:
+def _verdict(
+    task: str, got: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
+) -> Verdict:
     maps = []
     for map in got:
         if map is None:
@@ -170,14 +173,14 @@ def _verdict(task: str, got: list[np.ndarray | None], manifest: Manifest, stored
             return Verdict(WRONG, "NaN or infinite")
         maps.append(canonical(map))
     kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
-    found = compare(kept, np.stack(stored.maps[task]), bounds_of(manifest))
+    found = compare(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)
     text = _amount(found)
     if equal:  # then hashes and maps in the file are not of the same test
         return Verdict(WRONG, f"{text}, though its hash is torch's: the self-test was edited")
-    if task in manifest.exact:
+    if task in manifest.exact and float32:
         return Verdict(WRONG, f"{text}, must be equal", found, within)
     return Verdict(WITHIN if within else WRONG, text, found, within)
 
@@ -231,7 +234,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
         "frames": len(stored.frames),
         "seconds": seconds,
         "tasks": {
-            task: {"verdict": v.state, "exact": task in manifest.exact, "text": v.text, **v.found}
+            task: {"verdict": v.state, "exact": task in manifest.exact and session.float32, "text": v.text, **v.found}
             for task, v in verdicts.items()
         },
         "ok": ok,
@@ -286,7 +289,7 @@ def _reason(predictor: Predictor, stored: Stored, verdicts: dict[str, Verdict]) 
     if any(not verdicts[task].found for task in wrong):
         return "", again  # the text says it all
     turned = [dict(session(np.ascontiguousarray(frame[:, :, ::-1]))) for frame in stored.frames]
-    if all(verdict.ok for verdict in _judge(turned, manifest, stored).values()):
+    if all(verdict.ok for verdict in _judge(turned, manifest, stored, session.float32).values()):
         return "with red and blue exchanged it is right, so it takes another order of channels", again
     if device := _careful(predictor, stored):
         reason = f"the int8 kernels for this processor ({processor.describe()}) compute something else"

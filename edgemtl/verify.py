@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, readback, recipe, registry, show
+from edgemtl import artifact, convert, equality, proof, readback, recipe, registry, show
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
@@ -31,8 +31,9 @@ def verify(
     The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
     data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
     An int8 artifact's files are first read back and held against the ledger, see `readback`, and a target's own static
-    checks are made. CheckFailed where one of these fails, the run was trained again since, a map has another shape, or
-    a difference exceeds the target's bounds (BOUNDS, unless it has its own).
+    checks are made. Then codes must be torch's at every quantizer that depends on no island (see `proof`), on the first
+    frame, and so must every bit of a map that is exact, on all. CheckFailed where one of these fails, the run was
+    trained again since, a map has another shape, or another difference exceeds the bounds (see `bounds`).
     """
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
@@ -50,6 +51,13 @@ def verify(
     reference = convert.load(run, manifest.precision)
 
     source, images = frames_of(stated, data, frames)
+    shown = proof.prove(reference, torch.zeros(1, 3, *manifest.size)) if manifest.precision == "int8" else None
+    exact = shown.exact if shown and predictor.session.float32 else ()
+    held_codes = None
+    if shown and predictor.session.float32 and hasattr(target, "tensors"):
+        with show.err.status(f"comparing the codes of {path} with torch's"):
+            first = [fit(images[0], manifest.size)]
+            held_codes = equality.codes(target, path, manifest, first, reference, shown, device)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     for image in show.track(images, f"verify on {source}"):
         frame = fit(image, manifest.size)
@@ -62,12 +70,17 @@ def verify(
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
     checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
-    bounds = bounds_of(manifest)
+    bounds = bounds_of(manifest, predictor.session.float32)
     tasks = {
         task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
     }
+    for task, values in pairs.items():
+        tasks[task]["equal"] = all(np.array_equal(a, b) for a, b in values)
+        tasks[task]["exact"] = task in exact
+        tasks[task]["ok"] &= tasks[task]["equal"] or task not in exact
     result = {
         "artifact": str(path),
+        "precision": manifest.precision,
         "digest": artifact.digest(manifest),
         "device": predictor.session.device,
         "how": predictor.session.how,
@@ -78,14 +91,24 @@ def verify(
         "tasks": tasks,
         "checks": [check._asdict() for check in checks],
         "ledger": held,
-        "ok": all(task["ok"] for task in tasks.values()) and all(c.ok for c in checks) and (not held or held["ok"]),
+        "codes": held_codes,
+        "islands": shown.islands if shown else {},
+        "sha256": equality.sha256({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
+        "ok": all(task["ok"] for task in tasks.values())
+        and all(c.ok for c in checks)
+        and (not held or held["ok"])
+        and (not held_codes or held_codes["ok"]),
     }
     add_json(run / VERIFIED, path.resolve().name, result)
     _print(result, as_json)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
     if held and not held["ok"]:
         problems.append(readback.reason(held))
-    if wrong := [name for name, task in tasks.items() if not task["ok"]]:
+    if held_codes and not held_codes["ok"]:
+        problems.append(_other_codes(held_codes))
+    if wrong := [name for name, task in tasks.items() if task["exact"] and not task["equal"]]:
+        problems.append(f"differs from {file} in {', '.join(wrong)}, which must be equal to the last bit")
+    if wrong := [name for name, task in tasks.items() if not (task["ok"] or task["exact"])]:
         problems.append(f"differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
     if problems:
         raise CheckFailed(f"{path}: {'; '.join(problems)}")
@@ -122,7 +145,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
             name,
             *("" if task.get(key) is None else f"{task[key]:.3g}" for key in ("max", "rms", "relative_rms")),
             f"{100 * task['agreement']:.3f} %" if "agreement" in task else "",
-            "ok" if task["ok"] else "DIFFERS",
+            ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS",
         )
         for name, task in result["tasks"].items()
     ]
@@ -133,3 +156,31 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         show.out.print(text, highlight=False, soft_wrap=True, markup=False)
     if result["ledger"]:
         readback.show_result(result["ledger"])
+    if result["codes"]:
+        _show(_codes_text(result["codes"]))
+    if result["islands"]:
+        _show(f"islands, which are not exact: {len(result['islands'])}")
+        for name, why in result["islands"].items():
+            _show(f"  {name}: {why}")
+    elif result["precision"] == "int8":
+        _show("islands: none; every value from the camera to the maps is exact")
+    _show(f"SHA-256 of all maps: {result['sha256']}")
+
+
+def _show(text: str) -> None:
+    show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _codes_text(codes: dict[str, Any]) -> str:
+    several = "s" * (codes["frames"] != 1)
+    text = (
+        f"codes: {codes['quantizers']} quantizers on {codes['frames']} frame{several}, {len(codes['differing'])} differ"
+    )
+    return f"{text} ({codes['certain']} of them depend on no island and must not)"
+
+
+def _other_codes(codes: dict[str, Any]) -> str:
+    if not codes["wrong"]:
+        return "it tells none of the quantizers' codes"
+    first = codes["wrong"][0]
+    return f"{100 * codes['differing'][first]:.3g} % of the codes of {first} are others than torch's"

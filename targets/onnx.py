@@ -77,7 +77,7 @@ class ONNX:
 class ONNXSession:
     """Maps of one frame at a time."""
 
-    device, how = "CPU (f32)", "executed"
+    device, how, float32 = "CPU (f32)", "executed", True
 
     def __init__(self, session: Any, names: list[str]) -> None:
         self.session = session

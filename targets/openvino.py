@@ -220,6 +220,7 @@ class OpenVINOSession:
     def __init__(self, compiled: Any, names: list[str], device: str) -> None:
         self.compiled = compiled
         self.device = device
+        self.float32 = "(f32," in device or f"({FLOAT}," in device
         self._ports = {name: compiled.output(name) for name in names}
         self._request = compiled.create_infer_request()
 

@@ -84,6 +84,7 @@ class TorchTensorRTSession:
     """Maps of one frame at a time."""
 
     how = "executed"
+    float32 = False  # nothing is known of what its kernels keep between layers
 
     def __init__(self, program: Any, names: list[str], device: str, torch: Any) -> None:
         self._program, self._names, self._torch, self._where = program, names, torch, device

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import numpy as np
 
 from edgemtl import __version__
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.quantized import NAMES, QUANTIZES
 from edgemtl.targets.coreml.sessions import LAYERS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMS = (17, 18)
+ARITHMETIC = ("float16", "float32")
 MANIFEST = "Manifest.json"
 HANDLES = "executorch_debug_handle_mapping.json"  # which coremltools leaves in the package
 TYPES = {"torch.float32": np.float32, "torch.int32": np.int32}
@@ -55,8 +56,11 @@ def convert(
     precision: str,
     metadata: dict[str, str],
     ios: int,
+    arithmetic: str,
 ) -> list[str]:
-    """Writes `folder`/model.mlpackage and gives back the names of its files; UsageError for an unknown `ios`."""
+    """Writes `folder`/model.mlpackage and gives back the names of its files; UsageError for an unknown option."""
+    if arithmetic not in ARITHMETIC:
+        raise unknown("arithmetic", arithmetic, ARITHMETIC)
     if ios not in FORMS:
         raise UsageError(f"ios={ios}: Core ML packages are written for iOS {' or '.join(map(str, FORMS))}")
     with needs("coreml"), _quiet():
@@ -77,7 +81,7 @@ def convert(
             inputs=[ct.ImageType(name="frame", shape=(1, 3, *size), color_layout=ct.colorlayout.RGB)],
             outputs=[ct.TensorType(name=name, dtype=TYPES[str(dtype)]) for name, dtype in exported.outputs.items()],
             minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
-            compute_precision=_precision(precision, exported.float32),
+            compute_precision=_precision("fp32" if arithmetic == "float32" else precision, exported.float32),
             pass_pipeline=passes,
             skip_model_load=True,
         )

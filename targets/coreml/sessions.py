@@ -67,6 +67,7 @@ class EvaluatorSession:
 
         path = folder / FOLDER
         self.program = Program(path, device)
+        self.float32 = device == "float32" or manifest.options.get("arithmetic") == "float32"
         self.device = f"Core ML evaluator, {EVALUATED[device]} (no phone: graph, weights, arithmetic as documented)"
         self._names = list(manifest.tasks)
         self._input = self.program.image(*manifest.size)
@@ -97,6 +98,7 @@ class RuntimeSession:
     """Maps of one frame at a time, by Core ML on this Mac."""
 
     how = "executed"
+    float32 = False  # nothing is known of what its int8 kernels keep between layers
 
     def __init__(self, folder: Path, manifest: Manifest, device: str = "ALL") -> None:
         if sys.platform != "darwin":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCRIPT = "build.sh"
+ARITHMETIC = ("auto", "float32", "float16")
 DEVICES = ("AUTO", "TensorRT", "CPU", "CPU:fp16")
 # How far the float16 twin may lie from the float32 file on smooth frames, RMS as a share of the map's own. Not of its
 # standard deviation, which `verify` takes on real frames: on these, maps are nearly flat, and float16 weights alone,
@@ -33,8 +34,9 @@ DRIFT = 2e-2
 class TensorRT:
     """Both ends of a TensorRT artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it.
 
-    fp32 is model.onnx, fp16 a twin with typed float16 tensors, model.fp16.onnx, int8 both with the same Q/DQ: TensorRT
-    takes the first with precision flags up to 8.6, the second, strongly typed, from 10 on.
+    fp32 is model.onnx, fp16 a twin with typed float16 tensors, model.fp16.onnx. int8 of a network in its exact form is
+    model.onnx with Q/DQ and float32 between them; otherwise, or with `--set arithmetic=float16`, both files with the
+    same Q/DQ: TensorRT takes the first with precision flags up to 8.6, the second, strongly typed, from 10 on.
     """
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
@@ -48,11 +50,14 @@ class TensorRT:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
+        *,
+        arithmetic: str = "auto",
     ) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
 
-        CheckFailed where the lint finds something that TensorRT refuses or computes otherwise, where float16 cannot
-        hold a constant, or where the float16 twin, in ONNX Runtime, is too far from the float32 file.
+        `arithmetic` between int8 layers is float16, float32, or auto: float32 where that keeps maps exact. UsageError
+        for another one. CheckFailed where the lint finds something that TensorRT refuses or computes otherwise, where
+        float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too far from the float32 file.
         """
         model = _onnx.build(deployed, size, list(tasks), metadata, "tensorrt")
         import onnx
@@ -61,19 +66,23 @@ class TensorRT:
         from edgemtl.targets.tensorrt._graph import Graph
 
         cast_first(model)
+        if arithmetic not in ARITHMETIC:
+            raise unknown("arithmetic", arithmetic, ARITHMETIC)
+        exact = precision == "int8" and bool(getattr(deployed, "exact", False))
+        half = precision != "fp32" and (arithmetic == "float16" or (arithmetic == "auto" and not exact))
         made = {} if precision == "fp16" else {ONNX: model}
-        if precision != "fp32":
+        if half or precision == "fp16":
             made[TYPED] = _fp16.typed(model)
             _same(model, made[TYPED], size)
         for name, written in made.items():
-            for version in _versions(name, precision):
+            for version in _versions(name, precision, TYPED in made):
                 worst = lint.fatal(lint.lint(written, version))
                 if worst:
                     raise CheckFailed(f"{name} is not for TensorRT {version}: {lint.summary(worst)}")
             onnx.save(written, folder / name)
         graph = Graph(model)
         float32 = [node.name for node in (*graph.coordinates(), *graph.of("GridSample")) if node.name]
-        (folder / SCRIPT).write_text(devices.script(precision, sorted(float32)), encoding="utf-8")
+        (folder / SCRIPT).write_text(devices.script(precision, sorted(float32), TYPED in made), encoding="utf-8")
         return [*made, SCRIPT]
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Any:
@@ -119,7 +128,7 @@ class TensorRT:
         files = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
         checks = []
         for file in files:
-            for version in _versions(file, manifest.precision):
+            for version in _versions(file, manifest.precision, TYPED in files):
                 problems = lint.lint(folder / file, version)
                 text = lint.summary(problems)
                 checks.append(Check(f"lint of {file} for TensorRT {version}", not lint.fatal(problems), text))
@@ -160,6 +169,7 @@ class StandIn:
     def __init__(self, file: Path, names: list[str]) -> None:
         self.session = _runtime(file)
         self.device = f"ONNX Runtime (CPU, {file.name}), standing in for TensorRT"
+        self.float32 = file.name == ONNX
         self._names = names
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,9 +202,9 @@ def _key(found: Found) -> tuple[str, bytes, str | None, tuple[str, ...]]:
     return found.name, found.scale.tobytes(), found.sha256, found.readers
 
 
-def _versions(file: str, precision: str) -> tuple[str, ...]:
-    """The releases of TensorRT that build this file of an artifact."""
-    return tuple(v for v in devices.RELEASES if devices.file(precision, v) == file)
+def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:
+    """The releases of TensorRT that build this file of an artifact, which may have a float16 twin."""
+    return tuple(v for v in devices.RELEASES if devices.file(precision, v, half) == file)
 
 
 def _runtime(model: Path | bytes, optimised: bool = False) -> Any:

@@ -67,24 +67,27 @@ def major(tensorrt: str) -> int:
     return int(tensorrt.partition(".")[0])
 
 
-def file(precision: str, tensorrt: str) -> str:
-    """The file of an artifact that a TensorRT of this version builds from.
+def file(precision: str, tensorrt: str, half: bool = True) -> str:
+    """The file of an artifact that a TensorRT of this version builds from; with `half` it computes in float16.
 
     From 10 on networks can be strongly typed, and from 11 on they must be: then float16 is in the file.
     """
-    if precision == "fp32" or (precision == "int8" and major(tensorrt) < 10):
+    if precision == "fp32" or not half or (precision == "int8" and major(tensorrt) < 10):
         return ONNX
     return TYPED
 
 
-def trtexec(precision: str, tensorrt: str, float32_layers: list[str]) -> str:
+def trtexec(precision: str, tensorrt: str, float32_layers: list[str], half: bool = True) -> str:
     """The flags with which trtexec of this version builds the engine model.plan."""
-    flags = [f"--onnx={file(precision, tensorrt)}", "--saveEngine=model.plan", "--timingCacheFile=timing.cache"]
-    if precision == "fp32":
+    chosen = file(precision, tensorrt, half)
+    flags = [f"--onnx={chosen}", "--saveEngine=model.plan", "--timingCacheFile=timing.cache"]
+    half = half and precision != "fp32"
+    if not half:
         flags.append("--noTF32")
     if major(tensorrt) < 10:
-        flags += {"fp32": [], "fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}[precision]
-        if precision != "fp32" and float32_layers:
+        flags += ["--fp16"] if half else []
+        flags += ["--int8"] if precision == "int8" else []
+        if half and float32_layers:
             listed = ",".join(f"{layer}:fp32" for layer in float32_layers)
             flags += ["--precisionConstraints=obey", f"'--layerPrecisions={listed}'"]
     elif major(tensorrt) < 11:
@@ -93,7 +96,7 @@ def trtexec(precision: str, tensorrt: str, float32_layers: list[str]) -> str:
     return " ".join(["trtexec", *flags, '--memPoolSize="workspace:$megabytes"'])
 
 
-def script(precision: str, float32_layers: list[str]) -> str:
+def script(precision: str, float32_layers: list[str], half: bool = True) -> str:
     """build.sh: builds the engine on a Jetson, with the flags of the TensorRT it finds there."""
     cases = []
     for pattern, release in SCRIPTED.items():
@@ -102,7 +105,7 @@ def script(precision: str, float32_layers: list[str]) -> str:
             boards = ", ".join(f"{board.title} (SM {board.sm}, DLA cores: {board.dla_cores})" for board in there)
             unchecked = "" if j.checked else " (not checked)"
             cases.append(f"# JetPack {j.version}, TensorRT {j.tensorrt}{unchecked}: {boards}. {j.note}".strip())
-        cases.append(f"{pattern}) {trtexec(precision, release, float32_layers)} ;;")
+        cases.append(f"{pattern}) {trtexec(precision, release, float32_layers, half)} ;;")
     listed = "\n".join(cases)
     return f"""#!/bin/sh
 # Builds the TensorRT engine model.plan on the Jetson that will run it: an engine is of one GPU and one TensorRT.

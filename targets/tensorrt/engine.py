@@ -62,7 +62,7 @@ def missing() -> str | None:
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
     trt, cuda = import_module("tensorrt"), _cuda()
-    file = folder / devices.file(manifest.precision, trt.__version__)
+    file = folder / devices.file(manifest.precision, trt.__version__, (folder / devices.TYPED).is_file())
     name, sm, free = _gpu(cuda)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     place = folder if os.access(folder, os.W_OK) else user_cache() / "engines" / sha256_of_path(folder)
@@ -147,8 +147,11 @@ def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None
         raise UsageError(f"TensorRT {trt.__version__} does not take {file}: {errors}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, memory)
-    if precision == "fp32":
+    half = precision != "fp32" and (file.parent / devices.TYPED).is_file()
+    if not half:
         config.clear_flag(trt.BuilderFlag.TF32)
+        if precision == "int8" and not typed:
+            config.set_flag(trt.BuilderFlag.INT8)
     elif not typed:
         _weak(trt, network, config, precision)
     cache: Any = None
@@ -225,6 +228,7 @@ class TensorRTSession:
     """Maps of one frame at a time."""
 
     how = "executed"
+    float32 = False  # nothing is known of what its kernels keep between layers
 
     def __init__(self, trt: Any, cuda: Any, engine: Any, names: list[str], device: str) -> None:
         self.engine = engine

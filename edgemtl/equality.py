@@ -1,0 +1,97 @@
+"""Whether an artifact has torch's codes at every quantizer, and torch's bits in every map."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgemtl import ledger, quantizers
+from edgemtl.artifact import Manifest
+from edgemtl.proof import Proof
+from edgemtl.quantizers import FakeQuantize
+from edgemtl.selftest import canonical
+
+
+def codes(
+    target: Any,
+    path: Path,
+    manifest: Manifest,
+    frames: Sequence[np.ndarray],
+    deployed: Any,
+    proof: Proof,
+    device: str | None,
+) -> dict[str, Any]:
+    """The shares of codes that differ from torch's, by quantizer, over the frames (H, W, 3).
+
+    `target` gives the artifact's values, see `tensors` there. `ok` where no code differs that depends on no island.
+    What a converter merged with another quantizer is not told by the artifact; the ledger accounts for that.
+    """
+    sure = certain(deployed, proof)
+    differing: dict[str, float] = {}
+    told: set[str] = set()
+    for frame in frames:
+        found: dict[str, list[np.ndarray]] = {}
+        for place, value in target.tensors(path, manifest, frame, device):
+            found.setdefault(ledger.name(place), []).append(value)
+        for name, wanted in activations(deployed, frame).items():
+            here = found.get(name, [])
+            if here:
+                told.add(name)
+                share = max(min(_share(value, want) for value in here) for want in wanted)
+                if share:
+                    differing[name] = max(differing.get(name, 0.0), share)
+    wrong = sorted(name for name in differing if name in sure)
+    return {
+        "frames": len(frames),
+        "quantizers": len(told),
+        "certain": len(told & sure),
+        "differing": differing,
+        "wrong": wrong,
+        "ok": not wrong and bool(told),
+    }
+
+
+def certain(deployed: nn.Module, proof: Proof) -> set[str]:
+    """The names of the quantizers whose codes depend on no island."""
+    every: dict[str, set[bool]] = {}
+    for scale, islands in proof.codes.items():
+        quantizer = deployed.get_submodule(scale.removesuffix(".scale"))
+        assert isinstance(quantizer, FakeQuantize)
+        every.setdefault(quantizer.name, set()).add(not islands)
+    return {name for name, found in every.items() if found == {True}}
+
+
+def activations(deployed: Any, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
+    made: dict[str, list[np.ndarray]] = {}
+
+    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(module, FakeQuantize)
+        made.setdefault(module.name, []).append(output.numpy().copy())
+
+    watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
+    hooks = [q.register_forward_hook(note) for q in watched]
+    try:
+        with torch.inference_mode():
+            deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return made
+
+
+def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
+    """One SHA-256 of all maps of all frames, tasks by name."""
+    digest = hashlib.sha256()
+    for of in maps:
+        for task in sorted(of):
+            digest.update(canonical(of[task]).tobytes())
+    return digest.hexdigest()
+
+
+def _share(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float((got != wanted).mean()) if got.shape == wanted.shape else 1.0
