@@ -157,7 +157,7 @@ def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) ->
 
 
 def quantize(
-    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], options: Compression
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], options: Compression = Compression()
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
 

@@ -97,8 +97,8 @@ def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
             head.leave = Point()
             channels[task] = head.logits.out_channels
     deployed.activate = ExactActivate(deployed.activate.size, channels)
-    deployed.exact = True
-    return deployed
+    deployed.is_exact = True
+    return deployed.eval()
 
 
 def settle(deployed: Deployed) -> None:

@@ -73,7 +73,7 @@ class Activate(nn.Module):
 class Deployed(nn.Module):
     """forward(frame (B, 3, H, W), RGB in 0..255) -> {task: map}; `raw` stops before the activations."""
 
-    exact = False  # whether it is in the form of edgemtl.exact
+    is_exact = False  # whether it is in the form of edgemtl.exact
 
     def __init__(self, network: nn.Module, size: Size, map_stride: int):
         super().__init__()

@@ -468,9 +468,11 @@ class _Walk:
         if quantizers.called(added) != "add" or quantizers.called(before(added.args[0])) != "mul":
             return "positions are no sum of scaled codes and constants"
         scaled, base = before(added.args[0]), added.args[1]
-        offset, unit, constant = (self.at[before(node)] for node in (*scaled.args, base))
-        if not isinstance(offset, Value) or not offset.exact or isinstance(constant, Value) or isinstance(unit, Value):
+        offset, unit, constant = (self.at.get(before(node)) for node in (*scaled.args, base))
+        if not isinstance(offset, Value) or not offset.exact:
             return "offsets are not exact"
+        if not isinstance(constant, torch.Tensor) or not isinstance(unit, torch.Tensor):
+            return "positions are no sum of scaled codes and constants"
         part = float(np.min(offset.unit))
         sizes = np.array([width, height], np.float64)
         wanted = np.float32(2 / sizes)

@@ -19,6 +19,7 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
+from edgemtl.replay import Replay
 from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
@@ -119,6 +120,12 @@ def quantized(toy, frames):
     return compress.quantize(toy, range(4), frames.__getitem__)
 
 
+@pytest.fixture(scope="module")
+def usual(toy, frames):
+    """With 8 bits and scales that are no powers of two."""
+    return compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+
+
 def stand_in(patch):
     """Lets recipes name the data and the network of this file."""
     load = registry.load
@@ -176,19 +183,53 @@ def test_every_quantizer_has_the_one_form(quantized):
     assert report["activations"] == sum(q.role == "activation" for q in found) > 8
     assert all(isinstance(module, quantizers.FakeQuantize) for module in quantizers.slots(network).values())
     for quantizer in found:
-        assert torch.equal(quantizer.scale, quantizers.snap(quantizer.scale)) and not quantizer.zero_point.any()
+        assert torch.equal(quantizer.scale, quantizers.power(quantizer.scale)) and not quantizer.zero_point.any()
+        assert quantizer.bits == {"weight": 7, "activation": 8}[quantizer.role]
         assert (quantizer.axis is None) == (quantizer.role == "activation")
     (depthwise,) = [q for q, places in found.items() if "pre_hooks.deep/2/conv2d/0__1.0" in places]
     assert depthwise.scale.shape == (WIDTH,)
 
 
-def test_no_weight_clips_and_the_largest_is_code_127(quantized):
+def test_weight_codes_have_seven_bits_and_the_power_with_the_least_error(quantized):
     network, _ = quantized
     parameters = dict(network.named_parameters())
     for quantizer in quantizers.quantizers(network):
         if quantizer.role == "weight":
+            weight, scale = parameters[quantizer.name].flatten(1), quantizer.scale
+            code = quantizers.codes(weight, scale, 0, 7)
+            assert -64 <= code.min() and code.max() <= 63 and code.abs().max() >= 32
+
+            def error(scale, weight=weight):
+                rounded = quantizers.decode(quantizers.codes(weight, scale, 0, 7), scale, 0)
+                return (weight - rounded).square().sum(1)
+
+            for other in (scale / 2, scale * 2):
+                assert (error(scale) <= error(other) + 1e-12).all(), quantizer.name
+
+
+def test_ordinary_scales_of_eight_bits_let_no_weight_clip(toy, frames):
+    network, _ = compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+    parameters = dict(network.named_parameters())
+    for quantizer in quantizers.quantizers(network):
+        assert torch.equal(quantizer.scale, quantizers.snap(quantizer.scale))
+        if quantizer.role == "weight":
             code = quantizers.codes(parameters[quantizer.name], quantizer.scale, quantizer.axis)
             assert (code.abs().flatten(1).amax(1) == 127).all(), quantizer.name
+
+
+def test_the_scale_of_an_activation_is_the_power_with_the_least_error(toy, frames, quantized):
+    graph = Replay(quantized[0], frames[0])
+    seen = {}
+    for frame in frames:
+        graph.run(frame, watch=lambda quantizer, x: seen.setdefault(quantizer, []).append(x))
+    for quantizer, values in seen.items():
+        if quantizer.role == "activation":
+            tensors = torch.cat([x.flatten() for x in values])
+
+            def error(scale, x=tensors):
+                return (x - quantizers.decode(quantizers.codes(x, scale, None), scale, None)).square().sum()
+
+            assert all(error(quantizer.scale) <= error(quantizer.scale * f) for f in (0.5, 2.0)), quantizer.name
 
 
 def test_sampling_normalisation_and_attention_stay_float(quantized):
@@ -234,11 +275,11 @@ def test_the_device_networks_sampling_coordinates_stay_float():
     assert not [q.name for q in quantizers.quantizers(made) if "coordinates" in q.name]
 
 
-def test_nncf_with_these_scales_computes_the_same(toy, frames, quantized, monkeypatch):
+def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatch):
     # In plain torch, so that no C++ extension gets compiled.
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
-    network, _ = quantized
+    network, _ = usual
     theirs = compress._nncf(toy, frames[0], compress.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
@@ -296,7 +337,11 @@ def test_the_int8_network_loads_and_gives_maps_as_the_float_one(finished):
 def test_scales_json_lists_what_the_network_holds(finished):
     stored, loaded = read_json(finished.folder / "scales.json"), compress.load_int8(finished.folder)
     assert stored["quantized"] == quantizers.ledger(loaded.network)
-    assert (stored["codes"], stored["zero_point"], stored["file"]) == ([-128, 127], 0, "int8.safetensors")
+    assert (stored["codes"], stored["zero_point"], stored["file"]) == (
+        {"weight": [-64, 63], "activation": [-128, 127]},
+        0,
+        "int8.safetensors",
+    )
     assert stored["sha256"] == sha256(finished.folder / "int8.safetensors")
     assert len({row["name"] for row in stored["quantized"]}) == len(stored["quantized"])
 
@@ -335,13 +380,13 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     monkeypatch.setattr(compress, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
     deployed, student = load_float(run), copy.deepcopy(quantized[0])
-    teacher, image = deployed.network, deployed.normalise(compress.frames(torch.from_numpy(Tiles()[1]["image"])[None]))
+    teacher, image = load_float(run), deployed.normalise(compress.frames(torch.from_numpy(Tiles()[1]["image"])[None]))
     with torch.no_grad():
         student.heads["depth"].bias += 0.1
     deployed.network, far = student, []
-    far.append(compress.distance("depth", student(image)["depth"], teacher(image)["depth"]).item())
+    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
     compress.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
-    far.append(compress.distance("depth", student(image)["depth"], teacher(image)["depth"]).item())
+    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
     assert far[1] < 0.5 * far[0]
 
 

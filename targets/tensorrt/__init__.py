@@ -68,7 +68,7 @@ class TensorRT:
         cast_first(model)
         if arithmetic not in ARITHMETIC:
             raise unknown("arithmetic", arithmetic, ARITHMETIC)
-        exact = precision == "int8" and bool(getattr(deployed, "exact", False))
+        exact = precision == "int8" and bool(getattr(deployed, "is_exact", False))
         half = precision != "fp32" and (arithmetic == "float16" or (arithmetic == "auto" and not exact))
         made = {} if precision == "fp16" else {ONNX: model}
         if half or precision == "fp16":
