@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, models, proof, quantizers, registry, sensitivity, show
+from edgemtl import checkpoint, exact, files, models, pairing, proof, quantizers, registry, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
@@ -91,8 +91,8 @@ def compress(
             "codes": {
                 "weight": quantizers.limits(recipe.compression.bits), "activation": quantizers.limits(quantizers.BITS),
             },
-            "scales": recipe.compression.scales.replace("-", " "), "quantized": quantizers.ledger(deployed.network),
-            "kept_float": about["kept_float"],
+            "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
+            **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
     text = f"{report['weights']} weights and {report['activations']} activations in int8"

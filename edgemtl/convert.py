@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from edgemtl import artifact, checkpoint, registry, show
+from edgemtl import artifact, checkpoint, overflow, registry, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, unknown
@@ -40,6 +40,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         names = chosen.convert(load(run, precision), recipe.size, recipe.tasks, temporary, precision, facts, **options)
+        read = hasattr(chosen, "quantized") and precision == "int8"
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
@@ -51,6 +52,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             files=artifact.describe(temporary, names),
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
+            needs=overflow.prove(chosen.quantized(temporary)).needs if read else (),
             scores=_scores(run, file),
         )
         artifact.write(temporary, manifest)

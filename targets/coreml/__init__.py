@@ -58,11 +58,12 @@ class CoreML:
 
         return open_session(folder, manifest, device)
 
-    def quantized(self, folder: Path) -> list[Found]:
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the package holds of each quantized tensor, once for every operation."""
+        from edgemtl.targets.coreml.package import FOLDER
         from edgemtl.targets.coreml.quantized import quantized
 
-        return quantized(folder)
+        return {FOLDER: quantized(folder)}
 
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
