@@ -325,17 +325,21 @@ class _Standing:
 
     def judge(self, result: Result) -> None:
         """Adds what stands elsewhere, what is missing and what was merged to the result."""
-        missing = [row for row in self.ledger.rows if row.name not in self.places]
-        while found := [(row, *other) for row in missing if (other := self._stand_in(row))]:
-            for row, stand_in, reader in found:
-                self.instead[row.name] = stand_in
-                numbers = "scales and codes" if row.role == "weight" else "scales"
-                result.merged[row.name] = f"one node with {stand_in}: equal {numbers}, and {reader} reads it"
-            missing = [row for row in missing if row.name not in self.instead]
-        for row in missing:
-            result.wrong[row.name] = "the artifact does not have it"
+        missing = {row.name: row for row in self.ledger.rows if row.name not in self.places}
         broken = {name for name, here in self.places.items() if any(one.problem for one in here)}
-        lost = {row.name for row in missing} | broken
+        hidden: set[str] = set()  # what a row that is lost keeps from being told is not held against others
+        while missing:
+            found = {name: known for name, row in missing.items() if (known := self._stand_in(row, hidden))}
+            for name, (stand_in, reader) in found.items():
+                numbers = "scales and codes" if missing.pop(name).role == "weight" else "scales"
+                result.merged[name] = f"one node with {stand_in}: equal {numbers}, and {reader} reads it"
+                self.instead[name] = stand_in
+            if not found and hidden:
+                break
+            hidden |= set() if found else missing.keys() | broken
+        for name in missing:
+            result.wrong[name] = "the artifact does not have it"
+        lost = missing.keys() | broken
         for row in self.ledger.rows:
             if row.name in result.places:
                 group = [other for other in self.ledger.rows if self.instead.get(other.name, other.name) == row.name]
@@ -373,12 +377,12 @@ class _Standing:
     def _renamed(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted({self.instead.get(name, name) for name in names}))
 
-    def _stand_in(self, row: Row) -> tuple[str, str] | None:
+    def _stand_in(self, row: Row, hidden: set[str]) -> tuple[str, str] | None:
         """The row whose node does the work of `row`, which has none, and one that reads it.
 
         It has the same numbers, stands on the same tensor, and whatever reads `row` in the network reads it.
         """
-        wanted = set(map(self._renamed, row.reads))
+        wanted = {self._renamed(names) for names in row.reads if not hidden & set(names)}
         for other in self.ledger.rows:
             here = self.places.get(other.name, [])
             if not here or any(_difference(row, one) for one in here):
