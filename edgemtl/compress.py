@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, models, proof, quantizers, registry, sensitivity, show
+from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, registry, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ledger import CODES
 from edgemtl.losses import losses
 from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
@@ -43,6 +44,7 @@ FLOAT = {"grid_sample", "layer_norm", "softmax", "matmul", "bmm", "mul", "div", 
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 ATTENTION = re.compile(r"(^|[./])attend([./]|$)")  # modules that weigh values by a softmax of queries times keys
 MODULES = (COORDINATES, ATTENTION)
+USUAL = Compression()
 LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
 
 
@@ -87,12 +89,10 @@ def compress(
     files.write_json(
         run / SCALES,
         {
-            "format": quantizers.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
-            "codes": {
-                "weight": quantizers.limits(recipe.compression.bits), "activation": quantizers.limits(quantizers.BITS),
-            },
-            "scales": recipe.compression.scales.replace("-", " "), "quantized": quantizers.ledger(deployed.network),
-            "kept_float": about["kept_float"],
+            "format": ledger.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
+            "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
+            "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
+            **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
@@ -157,7 +157,7 @@ def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) ->
 
 
 def quantize(
-    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], options: Compression = Compression()
+    network: nn.Module, items: Sequence[Any], example: Callable[[Any], Tensor], options: Compression = USUAL
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
 
@@ -286,7 +286,7 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
 def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:
     """A scale for each channel along `axis`: of powers of two the one with the least squared error, otherwise that
     whose largest code stands for the largest value."""
-    _, high = quantizers.limits(options.bits)
+    _, high = CODES[options.bits]
     largest = weight.abs().amax([i for i in range(weight.ndim) if i != axis])
     if options.scales != "power-of-two":
         return quantizers.snap(largest / high)

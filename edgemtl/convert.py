@@ -13,7 +13,7 @@ from typing import Any, Iterator, Sequence
 import torch
 from torch import nn
 
-from edgemtl import artifact, checkpoint, registry, selftest, show
+from edgemtl import artifact, checkpoint, overflow, registry, selftest, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, unknown
@@ -46,6 +46,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
         deployed = load(run, precision)
         test = store_selftest(temporary, deployed, recipe.size)
         names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
+        read = hasattr(chosen, "quantized") and precision == "int8"
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
@@ -58,6 +59,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             exact=_exact(deployed, recipe) if precision == "int8" else (),
+            needs=overflow.prove(chosen.quantized(temporary)).needs if read else (),
             scores=_scores(run, file),
         )
         artifact.write(temporary, manifest)

@@ -1,25 +1,28 @@
 """The ledger, `scales.json`: every quantized tensor of an int8 model, and what a finished artifact holds of each.
 
 NumPy only, and nothing here knows a file format: a target's `quantized(folder)` reads its own files, from their bytes,
-and gives back what it found as `Found`.
+and gives back what it found in each as `Found`.
 """
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json
 
-FORMAT = "edgemtl int8 1"
-LOW, HIGH = -128, 127
+FORMAT = "edgemtl int8 2"
+CODES = {7: (-64, 63), 8: (-128, 127)}  # the smallest and the largest by bits; an activation has 8
+LOW, HIGH = CODES[8]
+SCALES = ("power of two", "float16")
 ROLES = ("weight", "activation")
+OUTPUT = "output"
 SMALLEST, LARGEST = 2.0**-14, 65504.0  # of float16's normal numbers
 NO_SCALE = np.zeros((), np.float32)  # of a place where none can be read
-SLOT = re.compile(r"(pre|post)_hooks\.(.+)__(\d+)\.\d+")  # before or after an operation, its name, the port
+SLOT = re.compile(r"(pre|post)_hooks\..+__\d+\.\d+|points\..+")  # before or after an operation, or a point's path
 
 
 class Check(NamedTuple):
@@ -31,23 +34,29 @@ class Check(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One quantized tensor as a target's files hold it, one for each place."""
+    """One quantized tensor as one of a target's files holds it, one for each place; or one of the file's maps."""
 
-    name: str  # the ledger's
-    role: str  # "weight" or "activation"
-    bits: int
+    name: str  # the ledger's; of a map, its task
+    role: str  # "weight", "activation" or "output"
+    bits: int  # that a code is stored in
     axis: int | None  # of the channels with a scale each; None: one scale
     scale: np.ndarray  # float32, () or (C,)
     codes: np.ndarray | None = None  # int8 of a weight, in torch's layout; formats that shift them are shifted back
     # Names of the operations that read it (those that only move values stepped over). A converter that makes one node
     # of several equal quantizers on a tensor leaves its readers, and by them the ledger sees that nothing got lost.
     readers: tuple[str, ...] = ()
+    # Where it stands, as `sources`: of the tensor that an activation is rounded from, of what else each layer with this
+    # weight reads, of a map.
+    reads: tuple[tuple[str, ...], ...] = ()
     problem: str | None = None  # what breaks the one int8 form here, such as a zero point of 3
 
     @property
     def sha256(self) -> str | None:
         """Of the codes' bytes, as the ledger has it."""
         return None if self.codes is None else hashlib.sha256(np.ascontiguousarray(self.codes).tobytes()).hexdigest()
+
+
+Files = Mapping[str, Sequence[Found]]  # what each file of an artifact holds, by the file's name
 
 
 class Row(NamedTuple):
@@ -60,13 +69,16 @@ class Row(NamedTuple):
     scale: np.ndarray  # float32, () or (C,)
     slots: tuple[str, ...]  # where it hangs in the network
     sha256: str | None  # of a weight's int8 codes
+    reads: frozenset[tuple[str, ...]]  # where it stands, as in Found
 
 
 class Ledger(NamedTuple):
     """The content of scales.json."""
 
     sha256: str  # of the checkpoint it was written with
+    scales: str  # "power of two" or "float16"
     rows: list[Row]
+    outputs: dict[str, tuple[str, ...]]  # the sources of each map
 
 
 class Result(NamedTuple):
@@ -77,19 +89,25 @@ class Result(NamedTuple):
     wrong: dict[str, str]  # what differs, or that the artifact does not have it
     merged: dict[str, str]  # what the converter made one node of, and how the artifact shows it
     unknown: dict[str, str]  # quantized tensors of the artifact that are not in the ledger
+    files: int = 1
 
     @property
     def ok(self) -> bool:
         return not self.wrong and not self.unknown
 
     @property
+    def equal(self) -> list[Row]:
+        """The entries that every file holds bit-equal."""
+        return [row for name, row in self.rows.items() if name not in self.wrong]
+
+    @property
     def text(self) -> str:
         """The count, in one line."""
-        equal = [self.rows[name] for name in self.rows if name not in self.wrong]
-        weights = sum(row.role == "weight" for row in equal)
+        weights = sum(row.role == "weight" for row in self.equal)
+        where = f" in each of {self.files} files" if self.files > 1 else ""
         return (
-            f"{len(equal)} of {len(self.rows)} entries bit-equal ({weights} weights, {len(equal) - weights}"
-            f" activations, {sum(self.places.values())} places)"
+            f"{len(self.equal)} of {len(self.rows)} entries bit-equal{where} ({weights} weights,"
+            f" {len(self.equal) - weights} activations, {sum(self.places.values())} places)"
         )
 
 
@@ -99,36 +117,58 @@ class Result(NamedTuple):
 def read(path: Path) -> Ledger:
     """The ledger in `path`; UsageError in one line where the file or an entry breaks the contract.
 
-    Signed codes -128..127 and zero point 0; names that are unique; scales that float16 holds exactly and normally, one
-    for an activation, one for each channel of a weight, and a weight's SHA-256.
+    Signed codes and zero point 0; names that are unique; scales that float16 holds exactly and normally, one for an
+    activation, one for each channel of a weight, powers of two where the ledger says so; a weight's SHA-256.
     """
     raw = read_json(path)
-    said = {key: raw.get(key) for key in ("format", "zero_point", "codes")} if isinstance(raw, dict) else None
-    if said != (wanted := {"format": FORMAT, "zero_point": 0, "codes": [LOW, HIGH]}):
-        raise UsageError(f"{path} is no ledger of this version: {said}, expected {wanted}; compress again")
+    form = raw.get("format") if isinstance(raw, dict) else None
+    if form == "edgemtl int8 1":
+        raise UsageError(f"{path} is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again")
+    if form != FORMAT:
+        raise UsageError(f"{path} is no ledger of this version: format {form!r}, expected {FORMAT!r}; compress again")
+    entry: Any = None
     rows: dict[str, Row] = {}
     try:
+        bits, scales = _scheme(raw)
         for entry in raw["quantized"]:
-            row = _row(entry)
+            row = _row(entry, bits, scales)
             if row.name in rows:
                 raise ValueError("it is there twice")
             rows[row.name] = row
-        return Ledger(str(raw["sha256"]), list(rows.values()))
+        for entry in raw["quantized"]:
+            _known(*rows[entry["name"]].reads, rows=rows)
+        entry = None
+        outputs = {str(task): tuple(sorted(names)) for task, names in raw["outputs"].items()}
+        _known(*outputs.values(), rows=rows)
+        return Ledger(str(raw["sha256"]), scales, list(rows.values()), outputs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        name = entry.get("name") if "entry" in locals() and isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
         what = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path} was damaged: {name or 'the file'}: {what}; compress again") from None
 
 
-def _row(entry: dict[str, Any]) -> Row:
+def _scheme(raw: dict[str, Any]) -> tuple[int, str]:
+    """Bits of a weight's code, and the kind of scales."""
+    codes, scales = {role: tuple(ends) for role, ends in raw["codes"].items()}, raw["scales"]
+    bits = next((bits for bits, ends in CODES.items() if codes == {"weight": ends, "activation": CODES[8]}), None)
+    if bits is None:
+        raise ValueError(f"codes {raw['codes']}, expected -64..63 or -128..127 for weights, -128..127 for activations")
+    if raw["zero_point"] != 0:
+        raise ValueError(f"zero point {raw['zero_point']!r}, expected 0")
+    if scales not in SCALES:
+        raise ValueError(f"scales {scales!r}, expected {' or '.join(SCALES)}")
+    return bits, scales
+
+
+def _row(entry: dict[str, Any], weight_bits: int, scales: str) -> Row:
     name, role, axis, bits, slots = (entry[key] for key in ("name", "role", "axis", "bits", "slots"))
     scale = np.array(entry["scale"], np.float32)
     if not (isinstance(name, str) and re.fullmatch(r"[^\s#]+", name)):
         raise ValueError(f"{name!r} is no name")
     if role not in ROLES:
         raise ValueError(f"role {role!r}, expected {' or '.join(ROLES)}")
-    if bits != 8:
-        raise ValueError(f"{bits!r} bits, expected 8")
+    if bits != (wanted := weight_bits if role == "weight" else 8):
+        raise ValueError(f"{bits!r} bits, expected {wanted}")
     if not slots or not all(SLOT.fullmatch(slot) for slot in slots):
         raise ValueError(f"no slots, or unknown ones: {slots}")
     if role == "activation" and (axis is not None or scale.shape != ()):
@@ -141,10 +181,19 @@ def _row(entry: dict[str, Any]) -> Row:
         exact = scale.astype(np.float16).astype(np.float32) == np.array(entry["scale"], np.float64)
     for number in scale[~(exact & (scale >= SMALLEST) & (scale <= LARGEST))].flat:
         raise ValueError(f"scale {number:.9g} is no positive, normal float16 number")
-    return Row(name, role, bits, axis, scale, tuple(slots), entry.get("sha256"))
+    if scales == SCALES[0]:
+        for number in scale[np.frexp(scale)[0] != 0.5].flat:
+            raise ValueError(f"scale {number:.9g} is no power of two")
+    reads = frozenset(tuple(sorted(names)) for names in entry["reads"])
+    return Row(name, role, bits, axis, scale, tuple(slots), entry.get("sha256"), reads)
 
 
-# ---- names of places
+def _known(*sources: tuple[str, ...], rows: dict[str, Row]) -> None:
+    for unknown in {name for names in sources for name in names} - set(rows):
+        raise ValueError(f"it reads {unknown}, which has no entry")
+
+
+# ---- names and places
 
 
 def place(name: str, index: int) -> str:
@@ -157,56 +206,94 @@ def name(place: str) -> str:
     return place.partition(" #")[0]
 
 
+def sources(
+    start: Iterable[Any], named: Callable[[Any], str | None], before: Callable[[Any], Iterable[Any]]
+) -> tuple[str, ...]:
+    """Names of the quantized tensors that the nodes `start` are computed from, the nearest ones on every way up.
+
+    Whatever operations lie between, and however a converter splits, fuses or reorders them, this stays the same, if
+    `before` leaves out what reads no values but a shape. It changes where a quantizer stands on another tensor, and
+    where a reader takes the float tensor instead.
+    """
+    found, seen, waiting = set(), set(), list(start)
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        known = named(node)
+        if known is None:
+            waiting += before(node)
+        else:
+            found.add(known)
+    return tuple(sorted(found))
+
+
+def output(task: str, made_of: tuple[str, ...]) -> Found:
+    """A map of a file."""
+    return Found(task, OUTPUT, 0, None, NO_SCALE, reads=(made_of,))
+
+
 # ---- comparing
 
 
-def compare(rows: Sequence[Row], found: Sequence[Found]) -> Result:
-    """Every row against every place where an artifact has it, bit for bit.
+def compare_files(ledger: Ledger, files: Files) -> Result:
+    """Every row against every file by itself; texts name the file where there are several."""
+    results = {file: compare(ledger, found) for file, found in files.items()}
+    if len(results) == 1:
+        return next(iter(results.values()))
+    made = Result({row.name: row for row in ledger.rows}, {}, {}, {}, {}, len(results))
+    for file, result in results.items():
+        for name, count in result.places.items():
+            made.places[name] = made.places.get(name, 0) + count
+        for texts, own in ((made.wrong, result.wrong), (made.merged, result.merged), (made.unknown, result.unknown)):
+            for name, text in own.items():
+                texts[name] = f"{texts[name]}; {file}: {text}" if name in texts else f"{file}: {text}"
+    return made
 
-    A row with fewer places than slots is right only where the artifact shows why: its nodes have as many readers as the
-    row has slots, or the operation that should read it reads another row's node with the same numbers.
+
+def compare(ledger: Ledger, found: Sequence[Found]) -> Result:
+    """Every row against every place where one file has it, bit for bit, and against where it stands.
+
+    A file has a row in as many places as the network, or in fewer where it shows why: its nodes have as many readers as
+    the row has slots, or another row's node with the same numbers stands on the same tensor and is read instead.
     """
     places: dict[str, list[Found]] = {}
     for one in found:
-        places.setdefault(one.name, []).append(one)
-    result = Result({row.name: row for row in rows}, {}, {}, {}, {})
-    functions = {row.name: [_function(operation) for operation in _operations(row)] for row in rows}
-    for row in rows:
+        if one.role != OUTPUT:
+            places.setdefault(one.name, []).append(one)
+    result = Result({row.name: row for row in ledger.rows}, {}, {}, {}, {})
+    for row in ledger.rows:
         here = places.get(row.name, [])
         differs = [text for text in (_difference(row, one) for one in here) if text]
         readers = sum(len(set(one.readers)) for one in here)
         if differs:
             result.wrong[row.name] = differs[0]
-        elif not here:
-            other, reader = _stand_in(row, rows, places, functions)
-            if other is None:
-                result.wrong[row.name] = "the artifact does not have it"
-            else:
-                functions[other.name] += functions[row.name]
-                result.merged[row.name] = f"one node with {other.name}: equal {_what(row)}, and {reader} reads it"
-        elif len(here) < len(row.slots) and readers < len(row.slots):
+        elif len(here) > len(row.slots):
+            result.wrong[row.name] = f"{len(here)} places, the network has {len(row.slots)}"
+        elif here and len(here) < len(row.slots) and readers < len(row.slots):
             result.wrong[row.name] = f"{len(row.slots)} slots, but {len(here)} places with {readers} readers"
-        else:
+        elif here:
             result.places[row.name] = len(here)
             if len(here) < len(row.slots):
                 result.merged[row.name] = f"{len(row.slots)} slots in {len(here)} node(s), which {readers} readers have"
+    outputs = {one.name: one for one in found if one.role == OUTPUT}
+    _Standing(ledger, places, outputs).judge(result)
     for name, here in places.items():
         if name not in result.rows:
             result.unknown[name] = f"{here[0].role} that is not in the ledger"
     return result
 
 
-def _what(row: Row) -> str:
-    return "scales and codes" if row.role == "weight" else "scales"
-
-
 def _difference(row: Row, one: Found) -> str | None:
     """What a place holds otherwise than the ledger, or None."""
     if one.problem:
         return one.problem
-    for key in ("role", "bits", "axis"):
+    for key in ("role", "axis"):
         if getattr(row, key) != getattr(one, key):
             return f"{key} {getattr(one, key)}, the ledger has {getattr(row, key)}"
+    if one.bits != 8:
+        return f"stored in {one.bits} bits, expected 8"
     scale = np.asarray(one.scale)
     if scale.dtype != np.float32 or scale.shape != row.scale.shape:
         return f"scales {scale.dtype} {scale.shape}, the ledger has float32 {row.scale.shape}"
@@ -217,45 +304,107 @@ def _difference(row: Row, one: Found) -> str | None:
         where = "scale" if row.axis is None else f"scale of channel {channel}"
         more = f" (and {unequal.size - 1} more)" if unequal.size > 1 else ""
         return f"{where} {got:.9g}, the ledger has {wanted:.9g}{more}"
-    if row.role == "weight" and (one.codes is None or one.codes.dtype != np.int8):
+    if row.role == "activation":
+        return None
+    if one.codes is None or one.codes.dtype != np.int8:
         return f"codes {None if one.codes is None else one.codes.dtype}, the ledger has int8"
-    if row.role == "weight" and one.sha256 != row.sha256:
-        assert one.codes is not None
+    if one.sha256 != row.sha256:
         return f"int8 codes {one.codes.shape} with SHA-256 {one.sha256}, the ledger has {row.sha256}"
+    low, high = CODES[row.bits]
+    if one.codes.min() < low or one.codes.max() > high:
+        return f"codes {one.codes.min()}..{one.codes.max()}, {row.bits} bits are {low}..{high}"
     return None
 
 
-def _stand_in(
-    row: Row, rows: Sequence[Row], places: dict[str, list[Found]], functions: dict[str, list[str]]
-) -> tuple[Found | None, str]:
-    """The node with the same numbers that the operations of `row` read in its place, and the last of these readers.
+class _Standing:
+    """Where the rows of a ledger stand in one file, from what their places read."""
 
-    Which operation of the artifact is which is known by what else it reads: the ledger has a layer's weight and its
-    input under one operation's name. An operation without a weight is known by its kind, and the node must have a
-    reader of this kind beyond those that it is to have anyhow.
-    """
-    known = [one for r in rows for one in places.get(r.name, [])]
-    equal = [one for one in known if _difference(row, one) is None]
-    other, last = None, ""
-    for operation in sorted(_operations(row)):
-        beside = [r for r in rows if r is not row and operation in _operations(r)]
-        there = {reader for r in beside for one in places.get(r.name, []) for reader in one.readers}
-        kind = _function(operation)
-        for one in equal:
-            readers = sorted(there & set(one.readers)) if beside else [r for r in one.readers if kind in r.lower()]
-            if len(readers) > (0 if beside else functions[one.name].count(kind)):
-                other, last = one, readers[-1]
+    def __init__(self, ledger: Ledger, places: dict[str, list[Found]], outputs: dict[str, Found]) -> None:
+        self.ledger, self.places, self.outputs = ledger, places, outputs
+        self.instead: dict[str, str] = {}  # a row without a node -> the row whose node stands for it
+
+    def judge(self, result: Result) -> None:
+        """Adds what stands elsewhere, what is missing and what was merged to the result."""
+        missing = {row.name: row for row in self.ledger.rows if row.name not in self.places}
+        broken = {name for name, here in self.places.items() if any(one.problem for one in here)}
+        hidden: set[str] = set()  # what a row that is lost keeps from being told is not held against others
+        while missing:
+            found = {name: known for name, row in missing.items() if (known := self._stand_in(row, hidden))}
+            for name, (stand_in, reader) in found.items():
+                numbers = "scales and codes" if missing.pop(name).role == "weight" else "scales"
+                result.merged[name] = f"one node with {stand_in}: equal {numbers}, and {reader} reads it"
+                self.instead[name] = stand_in
+            if not found and hidden:
                 break
-        else:
-            return None, ""
-    return other, last
+            hidden |= set() if found else missing.keys() | broken
+        for name in missing:
+            result.wrong[name] = "the artifact does not have it"
+        lost = missing.keys() | broken
+        for row in self.ledger.rows:
+            if row.name in result.places:
+                group = [other for other in self.ledger.rows if self.instead.get(other.name, other.name) == row.name]
+                wanted = frozenset(names for other in group for names in other.reads)
+                what = "its layer reads" if row.role == "weight" else "it stands on"
+                self._hold(result, row.name, what, wanted, self.places[row.name], lost)
+        for task, names in self.ledger.outputs.items():
+            if task in self.outputs:
+                self._hold(result, task, "the map comes from", frozenset([names]), [self.outputs[task]], lost)
+            else:
+                result.wrong[task] = "the artifact has no such map"
+
+    def _hold(
+        self,
+        result: Result,
+        name: str,
+        what: str,
+        wanted: frozenset[tuple[str, ...]],
+        here: list[Found],
+        lost: set[str],
+    ) -> None:
+        """Notes where `here` does not read what is wanted; not where a lost row keeps that from being told."""
+        if any(lost & set(names) for names in wanted):
+            return
+        wanted = frozenset(map(self._renamed, wanted))
+        got = {names for one in here for names in one.reads}
+        if got != wanted:
+            less, more = (" or ".join(map(_listed, sorted(names))) for names in (wanted - got, got - wanted))
+            result.places.pop(name, None)
+            if more:
+                result.wrong[name] = f"{what} {more}{f', not {less}' if less else ' as well'}"
+            else:
+                result.wrong[name] = f"in no place {what} {less}"
+
+    def _renamed(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted({self.instead.get(name, name) for name in names}))
+
+    def _stand_in(self, row: Row, hidden: set[str]) -> tuple[str, str] | None:
+        """The row whose node does the work of `row`, which has none, and one that reads it.
+
+        It has the same numbers, stands on the same tensor, and whatever reads `row` in the network reads it.
+        """
+        wanted = {self._renamed(names) for names in row.reads if not hidden & set(names)}
+        for other in self.ledger.rows:
+            here = self.places.get(other.name, [])
+            if not here or any(_difference(row, one) for one in here):
+                continue
+            if not wanted <= {names for one in here for names in one.reads}:
+                continue
+            readers = self._readers(row.name)
+            if readers and all(self._takes(other.name, places) for places in readers.values()):
+                return other.name, next(iter(readers))
+        return None
+
+    def _readers(self, name: str) -> dict[str, list[Found]]:
+        """What reads a row in the network, each with its places; none where it has been merged itself."""
+        rows = [row.name for row in self.ledger.rows if any(name in names for names in row.reads)]
+        maps = [task for task, names in self.ledger.outputs.items() if name in names and task in self.outputs]
+        return {row: self.places.get(row, []) for row in rows} | {task: [self.outputs[task]] for task in maps}
+
+    @staticmethod
+    def _takes(name: str, places: list[Found]) -> bool:
+        return not places or any(name in names for one in places for names in one.reads)
 
 
-def _operations(row: Row) -> set[str]:
-    return {match[2] for match in map(SLOT.fullmatch, row.slots) if match and match[1] == "pre"}
-
-
-def _function(operation: str) -> str:
-    """The kind of a named operation: "add" of 0/__iadd__/1."""
-    name = operation.split("/")[-2].strip("_") if "/" in operation else operation
-    return name[1:] if name in ("iadd", "radd") else name
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more or "nothing quantized"

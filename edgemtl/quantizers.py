@@ -31,12 +31,10 @@ from torch.export import ExportedProgram
 
 from edgemtl import checkpoint
 from edgemtl.errors import UsageError
+from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST
 from edgemtl.points import Point
 
 BITS = 8  # of activations
-LOW, HIGH = -128, 127
-SMALLEST, LARGEST = 2.0**-14, 65504.0  # of the normal numbers of float16
-FORMAT = "edgemtl int8 2"
 POINT = "points."  # before the path of a point, in the name of its slot
 
 COORDINATES = re.compile(r"(^|[./])coordinates([./]|$)")  # modules that turn offsets into a grid to sample at
@@ -49,11 +47,6 @@ MOVES = {
     "split", "split_with_sizes", "squeeze", "transpose", "unbind", "unflatten", "unsqueeze", "upsample_bilinear2d",
     "upsample_nearest2d", "view",
 }  # fmt: skip
-
-
-def limits(bits: int) -> tuple[int, int]:
-    """The smallest and the largest code."""
-    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 AVERAGES = {"upsample_bilinear2d", "cat"}  # of MOVES: what comes out need not be codes of one scale
@@ -72,7 +65,7 @@ def power(scale: Tensor) -> Tensor:
 def codes(value: Tensor, scale: Tensor, axis: int | None, bits: int = BITS) -> Tensor:
     """The int8 codes of a tensor, rounded half to even; code * scale is what the quantizer gives back."""
     # Times the reciprocal, as torch.fake_quantize does it: a division would differ by one code now and then.
-    return (value * along(scale, axis, value.ndim).reciprocal()).round().clamp(*limits(bits)).to(torch.int8)
+    return (value * along(scale, axis, value.ndim).reciprocal()).round().clamp(*CODES[bits]).to(torch.int8)
 
 
 def decode(code: Tensor, scale: Tensor, axis: int | None) -> Tensor:
@@ -100,7 +93,7 @@ class FakeQuantize(nn.Module):
         super().__init__()
         assert role in ("weight", "activation") and (scale.ndim == 0) == (axis is None)
         self.axis, self.role, self.name, self.bits = axis, role, name, bits
-        self.low, self.high = limits(bits)
+        self.low, self.high = CODES[bits]
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, ledger, registry, show
+from edgemtl import artifact, ledger, overflow, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, read_json
@@ -14,7 +14,8 @@ VERIFIED = "verify.json"  # in the run: each artifact's last result
 
 
 def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
-    """What of the ledger in `run` (default: the folder around the artifact) is in the artifact's files, bit for bit.
+    """What of the ledger in `run` (default: the folder around the artifact) is in each of the artifact's files, bit for
+    bit and in its place, and whether the codes there can overflow.
 
     The result, also kept in the run's verify.json, counts entries, matches and places and names what is wrong, what the
     artifact has beyond the ledger, and what a converter merged, with the reason. A file that was changed after the
@@ -42,22 +43,30 @@ def check(path: Path, manifest: Manifest, run: Path) -> dict[str, Any]:
     if not hasattr(target, "quantized"):
         raise UsageError(f"target {manifest.target} cannot read its files back")
     wanted = ledger.read(run / SCALES)
-    result = ledger.compare(wanted.rows, target.quantized(path))
+    files = target.quantized(path)
+    result = ledger.compare_files(wanted, files)
+    proof = overflow.prove(files)
     changed = artifact.changed(path, manifest)
     fits = wanted.sha256 == manifest.weights_sha256
+    exact = proof.sums or wanted.scales != "power of two"
     return {
         "file": str(run / SCALES),
         "digest": artifact.digest(manifest),
+        "files": list(files),
         "entries": len(wanted.rows),
-        "matches": len(wanted.rows) - len(result.wrong),
+        "matches": len(result.equal),
         "places": sum(result.places.values()),
         "text": result.text,
         "wrong": result.wrong,
         "gone": result.merged,
         "unknown": result.unknown,
+        "overflow": proof.text,
+        "overflow_ok": exact,
+        "needs": list(proof.needs),
+        "stated_needs": list(manifest.needs),
         "changed": changed,
         "other_weights": not fits,
-        "ok": result.ok and fits and not changed,
+        "ok": result.ok and exact and proof.needs == manifest.needs and fits and not changed,
     }
 
 
@@ -67,6 +76,11 @@ def reason(found: dict[str, Any]) -> str:
     parts = [found["text"]] + [f"{name}: {text}" for name, text in list(named.items())[:3]]
     if len(named) > 3:
         parts.append(f"and {len(named) - 3} more")
+    if not found["overflow_ok"]:
+        parts.append(f"{found['overflow']}: keep that layer float (compression.keep_float)")
+    if found["needs"] != found["stated_needs"]:
+        says, codes = (", ".join(found[key]) or "nothing" for key in ("stated_needs", "needs"))
+        parts.append(f"the manifest says that it needs {says}, its codes need {codes}; convert again")
     if found["other_weights"]:
         parts.append(f"{found['file']} is the ledger of other weights than the artifact was made of; convert again")
     if found["changed"]:
@@ -75,8 +89,9 @@ def reason(found: dict[str, Any]) -> str:
 
 
 def show_result(found: dict[str, Any]) -> None:
-    """Prints the count, and each tensor that is wrong, unknown or merged with its reason."""
+    """Prints the count, whether anything can overflow, and each tensor that is wrong, unknown or merged, and why."""
     show.out.print(f"ledger: {found['text']}", highlight=False, soft_wrap=True, markup=False)
+    show.out.print(f"codes: {found['overflow']}", highlight=False, soft_wrap=True, markup=False)
     for kind, key in (("WRONG", "wrong"), ("UNKNOWN", "unknown"), ("merged", "gone")):
         for name, text in found[key].items():
             show.out.print(f"  {kind} {name}: {text}", highlight=False, soft_wrap=True, markup=False)

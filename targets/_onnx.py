@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 import numpy as np
 
@@ -213,31 +213,69 @@ def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
 
 
 def quantized(path: Path) -> list[Found]:
-    """What the ONNX file holds of each quantized tensor: one for each DequantizeLinear."""
+    """What the ONNX file holds of each quantized tensor, one for each DequantizeLinear, and its maps."""
     import onnx
 
     return read_quantized(onnx.load(path).graph)
 
 
-def read_quantized(graph: Any) -> list[Found]:
-    """One for each DequantizeLinear of the graph, and for each QuantizeLinear without one."""
-    constants, readers = _constants(graph), _readers(graph)
-    makers = {output: node for node in graph.node for output in node.output}
+def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
+    """One for each DequantizeLinear of the graph, for each QuantizeLinear without one, and for each output."""
+    constants, reading = _constants(graph), reading or Reading(graph)
     found, paired = [], set()
     for node in graph.node:
         if node.op_type == "DequantizeLinear":
-            source = makers.get(node.input[0])
+            source = reading.makers.get(node.input[0])
             if source is not None and source.op_type == "QuantizeLinear":
                 paired.add(source.output[0])
-            found.append(_found(node, source, constants, readers))
+            found.append(_found(node, source, constants, reading))
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.output[0] not in paired:
             name = ledger.name(node.name.removesuffix(QUANTIZE))
             found.append(Found(name, "activation", 8, None, ledger.NO_SCALE, problem="no DequantizeLinear follows"))
-    return found
+    return [*found, *(ledger.output(made.name, reading.above([made.name])) for made in graph.output)]
 
 
-def _found(node: Any, source: Any, constants: dict[str, np.ndarray], readers: dict[str, list[str]]) -> Found:
+class Reading:
+    """Who makes and who reads a graph's values.
+
+    Each DequantizeLinear ends a quantizer, and so does what gives the values `ends`; their names are the ledger's.
+    """
+
+    def __init__(self, graph: Any, ends: Iterable[str] = ()) -> None:
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.names = {node.output[0]: node.name for node in graph.node if node.op_type == "DequantizeLinear"}
+        self.names |= {value: self.makers[value].name for value in ends}
+        self._direct: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for value in node.input:
+                self._direct.setdefault(value, []).append(node)
+
+    def readers(self, value: str) -> list[Any]:
+        """The operations that read a value, those that only move values stepped over."""
+        found: list[Any] = []
+        for node in self._direct.get(value, []):
+            found += self.readers(node.output[0]) if node.op_type in MOVES else [node]
+        return sorted(found, key=called)
+
+    def above(self, values: Iterable[str]) -> tuple[str, ...]:
+        """`ledger.sources` of values."""
+        return ledger.sources(values, self._named, self._before)
+
+    def _named(self, value: str) -> str | None:
+        return ledger.name(self.names[value]) if value in self.names else None
+
+    def _before(self, value: str) -> Iterable[str]:
+        maker = self.makers.get(value)
+        return maker.input if maker is not None and maker.op_type != "Shape" else ()
+
+
+def called(node: Any) -> str:
+    """A node's name, or else its first output's."""
+    return str(node.name or node.output[0])
+
+
+def _found(node: Any, source: Any, constants: dict[str, np.ndarray], reading: Reading) -> Found:
     """What stands around one DequantizeLinear; `source` is the node before it, None behind a stored constant."""
     name, codes = ledger.name(node.name), constants.get(node.input[0])
     scale, zero, axis = _numbers(node, constants)
@@ -261,8 +299,13 @@ def _found(node: Any, source: Any, constants: dict[str, np.ndarray], readers: di
                 problem = f"{step.op_type} has zero point {what}, expected int8 0"
             elif value.any():
                 problem = f"{step.op_type} has zero point {value[value != 0].flat[0]}, expected 0"
-    role = "activation" if codes is None else "weight"
-    return Found(name, role, 8, axis, scale.astype(np.float32), codes, tuple(readers.get(node.output[0], ())), problem)
+    readers = reading.readers(node.output[0])
+    if codes is None:
+        reads = [reading.above(source.input[:1] if source is not None else ())]
+    else:
+        reads = [tuple(other for other in reading.above(reader.input) if other != name) for reader in readers]
+    role, names = "activation" if codes is None else "weight", tuple(map(called, readers))
+    return Found(name, role, 8, axis, scale.astype(np.float32), codes, names, tuple(reads), problem)
 
 
 def _numbers(node: Any, constants: dict[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None, int | None]:
@@ -281,22 +324,6 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             stored[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return stored
-
-
-def _readers(graph: Any) -> dict[str, list[str]]:
-    """Names of the operations that read each value, those that only move values stepped over."""
-    direct: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for value in node.input:
-            direct.setdefault(value, []).append(node)
-
-    def names(value: str) -> list[str]:
-        found: list[str] = []
-        for node in direct.get(value, []):
-            found += names(node.output[0]) if node.op_type in MOVES else [node.name or node.output[0]]
-        return sorted(found)
-
-    return {node.output[0]: names(node.output[0]) for node in graph.node if node.op_type == "DequantizeLinear"}
 
 
 # ---- values inside

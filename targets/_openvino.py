@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 
@@ -19,24 +19,50 @@ MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}  # values stay as they 
 
 
 def quantized(model: Any) -> list[Found]:
-    """One for each FakeQuantize and for each use of an integer constant as a number with a scale.
+    """One for each FakeQuantize, for each use of an integer constant as a number with a scale, and for each output.
 
     No transformation runs on `model`, so that this is the file, not what a device would make of it.
     """
-    found = []
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize":
-            found.append(_activation(node))
-        elif node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in INTEGERS:
-            found += [_weight(node, convert) for convert in _targets(node) if convert.get_type_name() == "Convert"]
-    return found
+    nodes = model.get_ordered_ops()
+    above = _Above(nodes)
+    found = [_activation(node, above) for node in nodes if node.get_type_name() == "FakeQuantize"]
+    for constant, convert in _decoded(nodes):
+        found.append(_weight(constant, convert, above))
+    maps = [(name, port.node) for port in model.outputs for name in sorted(port.names)]
+    return [*found, *(ledger.output(name, above([node])) for name, node in maps)]
 
 
-def _activation(node: Any) -> Found:
+def _decoded(nodes: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Every integer constant with each Convert that makes numbers of it."""
+    for node in nodes:
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in INTEGERS:
+            yield from ((node, convert) for convert in _targets(node) if convert.get_type_name() == "Convert")
+
+
+class _Above:
+    """`ledger.sources` in a model: called with nodes, which are told apart by their names."""
+
+    def __init__(self, nodes: list[Any]) -> None:
+        self.nodes = {node.get_friendly_name(): node for node in nodes}
+        named = [node for node in nodes if node.get_type_name() == "FakeQuantize"]
+        named += [step for _, convert in _decoded(nodes) for step in _scaled(convert)]
+        self.names = {node.get_friendly_name(): ledger.name(node.get_friendly_name()) for node in named}
+
+    def __call__(self, nodes: Iterable[Any]) -> tuple[str, ...]:
+        return ledger.sources([node.get_friendly_name() for node in nodes], self.names.get, self._before)
+
+    def _before(self, name: str) -> Iterable[str]:
+        node = self.nodes[name]
+        return [source.get_friendly_name() for source in _inputs(node)] if node.get_type_name() != "ShapeOf" else ()
+
+
+def _activation(node: Any, above: _Above) -> Found:
     low, high, low_out, high_out = (_constant(node, port) for port in range(1, 5))
-    name, readers = ledger.name(node.get_friendly_name()), tuple(sorted(_readers(node)))
+    readers = tuple(sorted(reader.get_friendly_name() for reader in _readers(node)))
+    plain = Found(ledger.name(node.get_friendly_name()), "activation", 8, None, ledger.NO_SCALE, None, readers)
+    plain = plain._replace(reads=(above(_inputs(node)[:1]),))
     if low is None or high is None or low_out is None or high_out is None:
-        return Found(name, "activation", 8, None, ledger.NO_SCALE, None, readers, "its range is no constant")
+        return plain._replace(problem="its range is no constant")
     scale = low / np.float32(ledger.LOW)  # a power of two, so nothing rounds
     levels = node.get_attributes()["levels"]
     problem = None
@@ -47,34 +73,40 @@ def _activation(node: Any) -> Found:
         problem = f"its range {ranges}, expected -128..127 times one scale"
     wide = [axis for axis, size in enumerate(scale.shape) if size > 1]
     axis = wide[0] if wide else None
-    return Found(name, "activation", 8, axis, scale.reshape(() if axis is None else -1), None, readers, problem)
+    return plain._replace(axis=axis, scale=scale.reshape(() if axis is None else -1), problem=problem)
 
 
-def _weight(constant: Any, convert: Any) -> Found:
+def _weight(constant: Any, convert: Any, above: _Above) -> Found:
     """A constant behind Convert, Subtract where a zero point is stored, and Multiply, which has the ledger's name."""
     kind = constant.get_element_type().get_type_name()
     codes = np.array(constant.get_data())
     problem = None if kind == "i8" else f"codes {kind}, expected i8"
-    node = convert
     for step in _targets(convert):
         if step.get_type_name() == "Subtract":
             zero = _constant(step, 1)
             if zero is None or zero.any():
                 problem = f"zero point {'computed' if zero is None else _first(zero[zero != 0])}, expected 0"
-            node = step
-    multiplies = [step for step in _targets(node) if step.get_type_name() == "Multiply"]
+    plain = Found(constant.get_friendly_name(), "weight", INTEGERS[kind], None, ledger.NO_SCALE, codes)
+    multiplies = _scaled(convert)
     if len(multiplies) != 1:
-        where = constant.get_friendly_name()
-        return Found(where, "weight", INTEGERS[kind], None, ledger.NO_SCALE, codes, (), "codes without a scale")
+        return plain._replace(problem="codes without a scale")
     [multiply] = multiplies
     scale = _constant(multiply, 1)
-    name, readers = ledger.name(multiply.get_friendly_name()), tuple(sorted(_readers(multiply)))
+    name, layers = ledger.name(multiply.get_friendly_name()), _readers(multiply)
+    readers = tuple(sorted(layer.get_friendly_name() for layer in layers))
+    reads = tuple(tuple(other for other in above(_inputs(layer)) if other != name) for layer in layers)
+    plain = plain._replace(name=name, readers=readers, reads=reads)
     if scale is None:
-        return Found(name, "weight", INTEGERS[kind], None, ledger.NO_SCALE, codes, readers, "its scale is no constant")
+        return plain._replace(problem="its scale is no constant")
     axis = _axis(scale, codes)
-    return Found(
-        name, "weight", INTEGERS[kind], axis, scale.reshape(() if axis is None else -1), codes, readers, problem
-    )
+    return plain._replace(axis=axis, scale=scale.reshape(() if axis is None else -1), problem=problem)
+
+
+def _scaled(convert: Any) -> list[Any]:
+    """The Multiplies that give a scale to converted codes, behind a Subtract where there is one."""
+    steps = _targets(convert)
+    node = next((step for step in reversed(steps) if step.get_type_name() == "Subtract"), None)
+    return [step for step in (steps if node is None else _targets(node)) if step.get_type_name() == "Multiply"]
 
 
 def _axis(scale: np.ndarray, codes: np.ndarray) -> int | None:
@@ -94,12 +126,15 @@ def _targets(node: Any) -> list[Any]:
     return [reader.get_node() for output in node.outputs() for reader in output.get_target_inputs()]
 
 
-def _readers(node: Any) -> Iterable[str]:
+def _inputs(node: Any) -> list[Any]:
+    return [node.input_value(port).get_node() for port in range(node.get_input_size())]
+
+
+def _readers(node: Any) -> list[Any]:
+    found: list[Any] = []
     for reader in _targets(node):
-        if reader.get_type_name() in MOVES:
-            yield from _readers(reader)
-        else:
-            yield reader.get_friendly_name()
+        found += _readers(reader) if reader.get_type_name() in MOVES else [reader]
+    return found
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
@@ -148,7 +183,7 @@ def _scope(node: Any) -> str | None:
 
 
 def _sources(node: Any) -> list[str]:
-    return [node.input_value(port).get_node().get_type_name() for port in range(node.get_input_size())]
+    return [source.get_type_name() for source in _inputs(node)]
 
 
 def _ordered(model: Any, kind: str) -> list[Any]:

@@ -42,10 +42,10 @@ class ONNX:
         onnx.save(model, folder / FILE)
         return [FILE]
 
-    def quantized(self, folder: Path) -> list[Found]:
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return _onnx.quantized(folder / FILE)
+            return {FILE: _onnx.quantized(folder / FILE)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
         """A session of ONNX Runtime on the CPU; UsageError for any other device."""

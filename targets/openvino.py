@@ -75,13 +75,13 @@ class OpenVINO:
         (folder / XML).write_text(re.sub(r">\s+<", "><", text), encoding="utf-8")  # a fifth of it was indentation
         return [XML, BIN]
 
-    def quantized(self, folder: Path) -> list[Found]:
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the IR in `folder` holds of each quantized tensor: FakeQuantize of activations, int8 constants."""
         with needs("openvino"):
             import openvino as ov
         from edgemtl.targets import _openvino
 
-        return _openvino.quantized(ov.Core().read_model(folder / XML))
+        return {XML: _openvino.quantized(ov.Core().read_model(folder / XML))}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
         """A session on `device`, NAME[:ARITHMETIC][:HINT], such as CPU, GPU.1, AUTO:f16 or CPU:bf16:throughput.
@@ -276,7 +276,7 @@ def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
         wide = op.matmul(node.input_value(0), columns, False, True)
         high = op.matmul(rows, wide, False, False)
         high.set_friendly_name(node.get_friendly_name())
-        high.output(0).set_names(node.output(0).get_names())
+        high.output(0).set_names(node.output(0).get_names())  # a task's, where this is its map
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(high.output(0))
 

@@ -67,7 +67,8 @@ def damaged(run: Path, tmp_path: Path, target: str, precision: str) -> Path:
     file = path / ("model.bin" if target == "openvino" else "model.onnx")
     weight = toy.deployed(precision).network.sampled.weight.numpy()
     if precision == "int8":
-        found = {one.name: one for one in registry.load("targets", target).target.quantized(path)}
+        [places] = registry.load("targets", target).target.quantized(path).values()
+        found = {one.name: one for one in places}
         needle = found["sampled.weight"].codes.tobytes()
         changed = bytearray(needle)
         changed[7] ^= 0x40

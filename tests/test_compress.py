@@ -197,7 +197,7 @@ def test_weight_codes_have_seven_bits_and_the_power_with_the_least_error(quantiz
         if quantizer.role == "weight":
             weight, scale = parameters[quantizer.name].flatten(1), quantizer.scale
             code = quantizers.codes(weight, scale, 0, 7)
-            assert -64 <= code.min() and code.max() <= 63 and code.abs().max() >= 32
+            assert code.min() >= -64 and code.max() <= 63 and code.abs().max() >= 32
 
             def error(scale, weight=weight):
                 rounded = quantizers.decode(quantizers.codes(weight, scale, 0, 7), scale, 0)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgemtl import artifact, checkpoint, convert, deploy, quantizers, registry
+from edgemtl import artifact, checkpoint, convert, deploy, registry
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_json, sha256, write_json
+from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import smooth_frames
 from tests import toy
 
@@ -28,15 +28,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(registry, "load", load)
     made = toy.write_run(tmp_path / "run")
-    write_ledger(made, references["int8"])
+    toy.write_ledger(made, references["int8"])
     return made
-
-
-def write_ledger(run: Path, reference: Any) -> None:
-    rows = quantizers.ledger(reference.network)
-    about = {"format": quantizers.FORMAT, "file": "int8.safetensors", "sha256": sha256(run / "int8.safetensors")}
-    limits = {"zero_point": 0, "codes": [quantizers.LOW, quantizers.HIGH]}
-    write_json(run / "scales.json", about | limits | {"quantized": rows})
 
 
 @pytest.fixture
@@ -102,7 +95,7 @@ def test_only_what_is_of_other_weights_is_done_again(run: Path, calls: list[str]
     calls.clear()
     reference = convert.load(run, "int8")
     checkpoint.save(run / "int8.safetensors", {}, {"note": "fine-tuned further"})
-    write_ledger(run, reference)
+    toy.write_ledger(run, reference)
     deploy.deploy([run], targets=["openvino"])
     assert calls == ["evaluate int8", "convert int8", "verify int8", "evaluate int8"]
 

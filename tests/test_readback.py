@@ -10,7 +10,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import convert, quantizers
+from edgemtl import artifact, convert, ledger, overflow, quantizers
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.readback import read_back
 from tests import toy
@@ -268,6 +268,170 @@ def test_openvino_quantizers_that_were_dropped_are_missed(copied: Callable[[str]
     named = wrong(path)
     gone = "the artifact does not have it"
     assert named == {"deep/conv2d/0:0": gone, "normals/conv2d/0:0": gone}
+
+
+def onnx_pair(nodes: dict[str, Any], name: str) -> list[Any]:
+    return [nodes[f"{name}/QuantizeLinear"], nodes[name]]
+
+
+def swap_onnx(graph: Any, nodes: dict[str, Any], first: str, second: str) -> None:
+    for a, b in zip(onnx_pair(nodes, first), onnx_pair(nodes, second)):
+        (a.name, a.input[1]), (b.name, b.input[1]) = (b.name, b.input[1]), (a.name, a.input[1])
+
+
+def swap_openvino(model: Any, nodes: dict[str, Any], first: str, second: str) -> None:
+    a, b = nodes[first], nodes[second]
+    a.set_friendly_name("between")
+    b.set_friendly_name(first)
+    a.set_friendly_name(second)
+    for port in range(1, 5):
+        one, other = a.input_value(port), b.input_value(port)
+        a.input(port).replace_source_output(other)
+        b.input(port).replace_source_output(one)
+
+
+def double_onnx(graph: Any, nodes: dict[str, Any], name: str) -> None:
+    before, after = onnx_pair(nodes, name)
+    end = after.output[0]
+    for node, inside, outside in ((before, "codes again", "between"), (after, end, "codes again")):
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.name = ledger.place(name, 1) + node.name.removeprefix(name)
+        copy.input[0], copy.output[0] = outside, inside
+    after.output[0] = "between"
+
+
+def double_openvino(model: Any, nodes: dict[str, Any], name: str) -> None:
+    from openvino import opset13 as op
+
+    node = nodes[name]
+    readers = list(node.output(0).get_target_inputs())
+    again = op.fake_quantize(node.output(0), *(node.input_value(port) for port in range(1, 5)), 256)
+    again.set_friendly_name(ledger.place(name, 1))
+    for reader in readers:
+        reader.replace_source_output(again.output(0))
+
+
+def bypass_onnx(graph: Any, nodes: dict[str, Any], name: str, layer: str) -> None:
+    before, after = onnx_pair(nodes, name)
+    [reader] = [node for node in graph.node if after.output[0] in node.input and layer in node.name]
+    reader.input[:] = [before.input[0] if value == after.output[0] else value for value in reader.input]
+
+
+def bypass_openvino(model: Any, nodes: dict[str, Any], name: str, layer: str) -> None:
+    readers = nodes[name].output(0).get_target_inputs()
+    [reader] = [reader for reader in readers if layer in reader.get_node().get_friendly_name()]
+    reader.replace_source_output(nodes[name].input_value(0))
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "openvino": {"edit": edit_openvino, "swap": swap_openvino, "double": double_openvino, "bypass": bypass_openvino},
+    "onnx": {"edit": edit_onnx, "swap": swap_onnx, "double": double_onnx, "bypass": bypass_onnx},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_two_quantizers_on_each_others_tensors_are_found(target: str, copied: Callable[[str], Path]) -> None:
+    path, faults = copied(target), FAULTS[target]
+    first, second = "deep/conv2d/0:0", "sampled/conv2d/0:0"
+    faults["edit"](path, lambda graph, nodes: faults["swap"](graph, nodes, first, second))
+    named = wrong(path)
+    assert {first, second, "deep.weight", "sampled.weight"} <= set(named)
+    assert named[first].startswith("it stands on offset.weight, offset/conv2d/0:0, point.weight and 3 more, not stem.w")
+    assert named["deep.weight"] == "its layer reads sampled/conv2d/0:0, not deep/conv2d/0:0"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_doubled_quantizer_is_found(target: str, copied: Callable[[str], Path]) -> None:
+    path, faults = copied(target), FAULTS[target]
+    faults["edit"](path, lambda graph, nodes: faults["double"](graph, nodes, "deep/conv2d/0:0"))
+    assert wrong(path) == {"deep/conv2d/0:0": "2 places, the network has 1"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_of_several_readers_that_takes_the_float_tensor_is_found(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantizer behind an operation has one place and many readers; all numbers stay right."""
+    made, heads = toy.deployed("int8"), [f"pre_hooks.{task}/conv2d/0__0.0" for task in toy.TASKS]
+    slots = quantizers.slots(made.network)
+    behind = quantizers.FakeQuantize(slots[heads[0]].scale, None, "activation", "sum")
+    for slot in heads:
+        quantizers.remove(made.network, slot)
+    quantizers.insert(made.network, "post_hooks./add/2__0.0", behind)
+    run, faults = toy.write_run(tmp_path / "run"), FAULTS[target]
+    toy.write_ledger(run, made)
+    monkeypatch.setattr(convert, "load", lambda run, precision: made)
+    path = convert.convert(run, target=target)
+    found = read_back(path)
+    assert found["ok"] and found["text"].startswith("15 of 15 ") and not found["gone"]
+    faults["edit"](path, lambda graph, nodes: faults["bypass"](graph, nodes, "sum", "normals"))
+    assert list(wrong(path)) == ["normals.weight", "normals"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_map_under_anothers_name_is_found(target: str, copied: Callable[[str], Path]) -> None:
+    path = copied(target)
+
+    def swap(graph: Any, nodes: dict[str, Any]) -> None:
+        if target == "onnx":
+            depth, edge = (next(made for made in graph.output if made.name == task) for task in ("depth", "edge"))
+            for node in graph.node:
+                node.output[:] = [{"depth": "edge", "edge": "depth"}.get(value, value) for value in node.output]
+        else:
+            depth, edge = (next(port for port in graph.outputs if task in port.names) for task in ("depth", "edge"))
+            for port, name in ((depth, "between"), (edge, "depth"), (depth, "edge")):
+                port.get_tensor().set_names({name})
+
+    FAULTS[target]["edit"](path, swap)
+    named = wrong(path)
+    assert set(named) == {"depth", "edge"} and named["depth"].startswith("the map comes from edge.weight, ")
+    assert named["edge"].startswith("the map comes from depth.weight, ")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_codes_of_eight_bits_are_marked(
+    target: str, run: Path, copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert artifact.read(run / target).needs == ("VNNI",)
+    found = read_back(run / target)
+    assert found["ok"] and found["needs"] == ["VNNI"] and found["overflow"].startswith("needs VNNI: two codes of ")
+    assert f"codes: {found['overflow']}" in capsys.readouterr().out
+    path = copied(target)
+    manifest = json.loads((path / artifact.FILE).read_text())
+    (path / artifact.FILE).write_text(json.dumps(manifest | {"needs": []}))
+    with pytest.raises(CheckFailed, match="the manifest says that it needs nothing, its codes need VNNI; conv"):
+        read_back(path)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_codes_of_seven_bits_cannot_overflow(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, run = toy.deployed("int8"), toy.write_run(tmp_path / "run")
+    for quantizer in quantizers.quantizers(made.network):
+        if quantizer.role == "weight":
+            weight = made.network.get_parameter(quantizer.name)
+            quantizer.scale.mul_(2)
+            codes = quantizers.codes(weight, quantizer.scale, quantizer.axis, 7)
+            weight.copy_(quantizers.decode(codes, quantizer.scale, quantizer.axis))
+    toy.write_ledger(run, made)
+    monkeypatch.setattr(convert, "load", lambda run, precision: made)
+    path = convert.convert(run, target=target)
+    assert artifact.read(path).needs == ()
+    found = read_back(path)
+    assert found["ok"] and found["needs"] == [] and found["overflow"].startswith("no overflow: the largest pair of ")
+    assert found["overflow"].endswith(", 9 weights, 77 channels")
+
+
+def test_sums_beyond_what_float32_holds_fail_where_scales_are_powers_of_two(
+    copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied("onnx")
+    monkeypatch.setattr(overflow, "SUM", 1 << 17)
+    assert read_back(path)["ok"]
+    really = ledger.read
+    monkeypatch.setattr(ledger, "read", lambda path: really(path)._replace(scales="power of two"))
+    with pytest.raises(CheckFailed, match=r"the accumulator of channel \d+ of \w+.weight can reach .* keep that layer"):
+        read_back(path)
 
 
 def test_the_ledger_of_other_weights_is_refused(copied: Callable[[str], Path]) -> None:

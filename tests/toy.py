@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, checkpoint, convert, quantizers, registry, tasks
+from edgemtl import artifact, checkpoint, convert, ledger, pairing, quantizers, registry, tasks
 from edgemtl.files import sha256, write_json
 from edgemtl.prepare import Activate, Normalise
 from edgemtl.recipe import Data, Network, Recipe, Training
@@ -159,6 +159,18 @@ def mend(folder: Path, **changes: Any) -> None:
 
 def write_ledger(run: Path, deployed: nn.Module) -> None:
     """The scales.json of a quantized network, for the run's int8 weights."""
-    about = {"format": quantizers.FORMAT, "file": "int8.safetensors", "sha256": sha256(run / "int8.safetensors")}
-    limits = {"zero_point": 0, "codes": [quantizers.LOW, quantizers.HIGH]}
-    write_json(run / "scales.json", about | limits | {"quantized": quantizers.ledger(deployed.network)})
+    about = {"file": "int8.safetensors", "sha256": sha256(run / "int8.safetensors"), "kept_float": []}
+    write_json(run / "scales.json", ledger_of(deployed) | about)
+
+
+def ledger_of(deployed: nn.Module) -> dict[str, Any]:
+    """What a scales.json says of a quantized network."""
+    codes = {"weight": ledger.CODES[8], "activation": ledger.CODES[8]}
+    about = {"format": ledger.FORMAT, "sha256": "0" * 64, "zero_point": 0, "codes": codes, "scales": "float16"}
+    return about | pairing.entries(deployed, torch.zeros(1, 3, *SIZE))
+
+
+def read_ledger(folder: Path) -> ledger.Ledger:
+    """The ledger of the quantized toy, written into `folder` and read."""
+    write_json(folder / "scales.json", ledger_of(deployed("int8")))
+    return ledger.read(folder / "scales.json")

@@ -64,11 +64,12 @@ class CoreML:
         """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by Core ML on a Mac or phone; elsewhere evaluated in float on the same codes, on every CPU"
 
-    def quantized(self, folder: Path) -> list[Found]:
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the package holds of each quantized tensor, once for every operation."""
+        from edgemtl.targets.coreml.package import FOLDER
         from edgemtl.targets.coreml.quantized import quantized
 
-        return quantized(folder)
+        return {FOLDER: quantized(folder)}
 
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 
+from edgemtl import ledger
 from edgemtl.errors import UsageError
 from edgemtl.ledger import Found
 from edgemtl.targets.coreml import package
@@ -19,34 +20,32 @@ MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  
 
 
 def quantized(folder: Path) -> list[Found]:
-    """One entry for each weight's operation, and for each pair of quantize and dequantize.
+    """One entry for each weight's operation, for each pair of quantize and dequantize, and for each output.
 
     An operation that the package's metadata does not name comes under its own name. UsageError where the package is
     broken.
     """
     graph = _Graph(package.read(folder / package.FOLDER))
-    names: dict[str, str] = json.loads(graph.package.metadata.get(NAMES, "{}"))
     found = []
     for operation in graph.operations:
-        own = graph.name(operation)
         if operation.type == "dequantize":
-            found.append(_activation(graph, operation, names.get(own, own)))
+            found.append(_activation(graph, operation))
         elif operation.type in CODES:
-            found.append(_weight(graph, operation, names.get(own, own)))
+            found.append(_weight(graph, operation))
         elif operation.type == "quantize":
             after = {reader.type for reader in graph.readers.get(operation.outputs[0].name, [])}
             if after != {"dequantize"}:
                 problem = f"quantize is followed by {', '.join(sorted(after)) or 'nothing'}, expected dequantize"
+                own = graph.name(operation)
                 found.append(Found(own, "activation", 8, None, np.zeros((), np.float32), problem=problem))
-    return found
+    return [*found, *(ledger.output(name, graph.above([name])) for name in graph.package.main.outputs)]
 
 
 def activations(read: package.Package) -> dict[str, str]:
     """The ledger's name of each value that a dequantize gives."""
     graph = _Graph(read)
-    names: dict[str, str] = json.loads(read.metadata.get(NAMES, "{}"))
     back = [operation for operation in graph.operations if operation.type == "dequantize"]
-    return {operation.outputs[0].name: names.get(graph.name(operation), "") for operation in back}
+    return {operation.outputs[0].name: graph.names.get(graph.name(operation), "") for operation in back}
 
 
 class _Graph:
@@ -54,15 +53,15 @@ class _Graph:
 
     def __init__(self, read: package.Package) -> None:
         self.package = read
+        self.names: dict[str, str] = json.loads(read.metadata.get(NAMES, "{}"))  # the ledger's
         self.operations = list(read.main.operations)
         self.makers: dict[str, Any] = {}
         self.readers: dict[str, list[Any]] = {}
         for operation in self.operations:
             for output in operation.outputs:
                 self.makers[output.name] = operation
-            for argument in operation.inputs.values():
-                for binding in argument.arguments:
-                    self.readers.setdefault(binding.name, []).append(operation)
+            for value in self.read(operation):
+                self.readers.setdefault(value, []).append(operation)
 
     def name(self, operation: Any) -> str:
         return str(self.package.constant(operation.attributes["name"]))
@@ -81,15 +80,37 @@ class _Graph:
             raise UsageError(f"{self.package.path}: {key} of {self.name(operation)} is no constant")
         return self.package.constant(maker.attributes["val"], binding.name)
 
-    def read_by(self, operation: Any) -> tuple[str, ...]:
-        """Names of the operations that read its result, those that only move values stepped over."""
-        found = set()
+    def quantized(self, value: str) -> str | None:
+        """The ledger's name of a value where a pair of quantize and dequantize or a weight's operation gives it."""
+        maker = self.makers.get(value)
+        if maker is None or maker.type not in QUANTIZES:
+            return None
+        return self.names.get(self.name(maker), self.name(maker))
+
+    def above(self, values: Iterable[str]) -> tuple[str, ...]:
+        """`ledger.sources` of values."""
+        return ledger.sources(values, self.quantized, self._before)
+
+    def _before(self, value: str) -> Iterable[str]:
+        maker = self.makers.get(value)
+        return self.read(maker) if maker is not None and maker.type != "shape" else ()
+
+    def read(self, operation: Any) -> list[str]:
+        """Names of the values that an operation reads."""
+        return [
+            binding.name for argument in operation.inputs.values() for binding in argument.arguments if binding.name
+        ]
+
+    def read_by(self, operation: Any) -> dict[str, Any]:
+        """The operations that read its result by their names, those that only move values stepped over."""
+        found: dict[str, Any] = {}
         for reader in self.readers.get(operation.outputs[0].name, []):
-            found |= set(self.read_by(reader)) if reader.type in MOVES else {self.name(reader)}
-        return tuple(sorted(found))
+            found |= self.read_by(reader) if reader.type in MOVES else {self.name(reader): reader}
+        return dict(sorted(found.items()))
 
 
-def _activation(graph: _Graph, back: Any, name: str) -> Found:
+def _activation(graph: _Graph, back: Any) -> Found:
+    name, readers = str(graph.quantized(back.outputs[0].name)), tuple(graph.read_by(back))
     scale, zero = (graph.parameter(back, key) for key in ("scale", "zero_point"))
     into = graph.makers.get(back.inputs["input"].arguments[0].name)
     problem = _wrong(scale, zero)
@@ -103,10 +124,13 @@ def _activation(graph: _Graph, back: Any, name: str) -> Found:
         problem = f"codes {kind}, expected int8"
     axis = graph.parameter(back, "axis") if np.ndim(scale) else None
     made = np.asarray(0 if scale is None else scale).astype(np.float32)
-    return Found(name, "activation", 8, None if axis is None else int(axis), made, None, graph.read_by(back), problem)
+    value = back if into is None else into
+    reads = graph.above(binding.name for binding in value.inputs["input"].arguments)
+    return Found(name, "activation", 8, None if axis is None else int(axis), made, None, readers, (reads,), problem)
 
 
-def _weight(graph: _Graph, operation: Any, name: str) -> Found:
+def _weight(graph: _Graph, operation: Any) -> Found:
+    name, layers = str(graph.quantized(operation.outputs[0].name)), graph.read_by(operation)
     scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES[operation.type]))
     zero = graph.parameter(operation, "zero_point" if operation.type == "constexpr_affine_dequantize" else "offset")
     codes = np.asarray(codes)
@@ -118,7 +142,9 @@ def _weight(graph: _Graph, operation: Any, name: str) -> Found:
         codes = (codes.astype(np.int16) - shift).astype(np.int8)
     axis = _channels(codes.shape, np.shape(scale), graph.parameter(operation, "axis"))
     made = np.asarray(0 if scale is None else scale).astype(np.float32).reshape(() if axis is None else -1)
-    return Found(name, "weight", 8, axis, made, codes, graph.read_by(operation), problem)
+    above = (graph.above(graph.read(layer)) for layer in layers.values())
+    reads = tuple(tuple(other for other in names if other != name) for names in above)
+    return Found(name, "weight", 8, axis, made, codes, tuple(layers), reads, problem)
 
 
 def _wrong(scale: Any, zero: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
@@ -118,13 +117,13 @@ class TensorRT:
         with needs("tensorrt"):
             yield from _onnx.tensors(_file(folder, manifest, name), frame, list(manifest.tasks))
 
-    def quantized(self, folder: Path) -> list[Found]:
-        """Every quantized tensor that both ONNX files hold, read from the files."""
-        return [found for file in (ONNX, TYPED) for found in _onnx.quantized(folder / file)]
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
+        """What each ONNX file holds of each quantized tensor, read from the files."""
+        with needs("tensorrt"):
+            return {file: _onnx.quantized(folder / file) for file in (ONNX, TYPED) if (folder / file).is_file()}
 
     def check(self, folder: Path, manifest: Manifest) -> list[Check]:
-        """The lint of every file for every TensorRT it is for, TensorRT-RTX's parser and builder on it, and for int8
-        that neither file lacks a quantizer of the other."""
+        """The lint of every file for every TensorRT it is for, and TensorRT-RTX's parser and builder on it."""
         files = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
         checks = []
         for file in files:
@@ -135,13 +134,6 @@ class TensorRT:
         old = lint.lint(folder / devices.file(manifest.precision, devices.OLD), devices.OLD)
         refused = f"not for it: {lint.summary(old)}" if lint.fatal(old) else lint.summary(old)
         checks.append(Check(f"lint for TensorRT {devices.OLD}, which need not take it", True, refused))
-        if manifest.precision == "int8":
-            first, second = ([_key(found) for found in _onnx.quantized(folder / file)] for file in files)
-            differing = sorted(
-                {key[0] for key in (Counter(first) - Counter(second)) + (Counter(second) - Counter(first))}
-            )
-            text = f"not the same in both: {', '.join(differing[:3])}" if differing else f"{len(first)} places in both"
-            checks.append(Check("Q/DQ of both files", not differing, text))
         reason = parser.missing()
         if reason is not None:
             return [*checks, Check("TensorRT's parser", True, f"not asked: {reason}")]
@@ -196,10 +188,6 @@ def cast_first(model: Any) -> None:
     nodes.insert(index, moved)
     for value in [value for value in model.graph.value_info if value.name == between]:
         model.graph.value_info.remove(value)
-
-
-def _key(found: Found) -> tuple[str, bytes, str | None, tuple[str, ...]]:
-    return found.name, found.scale.tobytes(), found.sha256, found.readers
 
 
 def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ pytest.importorskip("onnxruntime")
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from edgemtl import ledger, quantizers
+from edgemtl import ledger
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.targets.tensorrt import _fp16, devices, lint, parser, target
 from edgemtl.targets.tensorrt._graph import Graph
@@ -89,24 +88,56 @@ def test_no_cast_stands_between_dequantize_and_its_layer(folders: dict[str, Path
         assert [graph.maker[tensor].op_type for tensor in node.input[:2]] == ["DequantizeLinear"] * 2
 
 
-def test_the_ledger_is_found_in_both_files(folders: dict[str, Path]) -> None:
-    found = target.quantized(folders["int8"])
-    rows = {row["name"]: row for row in quantizers.ledger(DEPLOYED["int8"].network)}
-    assert Counter(one.name for one in found if one.role == "weight") == {f"{n}.weight": 2 for n in toy.LAYERS}
-    for one in found:
-        assert one.problem is None
-        row = rows[one.name]
-        assert (one.role, one.bits, one.axis) == (row["role"], row["bits"], row["axis"])
-        assert one.scale.tobytes() == np.array(row["scale"], np.float32).tobytes()
-        assert one.sha256 == row.get("sha256")
-    slots = [ledger._row(row) for row in rows.values()]
-    assert ledger.compare(slots, found).ok
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> ledger.Ledger:
+    return toy.read_ledger(tmp_path_factory.mktemp("ledger"))
+
+
+def test_the_ledger_is_found_in_both_files(folders: dict[str, Path], rows: ledger.Ledger) -> None:
+    files = target.quantized(folders["int8"])
+    assert list(files) == ["model.onnx", "model.fp16.onnx"]
+    for found in files.values():
+        assert ledger.compare(rows, found).ok
+    result = ledger.compare_files(rows, files)
+    assert result.ok and result.text == (
+        "18 of 18 entries bit-equal in each of 2 files (9 weights, 9 activations, 30 places)"
+    )
+    assert all(
+        "model.onnx: one node with" in text and "; model.fp16.onnx: one" in text for text in result.merged.values()
+    )
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
+def test_what_one_file_lacks_the_other_cannot_make_up_for(
+    file: str, folders: dict[str, Path], rows: ledger.Ledger, tmp_path: Path
+) -> None:
+    """One place of two: so many as both files together have in another quantizer too many."""
+    files = target.quantized(folders["int8"])
+    lacking = [one for one in files[file] if one.name != "deep/conv2d/0:0"]
+    other = next(name for name in files if name != file)
+    doubled = [*files[other], *(one for one in files[other] if one.name == "deep/conv2d/0:0")]
+    result = ledger.compare_files(rows, {file: lacking, other: doubled})
+    assert set(result.wrong) == {"deep/conv2d/0:0"}
+    assert f"{file}: the artifact does not have it" in result.wrong["deep/conv2d/0:0"]
+    assert f"{other}: 2 places, the network has 1" in result.wrong["deep/conv2d/0:0"]
+
+    folder = shutil.copytree(folders["int8"], tmp_path / "copy")
+    model = onnx.load(folder / file)
+    [back] = [node for node in model.graph.node if node.name == "deep/conv2d/0:0"]
+    before = next(node for node in model.graph.node if node.output[0] == back.input[0])
+    for node in model.graph.node:
+        node.input[:] = [before.input[0] if value == back.output[0] else value for value in node.input]
+    model.graph.node.remove(before)
+    model.graph.node.remove(back)
+    onnx.save(model, folder / file)
+    result = ledger.compare_files(rows, target.quantized(folder))
+    assert result.wrong == {"deep/conv2d/0:0": f"{file}: the artifact does not have it"}
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx"])
 @pytest.mark.parametrize("what", ["scale", "codes"])
 def test_one_changed_bit_in_either_file_is_found(
-    file: str, what: str, folders: dict[str, Path], tmp_path: Path
+    file: str, what: str, folders: dict[str, Path], rows: ledger.Ledger, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(folders["int8"], tmp_path / "copy")
     model = onnx.load(folder / file)
@@ -115,8 +146,8 @@ def test_one_changed_bit_in_either_file_is_found(
     value.view(np.uint16 if value.dtype == np.float16 else np.uint8).reshape(-1)[0] ^= 1
     held.CopyFrom(numpy_helper.from_array(value, held.name))
     onnx.save(model, folder / file)
-    rows = [ledger._row(row) for row in quantizers.ledger(DEPLOYED["int8"].network)]
-    assert list(ledger.compare(rows, target.quantized(folder)).wrong) == ["deep.weight"]
+    result = ledger.compare_files(rows, target.quantized(folder))
+    assert list(result.wrong) == ["deep.weight"] and result.wrong["deep.weight"].startswith(f"{file}: ")
 
 
 def test_the_twin_is_near_and_not_the_same(folders: dict[str, Path]) -> None:
@@ -130,14 +161,13 @@ def test_the_twin_is_near_and_not_the_same(folders: dict[str, Path]) -> None:
 def test_checks_say_what_was_looked_at(folders: dict[str, Path]) -> None:
     checks = target.check(folders["int8"], manifest("int8"))
     assert all(check.ok for check in checks)
-    assert [check.name for check in checks][:5] == [
+    assert [check.name for check in checks][:4] == [
         "lint of model.onnx for TensorRT 8.6",
         "lint of model.fp16.onnx for TensorRT 10.3",
         "lint of model.fp16.onnx for TensorRT 11.4",
         "lint for TensorRT 8.5, which need not take it",
-        "Q/DQ of both files",
     ]
-    asked = [check.text for check in checks[5:]]
+    asked = [check.text for check in checks[4:]]
     if parser.missing():
         assert asked == [f"not asked: {parser.missing()}"]
     else:
@@ -154,14 +184,11 @@ def test_a_damaged_file_fails_its_checks(
     scale.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(scale), scale.name))
     onnx.save(model, folder / "model.onnx")
     wrong = [check for check in target.check(folder, manifest("int8")) if not check.ok]
-    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6", "Q/DQ of both files"]
+    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6"]
     assert "Q2 refused: deep.weight" in wrong[0].text
 
 
-def test_a_quantizer_that_one_file_lacks_is_found(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parser, "missing", lambda: "not here")
+def test_a_weight_that_one_file_lacks_is_found(folders: dict[str, Path], rows: ledger.Ledger, tmp_path: Path) -> None:
     folder = shutil.copytree(folders["int8"], tmp_path / "copy")
     model = onnx.load(folder / "model.fp16.onnx")
     [gone] = [node for node in model.graph.node if node.name == "deep.weight"]
@@ -169,10 +196,8 @@ def test_a_quantizer_that_one_file_lacks_is_found(
     model.graph.initializer.append(plain)
     model.graph.node.remove(gone)
     onnx.save(model, folder / "model.fp16.onnx")
-    wrong = [check for check in target.check(folder, manifest("int8")) if not check.ok]
-    assert [(check.name, check.text) for check in wrong] == [
-        ("Q/DQ of both files", "not the same in both: deep.weight")
-    ]
+    result = ledger.compare_files(rows, target.quantized(folder))
+    assert result.wrong == {"deep.weight": "model.fp16.onnx: the artifact does not have it"}
 
 
 def test_a_model_that_would_be_refused_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
