@@ -25,7 +25,7 @@ def codes(
     proof: Proof,
     device: str | None,
 ) -> dict[str, Any]:
-    """The shares of codes that differ from torch's, by quantizer, over the frames (H, W, 3).
+    """The shares of codes that differ from torch's, by quantizer, and of values of exact maps, over the frames (H, W, 3).
 
     `target` gives the artifact's values, see `tensors` there. `ok` where no code differs that depends on no island.
     What a converter merged with another quantizer is not told by the artifact; the ledger accounts for that.
@@ -37,17 +37,18 @@ def codes(
         found: dict[str, list[np.ndarray]] = {}
         for place, value in target.tensors(path, manifest, frame, device):
             found.setdefault(ledger.name(place), []).append(value)
-        for name, wanted in activations(deployed, frame).items():
+        wanted_maps = {task: [map] for task, map in maps(deployed, frame).items() if task in proof.exact}
+        for name, wanted in (activations(deployed, frame) | wanted_maps).items():
             here = found.get(name, [])
             if here:
                 told.add(name)
                 share = max(min(_share(value, want) for value in here) for want in wanted)
                 if share:
                     differing[name] = max(differing.get(name, 0.0), share)
-    wrong = sorted(name for name in differing if name in sure)
+    wrong = sorted(name for name in differing if name in sure | set(proof.exact))
     return {
         "frames": len(frames),
-        "quantizers": len(told),
+        "quantizers": len(told - set(proof.exact)),
         "certain": len(told & sure),
         "differing": differing,
         "wrong": wrong,
@@ -76,12 +77,19 @@ def activations(deployed: Any, frame: np.ndarray) -> dict[str, list[np.ndarray]]
     watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
     hooks = [q.register_forward_hook(note) for q in watched]
     try:
-        with torch.inference_mode():
-            deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+        maps(deployed, frame)
     finally:
         for hook in hooks:
             hook.remove()
     return made
+
+
+def maps(deployed: Any, frame: np.ndarray) -> dict[str, np.ndarray]:
+    """Torch's maps of a frame (H, W, 3), with the batch axis."""
+    with torch.inference_mode():
+        return {
+            task: map.numpy() for task, map in deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()).items()
+        }
 
 
 def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:

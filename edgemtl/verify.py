@@ -54,10 +54,11 @@ def verify(
     shown = proof.prove(reference, torch.zeros(1, 3, *manifest.size)) if manifest.precision == "int8" else None
     exact = shown.exact if shown and predictor.session.float32 else ()
     held_codes = None
-    if shown and predictor.session.float32 and hasattr(target, "tensors"):
+    where = device if predictor.session.float32 else getattr(target, "exactly", None)
+    if shown and (predictor.session.float32 or where) and hasattr(target, "tensors"):
         with show.err.status(f"comparing the codes of {path} with torch's"):
             first = [fit(images[0], manifest.size)]
-            held_codes = equality.codes(target, path, manifest, first, reference, shown, device)
+            held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     for image in show.track(images, f"verify on {source}"):
         frame = fit(image, manifest.size)

@@ -68,6 +68,7 @@ class OpenVINO:
         made = _deformable.lower(model)
         _share_constants(model)
         _name_quantized(model)
+        _keep_arithmetic_outside_quantizers(model)
         for key, value in {**(metadata or {}), "deformable": json.dumps(made)}.items():
             model.set_rt_info(value, ["edgemtl", key])
         ov.save_model(model, folder / XML, compress_to_fp16=precision == "fp16")
@@ -322,6 +323,34 @@ def _name_quantized(model: Any) -> None:
         if name:
             node.set_friendly_name(ledger.place(name, places[name]))
             places[name] += 1
+
+
+def _keep_arithmetic_outside_quantizers(model: Any) -> None:
+    """Takes products and sums with constants out of the ranges of quantizers, where the front end has put them.
+
+    A range is then -128..127 times one scale, which can be read back, and what else is computed stands in the file. A
+    device puts them together again when it compiles the model.
+    """
+    from openvino import opset13 as op
+
+    for node in _nodes(model, "FakeQuantize"):
+        low, high, low_out, high_out = (node.input_value(port).get_node() for port in range(1, 5))
+        if any(bound.get_type_name() != "Constant" for bound in (low, high, low_out, high_out)):
+            continue
+        taken, made = (
+            [bound.get_data().astype(np.float64) for bound in pair] for pair in ((low, high), (low_out, high_out))
+        )
+        factor = (made[1] - made[0]) / (taken[1] - taken[0])
+        shift = made[0] - taken[0] * factor
+        x = node.input_value(0)
+        if (factor != 1).any():
+            x = op.multiply(x, op.constant(factor.astype(np.float32))).output(0)
+        if shift.any():
+            x = op.add(x, op.constant(shift.astype(np.float32))).output(0)
+        if x != node.input_value(0):
+            node.input(0).replace_source_output(x)
+            node.input(1).replace_source_output(low_out.output(0))
+            node.input(2).replace_source_output(high_out.output(0))
 
 
 def _nodes(model: Any, kind: str) -> list[Any]:

@@ -23,6 +23,7 @@ class CoreML:
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("coremltools",)
+    exactly = "float32"  # the device on which what is exact must be equal, whatever the package declares
     # How far the evaluator's maps may lie from torch's (fields of bounds.Bounds), with what was measured of the edge
     # recipes on real frames. fp32: 4e-6 of the largest value; 1e-5 has room for another order of additions only.
     # fp16: 7e-3, 99.5 %. half, int8 with float16 between the quantizers: 8e-2, 94 %, because a value near a tie takes
