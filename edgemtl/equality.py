@@ -25,7 +25,7 @@ def codes(
     proof: Proof,
     device: str | None,
 ) -> dict[str, Any]:
-    """The shares of codes that differ from torch's, by quantizer, and of values of exact maps, over the frames (H, W, 3).
+    """The shares of codes that differ from torch's, by quantizer, and of values of exact maps, over frames (H, W, 3).
 
     `target` gives the artifact's values, see `tensors` there. `ok` where no code differs that depends on no island.
     What a converter merged with another quantizer is not told by the artifact; the ledger accounts for that.

@@ -74,11 +74,10 @@ class ExactActivate(Activate):
             lift.copy_((torch.arange(classes, dtype=lift.dtype) * share).view(1, -1, 1, 1))
         else:
             codes = torch.arange(-256 * FRACTIONS, 256 * FRACTIONS + 1, dtype=torch.float64)
-            fractions = ((codes * scale.double() / FRACTIONS).sigmoid() * LEVELS).frac().sort().values
-            gaps = fractions.diff()
-            near = (fractions[:-1] > 0.25) & (fractions[1:] < 0.75)  # rounding stays rounding, about
-            widest = torch.where(near, gaps, 0).argmax()
-            lift.copy_(1 - (fractions[widest] + gaps[widest] / 2))
+            fractions = ((codes * scale.double() / FRACTIONS).sigmoid() * LEVELS).frac()
+            lifts = torch.arange(512, 1536, dtype=torch.float64) / 2048  # float16 holds them; rounding stays rounding
+            away = (fractions[:, None] + lifts).frac()
+            lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()])
 
 
 def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:

@@ -256,7 +256,8 @@ class _Walk:
         coarsest = np.maximum(unit, self.settled.get(name, 0))  # of a layer that is called more than once
         self.settled[name] = coarsest
         grid = torch.from_numpy(coarsest)
-        self.own[name].copy_((bias.double() / grid).round() * grid)
+        # Then to float16, which some packages keep them in: 11 bits of it, so what is large stays on the grid.
+        self.own[name].copy_(((bias.double() / grid).round() * grid).half())
         return self.own[name]
 
     def add(self, node: fx.Node, a: Any, b: Any, alpha: float = 1, **_: Any) -> Value | str:
