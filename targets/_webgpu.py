@@ -37,14 +37,16 @@ def rewritten(model: Any) -> Any:
     made = type(model)()
     made.CopyFrom(model)
     graph = made.graph
-    constants, fresh = _onnx._constants(graph), {}
+    constants = _onnx._constants(graph)
+    fresh: dict[str, Any] = {}
 
     def constant(name: str, value: Any) -> str:
         if name not in constants:
             constants[name] = fresh[name] = np.float32(value)
         return name
 
-    nodes, codes = [], set()
+    nodes: list[Any] = []
+    codes: set[str] = set()
     for node in graph.node:
         if node.op_type == "QuantizeLinear":
             x, scale = node.input[0], constants[node.input[1]]
@@ -78,8 +80,8 @@ def rewritten(model: Any) -> Any:
         (graph.initializer, initializers),
         (graph.value_info, typed),
     )
-    for field, values in lists:
-        kept = [type(value).FromString(value.SerializeToString()) for value in values]  # `del` below empties them
+    for field, entries in lists:
+        kept = [type(entry).FromString(entry.SerializeToString()) for entry in entries]  # `del` below empties them
         del field[:]
         field.extend(kept)
     return made

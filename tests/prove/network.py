@@ -60,7 +60,7 @@ class Deployed(nn.Module):
 
 
 def deployed(bits: int = 7) -> Deployed:
-    """The same random weights each time, with codes of that many bits: 7 cannot overflow 16 bits in pairs, 8 do here."""
+    """The same random weights each time, as codes of that many bits; pairs of products overflow 16 bits with 8."""
     torch.manual_seed(5)
     made = Deployed().eval().requires_grad_(False)
     largest: dict[str, Tensor] = {}

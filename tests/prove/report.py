@@ -66,7 +66,7 @@ def page(
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
     few = min(line.found.frames for line in ran if line.found is not None)
     classes = ", ".join(ran[0].found.classes) or "no task"
-    exact = ", ".join(manifest.exact) or "none"
+    exact, size = ", ".join(manifest.exact) or "none", "x".join(map(str, manifest.size))
     parts = [
         f"""# The same integers everywhere
 
@@ -76,20 +76,21 @@ Written by
 make prove{f' PROVE="{shlex.join(words)}"' if words else ""}
 ```
 
-The int8 artifacts of `{run.name}` (recipe {manifest.recipe}, {manifest.size[0]}x{manifest.size[1]}) in every runtime that this
-machine has, on its processor, on the same processor with fewer instructions, and on emulated ones, against torch, bit by
-bit. Frames: {source}; where an emulator computes, the first {few} of them. Maps that are exact by construction: {exact}.
+The int8 artifacts of `{run.name}` (recipe {manifest.recipe}, {size}) in every runtime that this machine has, on its
+processor, on the same processor with fewer instructions, and on emulated ones, against torch, bit by bit. Frames:
+{source}; where an emulator computes, the first {few} of them. Maps that are exact by construction: {exact}.
 
 Machine: {processors.cpu()}, {platform.system()}, Python {platform.python_version()}. {versions}.
 
 - *Codes*: int8 values at the quantizers of the file that differ from torch's, of all.
 - *Other class*: share of pixels with another class ({classes}). *RMS / std*: the largest RMS difference of any other
-  map, as a share of its standard deviation in torch. Where a task is not exact, at most {CLASSES:.2%} and {SPREAD:g} are promised.
+  map, as a share of its standard deviation in torch. Of a task that is not exact, at most {CLASSES:.2%} and {SPREAD:g}
+  are promised.
 - *Pixels*: that are not equal to the last bit, of all maps.
 - *SHA-256*: of all maps of the first {few} frames (the first 12 digits).
-- *{processors.CAP}*: oneDNN, and so the int8 layers of OpenVINO, obeys it; OpenVINO's own kernels do not. *QEMU*: all of
-  a process runs on a processor that QEMU emulates; nothing knows of the real one. SwiftShader is a GPU in software: that
-  a real GPU computes the same is not shown here.
+- *{processors.CAP}*: oneDNN, and so the int8 layers of OpenVINO, obeys it; OpenVINO's own kernels do not. *QEMU*: all
+  of a process runs on a processor that QEMU emulates; nothing in it knows of the real one. SwiftShader is a GPU in
+  software: that a real GPU computes the same is not shown here.
 """,
         _table(equal, manifest.exact),
     ]
@@ -105,9 +106,9 @@ tie takes the next code. Nothing here is promised to be equal.
     parts.append(
         """## Control
 
-A small network in the same form with 7-bit weight codes, and one with 8-bit codes that are large everywhere, in OpenVINO's
-int8 kernels. The second must differ where oneDNN adds pairs of products in 16 bits: so it is known that the processor is
-what the row says, and that this comparison can fail.
+A small network in the same form with 7-bit weight codes, and one with 8-bit codes that are large everywhere, in
+OpenVINO's int8 kernels. The second must differ where oneDNN adds pairs of products in 16 bits: so it is known that the
+processor is what the row says, and that this comparison can fail.
 """
     )
     header = ("network", "processor", "codes that differ", "expected", "found", "int8 kernels")
