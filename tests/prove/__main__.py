@@ -3,7 +3,8 @@
     python -m tests.prove [RUN] [--data DIR] [--frames 8] [--out docs/exact.md]
 
 Exit status 1 where a runtime that ran does not give what is promised: bit-equal maps of the tasks that the manifest
-calls exact, and CLASSES and SPREAD for the others. What cannot run here is listed with the reason.
+calls exact, equal codes where no island comes before, the bounds of int8 for the rest. What cannot run here is listed
+with the reason.
 """
 
 import argparse
@@ -54,16 +55,17 @@ def prove(run: Path, asked: argparse.Namespace) -> int:
         work = Path(scratch)
         np.save(work / "all.npy", frames)
         np.save(work / "few.npy", frames[:few])
-        made = runtimes.files(run, work)
-        manifest = artifact.read(made["onnx"])
-        first, *others = runtimes.rows(made)
+        made = runtimes.artifacts(run, work)
+        manifest = artifact.read(Path(made["onnx"]))
+        first, *others = runtimes.rows(run, made, runtimes.probed(made, work))
         wanted = start(first, work, "reference")
         if isinstance(wanted, str):
             raise CheckFailed(f"torch itself: {wanted}")
-        lines = [Line(first, compare.compare(wanted, wanted, few), wanted.about)]
+        certain = runtimes.certain(run)
+        lines = [Line(first, compare.compare(wanted, wanted, few, certain), wanted.about)]
         chosen = [row for row in others if asked.only.lower() in f"{row.runtime} {row.processor}".lower()]
         for row in show.track(chosen, "prove"):
-            lines.append(judge(row, wanted, work, few))
+            lines.append(judge(row, wanted, work, few, certain))
             show.err.print(report.sentence(lines[-1], manifest.exact), highlight=False, markup=False)
         controls = control.run(work)
     text = report.page(run, source, manifest, lines, controls, sys.argv[1:])
@@ -78,14 +80,14 @@ def prove(run: Path, asked: argparse.Namespace) -> int:
     return 1 if wrong or wrong_controls else 0
 
 
-def judge(row: Row, wanted: Outputs, work: Path, few: int) -> Line:
+def judge(row: Row, wanted: Outputs, work: Path, few: int, certain: set[str]) -> Line:
     """The row's line, whatever happens to its runner."""
     if row.absent:
         return Line(row, None, {}, row.absent)
     got = start(row, work, "results")
     if isinstance(got, str):
         return Line(row, None, {}, got, failed=True)
-    return Line(row, compare.compare(got, wanted, few), got.about)
+    return Line(row, compare.compare(got, wanted, few, certain), got.about)
 
 
 def start(row: Row, work: Path, name: str) -> Outputs | str:

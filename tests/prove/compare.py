@@ -1,13 +1,13 @@
 """What a runner left against what torch computed: codes and maps, bit by bit."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Collection, NamedTuple
 
 import numpy as np
 
-from edgemtl import ledger
+from edgemtl import equality, ledger
+from edgemtl.selftest import canonical
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,6 +27,7 @@ class Differences(NamedTuple):
     places: int  # quantizers of the file that were compared
     missing: list[str]  # quantizers of the file that torch does not have
     codes: dict[str, int]  # differing ones, by place
+    certain: dict[str, int]  # those of `codes` that depend on no island
     codes_total: int
     classes: dict[str, float]  # share of pixels with another class, by task
     spread: dict[str, float]  # RMS difference as a share of the standard deviation in torch, by task
@@ -38,7 +39,11 @@ class Differences(NamedTuple):
     def codes_differing(self) -> int:
         return sum(self.codes.values())
 
-    def equal(self, tasks: Mapping[str, Any] | tuple[str, ...] | None = None) -> bool:
+    @property
+    def certain_differing(self) -> int:
+        return sum(self.certain.values())
+
+    def equal(self, tasks: Collection[str] | None = None) -> bool:
         """Whether the maps of these tasks (default: all) are bit-equal."""
         return not any(count for task, count in self.pixels.items() if tasks is None or task in tasks)
 
@@ -54,19 +59,14 @@ def load(folder: Path) -> Outputs:
 
 
 def digest(maps: Arrays, frames: int) -> str:
-    """One SHA-256 of all maps of the first frames: task by task in alphabetical order, class ids as int32.
-
-    -0.0 counts as 0.0: no comparison and no score can tell them apart.
-    """
-    sha = hashlib.sha256()
-    for task in sorted(maps):
-        sha.update(f"{task} {maps[task].shape[1:]}".encode())
-        sha.update(_canonical(maps[task][:frames]).tobytes())
-    return sha.hexdigest()
+    """One SHA-256 of all maps of the first frames, the one that `verify` gives."""
+    return equality.sha256({task: map[index] for task, map in maps.items()} for index in range(frames))
 
 
-def compare(got: Outputs, wanted: Outputs, hashed: int) -> Differences:
+def compare(got: Outputs, wanted: Outputs, hashed: int, certain: Collection[str] = ()) -> Differences:
     """All that was computed for the frames that `got` has; `hashed` of them go into the SHA-256.
+
+    `certain` are the quantizers whose codes depend on no island.
 
     A converter numbers the calls of one quantizer as it likes, so each of its places is held against torch's call of
     that name that is closest.
@@ -86,7 +86,7 @@ def compare(got: Outputs, wanted: Outputs, hashed: int) -> Differences:
         total += flat.size
     classes, spread, pixels = {}, {}, {}
     for task, full in wanted.maps.items():
-        ours, theirs = _canonical(got.maps[task]), _canonical(full[:frames])
+        ours, theirs = canonical(got.maps[task]), canonical(full[:frames])
         assert ours.shape == theirs.shape, f"{task} has shape {ours.shape}, torch gives {theirs.shape}"
         unequal = ours.view(np.int32) != theirs.view(np.int32)
         pixels[task] = int((unequal.any(1) if unequal.ndim == 4 else unequal).sum())
@@ -97,10 +97,5 @@ def compare(got: Outputs, wanted: Outputs, hashed: int) -> Differences:
             spread[task] = float(np.sqrt((difference**2).mean()) / max(float(theirs.std()), 1e-12))
     size = theirs.size if theirs.ndim == 3 else theirs[:, 0].size
     sha = digest(got.maps, hashed)
-    return Differences(frames, len(codes), missing, codes, total, classes, spread, pixels, size, sha)
-
-
-def _canonical(map: np.ndarray) -> np.ndarray:
-    """Little-endian int32 or float32, without a negative zero."""
-    integers = np.issubdtype(map.dtype, np.integer)
-    return np.ascontiguousarray(map).astype("<i4" if integers else "<f4") + (0 if integers else np.float32(0))
+    sure = {place: count for place, count in codes.items() if ledger.name(place) in certain}
+    return Differences(frames, len(codes), missing, codes, sure, total, classes, spread, pixels, size, sha)

@@ -1,14 +1,15 @@
 """The control: a small network with 7-bit codes, equal everywhere, and one with 8-bit codes, which must differ where
 pairs of products are added in 16 bits. So it is known that a cap is obeyed, and that a comparison can fail."""
 
-import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tests.prove import compare, network, probe, processors
+from tests.prove.install import Absent
 from tests.prove.processors import Processor
 from tests.prove.runners import torch_reference
 from tests.prove.runners.results import Results
@@ -56,7 +57,7 @@ def judge(folder: Path, bits: int, processor: Processor) -> Control:
     return Control(
         f"{bits}-bit codes",
         processor.name,
-        "different" if bits == 8 and overflows(processor) else "equal",
+        "different" if bits == 8 and processors.overflows(processor) else "equal",
         "equal" if same else "different",
         found.codes_differing,
         found.codes_total,
@@ -64,20 +65,13 @@ def judge(folder: Path, bits: int, processor: Processor) -> Control:
     )
 
 
-def overflows(processor: Processor) -> bool:
-    """Whether oneDNN on this processor adds pairs of products of 8 bits in 16."""
-    if processor.kind == "capped":
-        return processor.environment[processors.CAP] in processors.OVERFLOWS
-    vnni = {"avx_vnni", "avx512_vnni"}
-    return processor.kind == "emulated" or (platform.machine() == "x86_64" and not vnni & processors.flags())
-
-
 def run(work: Path) -> list[Control]:
-    """Both networks on this machine and under each cap."""
+    """Both networks on this machine, under each cap, and on an emulated processor where there is one."""
+    chosen = [processors.native(), *processors.capped()]
+    with suppress(Absent):
+        chosen.append(processors.avx2())
     found = []
     for bits in (7, 8):
         prepare(work / f"control{bits}", bits)
-        found += [
-            judge(work / f"control{bits}", bits, processor) for processor in (processors.native(), *processors.capped())
-        ]
+        found += [judge(work / f"control{bits}", bits, processor) for processor in chosen]
     return found

@@ -73,20 +73,21 @@ def deployed(bits: int = 7) -> Deployed:
         made(toy.batch(frame))
     for name, module in modules.items():
         module._forward_pre_hooks.clear()
-        weight = _power(module.weight.abs().amax((1, 2, 3)) / (2 ** (bits - 1) - 1))
-        code = quantizers.codes(module.weight, weight, 0).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        weight = _power(module.weight.abs().amax((1, 2, 3)) / quantizers.limits(bits)[1])
+        code = quantizers.codes(module.weight, weight, 0, bits)
         module.weight.copy_(quantizers.decode(code, weight, 0))
         step = torch.tensor(1.0) if name == "stem" else _power(largest[name] / 127)
         module.bias.copy_((module.bias / (weight * step)).round() * (weight * step))
-        for port, made_here in (
-            (1, quantizers.FakeQuantize(weight, 0, "weight", f"{name}.weight")),
+        for port, quantizer in (
+            (1, quantizers.FakeQuantize(weight, 0, "weight", f"{name}.weight", bits)),
             (0, quantizers.FakeQuantize(step, None, "activation", f"{name}/conv2d/0:0")),
         ):
-            quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__{port}.0", made_here)
+            quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__{port}.0", quantizer)
     return made.eval()
 
 
 def _power(scale: Tensor) -> Tensor:
+    """The next power of two that is not smaller, so that nothing is clipped."""
     return torch.exp2(torch.ceil(torch.log2(scale)))
 
 

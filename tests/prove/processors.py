@@ -7,26 +7,22 @@ QEMU, which runs the same Python and the same wheels: its translator has AVX2, a
 """
 
 import os
-import platform
-import re
 import shutil
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
+from edgemtl import processor
 from tests.prove import install
 from tests.prove.install import Absent
 
-CPUINFO = Path("/proc/cpuinfo")
-CAP = "ONEDNN_MAX_CPU_ISA"
-# oneDNN's names, with flags of the kernel's of which a CPU has at least one where the cap is below what it has.
+CAP = processor.CAPS[0]
+# oneDNN's names. A CPU that has one of these instructions can be kept to the set of that name.
 CAPS = {
-    "AVX512_CORE_VNNI": ("avx512_vnni",),
-    "AVX512_CORE": ("avx512bw",),
-    "AVX2_VNNI": ("avx_vnni",),
-    "AVX2": ("avx512bw", "avx_vnni"),
+    "AVX512_CORE_VNNI": {"AVX512_VNNI"},
+    "AVX512_CORE": {"AVX512BW"},
+    "AVX2_VNNI": {"AVX_VNNI"},
+    "AVX2": {"AVX512BW", "AVX_VNNI"},
 }
-OVERFLOWS = ("AVX512_CORE", "AVX2")  # caps under which pairs of 8-bit products are added in 16 bits
 MODELS = {"x86_64": "Haswell-noTSX", "aarch64": "cortex-a76"}  # what QEMU is told to be
 
 
@@ -39,22 +35,6 @@ class Processor(NamedTuple):
     kind: str = "native"  # or "capped", "emulated"
 
 
-def flags() -> set[str]:
-    """The CPU's features as the kernel tells them; empty where it does not."""
-    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
-    return set(found[1].split()) if found else set()
-
-
-def cpu() -> str:
-    """This machine's CPU, with what matters to int8."""
-    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
-    has = flags()
-    names = ("avx2", "avx_vnni", "avx512bw", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-    return f"{found[1] if found else platform.machine()} ({', '.join(name for name in names if name in has)})"
-
-
 def native() -> Processor:
     """This machine as it is."""
     return Processor("native", (sys.executable,), {})
@@ -62,17 +42,17 @@ def native() -> Processor:
 
 def capped() -> list[Processor]:
     """This machine with oneDNN kept from instructions that it has; none on other architectures."""
-    has = flags()
+    has = set(processor.instructions() or ())
     return [
         Processor(f"native, {CAP}={cap}", (sys.executable,), {CAP: cap}, "capped")
         for cap, needed in CAPS.items()
-        if platform.machine() == "x86_64" and has & set(needed)
+        if processor.x86() and has & needed
     ]
 
 
 def avx2() -> Processor:
     """An x86-64 processor with AVX2 and neither AVX-512 nor VNNI, by QEMU; Absent with the reason."""
-    if platform.machine() != "x86_64":
+    if not processor.x86():
         raise Absent("the Python here is for another architecture than x86-64")
     model = MODELS["x86_64"]
     command = (_qemu("x86_64"), "-cpu", model, sys.executable)
@@ -95,7 +75,14 @@ def _qemu(machine: str) -> str:
     raise Absent(f"qemu-{machine} is not installed (Debian: apt install qemu-user-static)")
 
 
+def overflows(chosen: Processor) -> bool:
+    """Whether oneDNN on it adds pairs of products of 8 bits in 16."""
+    if chosen.kind == "capped":
+        return not processor.VNNI & processor.ALLOWED[chosen.environment[CAP]]
+    return chosen.kind == "emulated" or bool(processor.overflows())
+
+
 def environment(more: dict[str, str]) -> dict[str, str]:
     """The variables of a runner: this process' own, without caps that were set around it; one thread; and `more`."""
-    mine = {key: value for key, value in os.environ.items() if key not in (CAP, "DNNL_MAX_CPU_ISA", "PYTHONPATH")}
+    mine = {key: value for key, value in os.environ.items() if key not in (*processor.CAPS, "PYTHONPATH")}
     return mine | {"OMP_NUM_THREADS": "1", "EDGEMTL_THREADS": "1"} | more

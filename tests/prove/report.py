@@ -7,13 +7,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgemtl import processor
 from edgemtl.artifact import Manifest
+from edgemtl.bounds import BOUNDS as BOUNDS_OF
 from tests.prove import processors
 from tests.prove.compare import Differences
 from tests.prove.control import Control
 from tests.prove.runtimes import Row
 
-CLASSES, SPREAD = 1e-4, 1e-3  # promised where a task is not exact: pixels of another class, RMS difference / deviation
+BOUNDS = BOUNDS_OF["int8"]  # promised where a task is not exact
 PACKAGES = ("torch", "openvino", "onnxruntime", "coremltools")
 
 
@@ -36,8 +38,9 @@ def promised(line: Line, exact: tuple[str, ...]) -> bool:
     return (
         line.found.equal(exact)
         and not line.found.missing
-        and all(share <= CLASSES for share in line.found.classes.values())
-        and all(spread <= SPREAD for spread in line.found.spread.values())
+        and not line.found.certain_differing
+        and all(1 - share >= BOUNDS.agreement for share in line.found.classes.values())
+        and all(spread <= BOUNDS.rms for spread in line.found.spread.values())
     )
 
 
@@ -66,6 +69,7 @@ def page(
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
     few = min(line.found.frames for line in ran if line.found is not None)
     classes = ", ".join(ran[0].found.classes) or "no task"
+    sure, share = len(ran[0].found.certain), 1 - BOUNDS.agreement
     exact, size = ", ".join(manifest.exact) or "none", "x".join(map(str, manifest.size))
     parts = [
         f"""# The same integers everywhere
@@ -80,11 +84,13 @@ The int8 artifacts of `{run.name}` (recipe {manifest.recipe}, {size}) in every r
 processor, on the same processor with fewer instructions, and on emulated ones, against torch, bit by bit. Frames:
 {source}; where an emulator computes, the first {few} of them. Maps that are exact by construction: {exact}.
 
-Machine: {processors.cpu()}, {platform.system()}, Python {platform.python_version()}. {versions}.
+Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Python {platform.python_version()}.
+{versions}.
 
-- *Codes*: int8 values at the quantizers of the file that differ from torch's, of all.
+- *Codes*: int8 values at the quantizers of the file that differ from torch's, of all. Those that depend on no float
+  island ({sure} of {ran[0].found.places} quantizers) must be equal everywhere.
 - *Other class*: share of pixels with another class ({classes}). *RMS / std*: the largest RMS difference of any other
-  map, as a share of its standard deviation in torch. Of a task that is not exact, at most {CLASSES:.2%} and {SPREAD:g}
+  map, as a share of its standard deviation in torch. Of a task that is not exact, at most {share:.2%} and {BOUNDS.rms:g}
   are promised.
 - *Pixels*: that are not equal to the last bit, of all maps.
 - *SHA-256*: of all maps of the first {few} frames (the first 12 digits).

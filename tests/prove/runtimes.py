@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
-from edgemtl import artifact, convert, registry
-from edgemtl.errors import UsageError
+import torch
+
+from edgemtl import artifact, convert, equality, proof, registry
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
 from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.targets.openvino import XML
@@ -15,13 +17,23 @@ from tests.prove import install, probe, processors
 from tests.prove.install import Absent
 from tests.prove.processors import Processor
 
-TARGETS = ("openvino", "onnx", "tensorrt", "coreml")
+# Artifacts by name: target and settings. Those of HALF have float16 between int8 layers.
+ARTIFACTS = {
+    "openvino": ("openvino", {}),
+    "onnx": ("onnx", {}),
+    "tensorrt": ("tensorrt", {"arithmetic": "float32"}),
+    "coreml": ("coreml", {"arithmetic": "float32"}),
+    "tensorrt16": ("tensorrt", {"arithmetic": "float16"}),
+    "coreml16": ("coreml", {"arithmetic": "float16"}),
+}
+HALF = ("tensorrt16", "coreml16")
 # What torch's own kernels obey, beside oneDNN's, which obey the cap.
 ATEN = {"AVX512_CORE_VNNI": "avx512", "AVX512_CORE": "avx512", "AVX2_VNNI": "avx2", "AVX2": "avx2"}
+FRAMES, RESULTS = "{frames}", "{results}"  # in a row's command, where their paths go
 
 
 class Row(NamedTuple):
-    """One line of the table. `command` lacks the frames and the results, which stand where FRAMES and RESULTS do."""
+    """One line of the table."""
 
     runtime: str
     processor: str
@@ -32,74 +44,102 @@ class Row(NamedTuple):
     absent: str = ""  # why it cannot be started here
 
 
-FRAMES, RESULTS = "{frames}", "{results}"
+def certain(run: Path) -> set[str]:
+    """The names of the quantizers whose codes depend on no island."""
+    deployed = convert.load(run, "int8")
+    size = convert.recipes.read(run / "recipe.json").size
+    return equality.certain(deployed, proof.prove(deployed, torch.zeros(1, 3, *size)))
 
 
-def files(run: Path, work: Path) -> dict[str, Path]:
-    """Folders for runners in `work`, by name: the run, its artifacts, and files with their quantizers as outputs.
+def artifacts(run: Path, work: Path) -> dict[str, Path | str]:
+    """Folders of the run's int8 artifacts, by the names in ARTIFACTS, or why there is none.
 
-    An int8 artifact that lies in the run and is of these weights is taken, any other converted into `work`.
+    One that lies in the run, of these weights and settings, is taken; any other is converted into `work`.
     """
     weights = sha256(convert.weights(run, "int8"))
-    made = {"run": run}
-    copy = work / "run"
-    for target in TARGETS:
+    made: dict[str, Path | str] = {}
+    for name, (target, options) in ARTIFACTS.items():
         folder = convert.place(run, target, "int8")
-        if not (folder / artifact.FILE).is_file() or artifact.read(folder).weights_sha256 != weights:
-            if not copy.is_dir():
-                copy.mkdir(parents=True)
-                for file in filter(Path.is_file, run.iterdir()):
-                    shutil.copyfile(file, copy / file.name)
-            folder = convert.convert(copy, target=target)
-        made[target] = folder
-    tasks = list(artifact.read(made["openvino"]).tasks)
-    made["ir"] = probe.openvino(made["openvino"] / XML, work / "ir", tasks)
-    made["q/dq"] = probe.onnx(made["onnx"] / FILE, work / "qdq", tasks)
-    made["webgpu"] = probe.onnx(made["onnx"] / WEBGPU, work / "webgpu", tasks)
-    made["trt"] = probe.onnx(made["tensorrt"] / devices.ONNX, work / "trt", tasks)
-    made["trt16"] = probe.onnx(made["tensorrt"] / devices.TYPED, work / "trt16", tasks)
+        if (folder / artifact.FILE).is_file():
+            manifest = artifact.read(folder)
+            if manifest.weights_sha256 == weights and all(manifest.options.get(key) == options[key] for key in options):
+                made[name] = folder
+                continue
+        copy = work / "runs" / name
+        copy.mkdir(parents=True)
+        for file in filter(Path.is_file, run.iterdir()):
+            shutil.copyfile(file, copy / file.name)
+        try:
+            made[name] = convert.convert(copy, target=target, settings=[f"{k}={v}" for k, v in options.items()])
+        except CheckFailed as problem:
+            if name not in HALF:
+                raise
+            made[name] = str(problem)
     return made
 
 
-def rows(made: dict[str, Path]) -> Iterator[Row]:
+def probed(made: dict[str, Path | str], work: Path) -> dict[str, Path | str]:
+    """The files of artifacts with their quantizers as outputs, by the names of artifacts, and "webgpu"."""
+    tasks = list(artifact.read(Path(made["openvino"])).tasks)
+    sources = {
+        "onnx": ("onnx", FILE),
+        "webgpu": ("onnx", WEBGPU),
+        "tensorrt": ("tensorrt", devices.ONNX),
+        "tensorrt16": ("tensorrt16", devices.TYPED),
+    }
+    found: dict[str, Path | str] = {"openvino": probe.openvino(Path(made["openvino"]) / XML, work / "openvino", tasks)}
+    for name, (source, file) in sources.items():
+        folder = made[source]
+        found[name] = folder if isinstance(folder, str) else probe.onnx(folder / file, work / name, tasks)
+    return found
+
+
+def rows(run: Path, made: dict[str, Path | str], files: dict[str, Path | str]) -> Iterator[Row]:
     """Every row, in the order of the table; the first is torch on this machine, the reference."""
     native, capped = processors.native(), processors.capped()
-    avx2, aarch64 = _or_reason(processors.avx2), _or_reason(processors.aarch64)
-    names = {"AVX2 without VNNI, QEMU": avx2, "AArch64, QEMU": aarch64}
+    avx2 = _or_reason(processors.avx2, "AVX2 without VNNI, QEMU")
+    aarch64 = _or_reason(processors.aarch64, "AArch64, QEMU")
 
-    def row(runtime: str, processor: Processor | str, runner: str, folder: str, *how: str, **more: bool) -> Row:
-        if isinstance(processor, str):
-            where = next(name for name, found in names.items() if found is processor)
-            return Row(runtime, where, absent=processor)
-        command = (*processor.command, "-m", f"tests.prove.runners.{runner}", str(made[folder]), FRAMES, RESULTS, *how)
+    def row(runtime: str, processor: Processor | Row, runner: str, where: Path | str, *how: str, half: bool) -> Row:
+        if isinstance(processor, Row):
+            return processor._replace(runtime=runtime)
+        if isinstance(where, str):
+            return Row(runtime, processor.name, float16=half, absent=where)
+        command = (*processor.command, "-m", f"tests.prove.runners.{runner}", str(where), FRAMES, RESULTS, *how)
         environment = dict(processor.environment)
         if runner == "torch_reference" and processor.kind == "capped":
             environment["ATEN_CPU_CAPABILITY"] = ATEN[environment[processors.CAP]]
         slow = processor.kind == "emulated"
-        return Row(runtime, processor.name, command, processors.environment(environment), slow, **more)
+        return Row(runtime, processor.name, command, processors.environment(environment), slow, half)
 
     for processor in (native, *capped, avx2):
-        yield row("torch", processor, "torch_reference", "run")
+        yield row("torch", processor, "torch_reference", run, half=False)
     for kernels in ("int8", "float"):
         for processor in (native, *capped, avx2, aarch64):
-            yield row(f"OpenVINO, {kernels} kernels", processor, "openvino_cpu", "ir", kernels)
+            name = f"OpenVINO, {kernels} kernels"
+            yield row(name, processor, "openvino_cpu", files["openvino"], kernels, half=False)
     for level, word in (("all", "optimised"), ("none", "not optimised")):
         for processor in (native, avx2, aarch64):
-            yield row(f"ONNX Runtime, {word}", processor, "onnxruntime_cpu", "q/dq", level)
-    yield _web(made["q/dq"])
-    yield _webgpu(row("ONNX Runtime, WebGPU form", native, "onnxruntime_cpu", "webgpu", "webgpu"))
-    yield row("ONNX Runtime on the WebGPU form", native, "onnxruntime_cpu", "webgpu", "none")
-    yield row("Core ML evaluator, float32", native, "coreml_evaluator", "coreml", "float32")
-    yield row("TensorRT's model.onnx, stand-in", native, "onnxruntime_cpu", "trt", "none")
-    yield row("Core ML evaluator, declared types", native, "coreml_evaluator", "coreml", "declared", float16=True)
-    yield row("TensorRT's model.fp16.onnx, stand-in", native, "onnxruntime_cpu", "trt16", "none", float16=True)
+            yield row(f"ONNX Runtime, {word}", processor, "onnxruntime_cpu", files["onnx"], level, half=False)
+    yield _web(Path(files["onnx"]))
+    webgpu = files["webgpu"]
+    yield _webgpu(row("WebGPU form, on WebGPU", native, "onnxruntime_cpu", webgpu, "webgpu", half=False))
+    yield row("WebGPU form, on the CPU", native, "onnxruntime_cpu", webgpu, "none", half=False)
+    for kind in ("", "16"):
+        half = bool(kind)
+        word = "with float16" if half else "with float32"
+        name = f"Core ML package {word}, evaluator"
+        yield row(name, native, "coreml_evaluator", made[f"coreml{kind}"], "declared", half=half)
+        name = f"TensorRT's file {word}, stand-in"
+        yield row(name, native, "onnxruntime_cpu", files[f"tensorrt{kind}"], "none", half=half)
 
 
-def _or_reason(find: Callable[[], Processor]) -> Processor | str:
+def _or_reason(find: Callable[[], Processor], name: str) -> Processor | Row:
+    """The processor, or a row that says why there is none."""
     try:
         return find()
     except Absent as reason:
-        return str(reason)
+        return Row("", name, absent=str(reason))
 
 
 def _web(folder: Path) -> Row:

@@ -51,4 +51,4 @@ def test_the_same_on_an_emulated_processor_with_avx2_alone(prepared: tuple[Path,
 
 @pytest.mark.skipif(len(HERE) == 1, reason="this machine has no instruction set above AVX2 to be kept from")
 def test_some_cap_makes_8_bit_codes_overflow() -> None:
-    assert any(control.overflows(processor) for processor in HERE)
+    assert any(processors.overflows(processor) for processor in HERE)
