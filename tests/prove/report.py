@@ -49,7 +49,8 @@ def sentence(line: Line, exact: tuple[str, ...]) -> str:
     start = f"{line.row.runtime} on {line.row.processor}"
     if line.found is None:
         return f"{start}: {'FAILED' if line.failed else 'not run here'}: {line.reason}"
-    verdict = "bit-equal" if line.found.equal() else "as promised" if promised(line, exact) else "NOT AS PROMISED"
+    equal = "bit-equal maps" if line.found.equal() else "other maps"
+    verdict = equal if promised(line, exact) else f"{equal}, NOT AS PROMISED"
     codes = f"{line.found.codes_differing} of {line.found.codes_total} codes differ"
     return f"{start}: {verdict}, {codes}, {_maps(line.found)} ({line.about['seconds']} s)"
 
@@ -90,8 +91,8 @@ Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Pytho
 - *Codes*: int8 values at the quantizers of the file that differ from torch's, of all. Those that depend on no float
   island ({sure} of {ran[0].found.places} quantizers) must be equal everywhere.
 - *Other class*: share of pixels with another class ({classes}). *RMS / std*: the largest RMS difference of any other
-  map, as a share of its standard deviation in torch. Of a task that is not exact, at most {share:.2%} and {BOUNDS.rms:g}
-  are promised.
+  map, as a share of its standard deviation in torch. At most {share:.2%} and {BOUNDS.rms:g} are promised where a task
+  is not exact.
 - *Pixels*: that are not equal to the last bit, of all maps.
 - *SHA-256*: of all maps of the first {few} frames (the first 12 digits).
 - *{processors.CAP}*: oneDNN, and so the int8 layers of OpenVINO, obeys it; OpenVINO's own kernels do not. *QEMU*: all
@@ -156,7 +157,7 @@ def _table(lines: list[Line], exact: tuple[str, ...]) -> str:
         found = line.found
         assert found is not None
         worst = max(found.spread.items(), key=lambda pair: pair[1], default=None)
-        verdict = "yes" if found.equal() else "no" if promised(line, exact) else "NO, and not as promised"
+        verdict = ("yes" if found.equal() else "no") + ("" if promised(line, exact) else ", NOT AS PROMISED")
         apart = "" if line.about.get("probed_same", True) else " (of a graph with other maps)"
         rows.append(
             (
