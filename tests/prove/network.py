@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, quantizers, registry, tasks
+from edgemtl import artifact, ledger, quantizers, registry, tasks
 from edgemtl.predictor import smooth_frames
 from edgemtl.prepare import Activate
 from tests import toy
@@ -73,7 +73,7 @@ def deployed(bits: int = 7) -> Deployed:
         made(toy.batch(frame))
     for name, module in modules.items():
         module._forward_pre_hooks.clear()
-        weight = _power(module.weight.abs().amax((1, 2, 3)) / quantizers.limits(bits)[1])
+        weight = _power(module.weight.abs().amax((1, 2, 3)) / ledger.CODES[bits][1])
         code = quantizers.codes(module.weight, weight, 0, bits)
         module.weight.copy_(quantizers.decode(code, weight, 0))
         step = torch.tensor(1.0) if name == "stem" else _power(largest[name] / 127)

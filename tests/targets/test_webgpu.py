@@ -39,7 +39,9 @@ def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:
     for key, one in first.items():
         other = second[key]
         assert (one.role, one.bits, one.axis, one.sha256) == (other.role, other.bits, other.axis, other.sha256)
-        assert one.scale.tobytes() == other.scale.tobytes() and one.readers == other.readers and one.reads == other.reads
+        assert (
+            one.scale.tobytes() == other.scale.tobytes() and one.readers == other.readers and one.reads == other.reads
+        )
         assert one.problem is None and other.problem is None
 
 
