@@ -1,12 +1,14 @@
 # make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
 # make test   lint, types and tests
+# make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
+#             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.
 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .NOTPARALLEL:
-.PHONY: demo test format clean
+.PHONY: demo test prove format clean
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -87,6 +89,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+prove: .venv/installed-dev
+	$(BIN)/python -m tests.prove $(PROVE)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

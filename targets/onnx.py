@@ -1,4 +1,4 @@
-"""ONNX (opset 17, IR 8) with Q/DQ int8, for ONNX Runtime and whatever else reads the format."""
+"""ONNX (opset 17, IR 8) with Q/DQ int8, for ONNX Runtime and whatever else reads the format, and for WebGPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from edgemtl.artifact import Manifest
 from edgemtl.errors import needs, unknown
 from edgemtl.ledger import Found
-from edgemtl.targets import _onnx
+from edgemtl.targets import _onnx, _webgpu
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILE = "model.onnx"
+WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see _webgpu.py
 
 
 class ONNX:
@@ -40,12 +41,15 @@ class ONNX:
         import onnx
 
         onnx.save(model, folder / FILE)
-        return [FILE]
+        if precision != "int8":
+            return [FILE]
+        onnx.save(_webgpu.rewritten(model), folder / WEBGPU)
+        return [FILE, WEBGPU]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
-        """What the file in `folder` holds of each quantized tensor."""
+        """What each file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return {FILE: _onnx.quantized(folder / FILE)}
+            return {FILE: _onnx.quantized(folder / FILE), WEBGPU: _webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
         """A session of ONNX Runtime on the CPU; UsageError for any other device."""
