@@ -95,7 +95,8 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
     forms = _forms(run, stated, artifacts)
     models, parameters = _models(run, stated.size, artifacts)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    table = _table(forms, stated.tasks)
+    listed = [*forms, *_constant(run, stated)]
+    table = _table(listed, stated.tasks)
     text = html.render(
         recipe=stated,
         tiles=_tiles(forms, stated.tasks),
@@ -111,7 +112,7 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
         temporary.write_text(text, encoding="utf-8")
     lines = zip(table["header"], *table["rows"])  # the page's table on its side, as terminals are narrow
     rows = [[f"{name} {unit}".strip(), *(_words(cell) for cell in cells)] for (name, unit), *cells in lines]
-    show.table(f"{run}: {stated.summary}", ["", *(form.name for form in forms)], rows[1:])
+    show.table(f"{run}: {stated.summary}", ["", *(form.name for form in listed)], rows[1:])
     show.out.print(f"{page}: {page.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
     return page
 
@@ -146,6 +147,13 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
         times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
         found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
     return found
+
+
+def _constant(run: Path, stated: Recipe) -> list[Form]:
+    """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
+    known = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    scores: dict[str, float] = next((entry["constant"] for entry in known.values() if "constant" in entry), {})
+    return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
 
 def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
@@ -231,6 +239,8 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
     frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in known.values()})
     found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
+        if any("constant" in entry for entry in known.values()):
+            found.append("Constant: the best that a prediction which is the same at every pixel reaches.")
         found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
     found.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
     machines = {
