@@ -91,6 +91,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of a run folder's `weights` or of an artifact, printed as a table, or as JSON with `as_json`.
 
+    Beside each headline score stands what the best prediction that is the same at every pixel reaches.
+
     With `reference`, a checkpoint of a method's authors, `path` is instead the name of a recipe, changed by `settings`,
     and its network with these weights is scored in torch. Like every other score, these are of our own padding, maps
     and meters, not of the authors' evaluation.

@@ -252,6 +252,11 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
         jpeg = f"a {FRAME[1]}x{FRAME[0]} JPEG through decoding, the model and drawing"
         where = "; ".join(sorted(machines))
         found.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
+        if any(form.bench and form.precision == "int8" for form in forms):
+            found.append(
+                "Int8 is slower on an x86 processor without VNNI (Intel's before Cascade Lake, AMD's before Zen 4), where "
+                "three instructions do what it does in one."
+            )
     if any(form.verify for form in forms):
         found.append(
             "Against torch: the worst task's RMS difference as a share of the map's standard deviation, and the least "

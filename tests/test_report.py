@@ -157,6 +157,7 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     gain = f"{10 * (tasks - 2 * better) / tasks:+.2f}".replace("-", "−")
     assert rows["openvino"][tasks:] == [gain, "0.000", "4.00", "8.00", "1.2 % rms 99.99 % same", "17 of 18 executed"]
     assert '<td class="bad">' in made.read_text(encoding="utf-8")
+    assert "slower on an x86 processor without VNNI" in page.text
     assert "Toy CPU, 3 cores" in page.text and "6 frames of val" in page.text and "125frames/s" in page.text
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("openvino", "50.00", "constant", "20.00", "report.html"))
