@@ -254,8 +254,8 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
         found.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
         if any(form.bench and form.precision == "int8" for form in forms):
             found.append(
-                "Int8 is slower on an x86 processor without VNNI (Intel's before Cascade Lake, AMD's before Zen 4), where "
-                "three instructions do what it does in one."
+                "Int8 is slower on an x86 processor without VNNI (Intel's before Cascade Lake, AMD's before Zen 4): it "
+                "takes three instructions for one of theirs."
             )
     if any(form.verify for form in forms):
         found.append(
