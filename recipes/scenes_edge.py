@@ -50,5 +50,5 @@ def recipe() -> Recipe:
             weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0, "human_parts": 2.0, "sal": 6.0},
             losses=Losses(depth_square=0.5, class_weights=CLASS_WEIGHTS),
         ),
-        compression=Compression(calibration=64, iterations=40, rate=1e-4),
+        compression=Compression(calibration=64, iterations=60, rate=1e-4),
     )  # fmt: skip
