@@ -204,7 +204,7 @@ def _words(cell: dict[str, Any]) -> str:
 def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str, Any]]:
     """Cells with as many decimals as the largest value needs, and a bar's share of it where `bars`."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
-    decimals = 3 if largest < 1 else 2 if largest < 100 else 1
+    decimals = 3 if largest < 2 else 2 if largest < 100 else 1
     cells: list[dict[str, Any]] = []
     for value in values:
         cells.append({"text": DASH if value is None else f"{value:.{decimals}f}"})

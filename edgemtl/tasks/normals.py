@@ -68,9 +68,9 @@ class Normals(Task):
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """(..., 3) the vectors scaled to length 1; zero stays zero."""
+    """(..., 3) the vectors scaled to length 1; zero stays zero, and so is what resizing leaves of it, 1e-15 or so."""
     length = np.sqrt(np.einsum("...c,...c->...", vectors, vectors))
-    return vectors / np.maximum(length, 1e-12)[..., None]
+    return vectors / np.where(length > 1e-9, length, np.inf).astype(vectors.dtype)[..., None]
 
 
 class NormalsMeter:
