@@ -22,6 +22,9 @@ import timm
 from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 
+ZOO = Path(__file__).parent / "zoo"
+BUNDLED = "zoo:"  # before the name of a model in the package, whose backbone's weights are meant
+
 
 class Backbone(nn.Module):
     """Four maps (B, C_i, H / s_i, W / s_i) of an image (B, 3, H, W); `channels` and `strides` describe them."""
@@ -49,7 +52,7 @@ class Backbone(nn.Module):
         # Dense-prediction Swins normalise each output; the classification net that timm keeps does not.
         self.norms = nn.ModuleList(nn.LayerNorm(c) if swin else nn.Identity() for c in self.channels)
         if weights is not None:
-            load_weights(self, Path(weights))
+            load_weights(self, bundled(weights))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [norm(x) for norm, x in zip(self.norms, self.net(image), strict=True)]
@@ -103,13 +106,26 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
+def bundled(weights: str | Path) -> Path:
+    """The file that is meant: of "zoo:NAME" the package's own, else the path as it is; UsageError for a wrong NAME."""
+    text = str(weights)
+    if not text.startswith(BUNDLED):
+        return Path(weights)
+    files = {file.parent.name: file for file in sorted(ZOO.glob("*/float.safetensors"))}
+    name = text.removeprefix(BUNDLED)
+    if name not in files:
+        raise unknown("bundled model", name, files)
+    return files[name]
+
+
 def load_weights(backbone: Backbone, path: Path) -> None:
     """Loads a backbone from safetensors or a torch state_dict (opened with weights_only).
 
-    Keys may be timm's, mmsegmentation's (of a backbone or of a whole segmenter, such as the ADE20K ones that DeMT and
-    MQTransformer begin with), or those of another implementation of the same network that defines its layers in the
-    same order (torchvision's MobileNetV2, efficientnet_lite_pytorch): then tensors are matched by position, and every
-    shape must agree. A classifier at the end is ignored. UsageError where the file does not fit.
+    Keys may be those of our own networks (a run's float.safetensors), timm's, mmsegmentation's (of a backbone or of a
+    whole segmenter, such as the ADE20K ones that DeMT and MQTransformer begin with), or those of another implementation
+    of the same network that defines its layers in the same order (torchvision's MobileNetV2,
+    efficientnet_lite_pytorch): then tensors are matched by position, and every shape must agree. A classifier at the
+    end is ignored. UsageError where the file does not fit.
     """
     if not path.is_file():
         raise UsageError(f"backbone weights {path} do not exist")
@@ -127,16 +143,17 @@ def load_weights(backbone: Backbone, path: Path) -> None:
         named = {inside + key: value for key, value in state.items()}
         fill(backbone, lambda ours: backbone_piece(ours, backbone), named, f"the backbone ({path})")
         return
-    own = {key: value for key, value in backbone.net.state_dict().items() if not key.endswith(counted)}
-    if not own.keys() <= state.keys():
-        theirs = [value for key, value in state.items() if not key.endswith(counted)]
-        for (key, value), other in zip(own.items(), theirs, strict=False):
-            if value.shape != other.shape:
-                raise UsageError(
-                    f"backbone weights {path} are of another network: {key} has shape {tuple(value.shape)}, "
-                    f"the file has {tuple(other.shape)} in its place"
-                )
-        if len(theirs) < len(own):
-            raise UsageError(f"backbone weights {path} hold {len(theirs)} tensors, the backbone has {len(own)}")
-        state = dict(zip(own, theirs, strict=False))
-    backbone.net.load_state_dict({key: state[key] for key in own}, strict=False)
+    # Keys of our own networks begin at the backbone, timm's one level below.
+    into = backbone if any(key.startswith("net.") for key in state) else backbone.net
+    own = {key: value for key, value in into.state_dict().items() if not key.endswith(counted)}
+    named = own.keys() <= state.keys()
+    theirs = [state[k] for k in own] if named else [value for k, value in state.items() if not k.endswith(counted)]
+    for (key, value), other in zip(own.items(), theirs, strict=False):
+        if value.shape != other.shape:
+            raise UsageError(
+                f"backbone weights {path} are of another network: {key} has shape {tuple(value.shape)}, "
+                f"the file has {tuple(other.shape)} in its place"
+            )
+    if len(theirs) < len(own):
+        raise UsageError(f"backbone weights {path} hold {len(theirs)} tensors, the backbone has {len(own)}")
+    into.load_state_dict(dict(zip(own, theirs, strict=False)), strict=False)

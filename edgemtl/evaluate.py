@@ -13,7 +13,7 @@ from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import fit
 from edgemtl.recipe import Recipe
-from edgemtl.tasks import Size, Task, delta_m
+from edgemtl.tasks import Meter, Size, Task, delta_m
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
@@ -34,7 +34,22 @@ def score(
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
-    """Every task's scores over the samples, or `limit` of them, evenly spaced.
+    """Every task's scores over the samples; the same arguments as `measure`."""
+    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=title, quiet=quiet)
+    return {name: meter.scores() for name, meter in meters.items()}
+
+
+def measure(
+    predict: Predict,
+    samples: Any,
+    tasks: Mapping[str, Task],
+    *,
+    canvas: Size | None = None,
+    limit: int | None = None,
+    title: str = "evaluate",
+    quiet: bool = False,
+) -> dict[str, Meter]:
+    """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
     Each is judged at its label's own resolution, where it has one. With a `canvas` frames are not stretched but centred
     on one of that size, and only their own pixels are judged. UsageError where there is nothing to score.
@@ -56,7 +71,7 @@ def score(
                 else:
                     prediction = task.decode(maps[name], image.shape[:2])[window(label.shape[:2], canvas)]
                 meters[name].update(prediction, label)
-    return {name: meter.scores() for name, meter in meters.items()}
+    return meters
 
 
 def evaluate(
@@ -75,6 +90,8 @@ def evaluate(
     untested: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run folder's `weights` or of an artifact, printed as a table, or as JSON with `as_json`.
+
+    Beside each headline score stands what the best prediction that is the same at every pixel reaches.
 
     With `reference`, a checkpoint of a method's authors, `path` is instead the name of a recipe, changed by `settings`,
     and its network with these weights is scored in torch. Like every other score, these are of our own padding, maps
@@ -244,9 +261,15 @@ def _measured(
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict, how = _predict(subject, device, untested)
     canvas = subject.recipe.size if subject.recipe.augment.native else None
-    scores = score(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
+    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
     frames = len(samples) if limit is None else min(limit, len(samples))
-    entry = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256, "tasks": scores}
+    entry = {
+        "frames": frames,
+        "split": split,
+        "weights_sha256": subject.weights_sha256,
+        "tasks": {name: meter.scores() for name, meter in meters.items()},
+        "constant": {name: meter.constant() for name, meter in meters.items()},
+    }
     if subject.kind == "artifact":
         entry |= {"digest": subject.digest, **how}
     if subject.run is not None and frames == len(samples):
@@ -297,12 +320,13 @@ def _print(
         print(json.dumps(result, indent=1))
         return
     title = f"{result['path']}, {result['name']}: {result['frames']} frames of {result['split']}"
-    listed = [
-        (f"{name}.{key}", value, tasks[name].unit if key == tasks[name].headline else "")
-        for name, of in scores.items()
-        for key, value in of.items()
-    ]
-    show.table(title, ("score", "value", "unit"), listed)
+    listed = []
+    for name, of in scores.items():
+        for key, value in of.items():
+            about = (result["constant"][name], tasks[name].unit) if key == tasks[name].headline else ("", "")
+            listed.append((f"{name}.{key}", value, *about))
+    show.table(title, ("score", "value", "constant", "unit"), listed)
+    print("constant: the best that a prediction which is the same at every pixel reaches on these labels")
     if rows:
         show.table(
             f"against {result['baseline']}, float",

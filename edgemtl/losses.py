@@ -34,19 +34,14 @@ def _valid(name: str, label: Tensor) -> Tensor:
     return label.abs().sum(1, keepdim=True) > 0 if name == "normals" else label != IGNORED
 
 
-def _semseg(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
-    weight = torch.tensor(options.class_weights, device=raw.device) if options.class_weights else None
-    return _cross_entropy(raw, label, weight) / pixels.labelled
-
-
-def _human_parts(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
-    return _cross_entropy(raw, label) / pixels.labelled
-
-
-def _cross_entropy(raw: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def _classes(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
+    """Cross entropy, a pixel's weighted by its class where the recipe has weights for the task."""
+    weights = options.class_weights.get(task.name)
+    weight = torch.tensor(weights, device=raw.device) if weights else None
     # Pixel by pixel, as channels-last maps lie in memory: of maps cross_entropy makes copies, at 2 to 4 times the cost.
     rows = raw.permute(0, 2, 3, 1).flatten(0, 2)
-    return F.cross_entropy(rows, label.flatten(), weight, ignore_index=IGNORED, reduction="sum")
+    total = F.cross_entropy(rows, label.flatten(), weight, ignore_index=IGNORED, reduction="sum")
+    return total / pixels.labelled
 
 
 def _sal(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
@@ -81,7 +76,7 @@ def _normals(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pi
 
 
 BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses, Pixels], Tensor]] = {
-    "semseg": _semseg, "human_parts": _human_parts, "sal": _sal, "edge": _edge, "depth": _depth, "normals": _normals,
+    "semseg": _classes, "human_parts": _classes, "sal": _sal, "edge": _edge, "depth": _depth, "normals": _normals,
 }  # fmt: skip
 
 

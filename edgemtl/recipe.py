@@ -3,9 +3,9 @@
 import ast
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
@@ -25,7 +25,7 @@ class Data(Options):
 class Network(Options):
     method: str  # a file in edgemtl/models
     backbone: str  # a timm name
-    weights: str | None = None  # local file with the backbone's weights
+    weights: str | None = None  # local file with the backbone's weights, or "zoo:NAME", those of a bundled model
     pretrained: bool = False  # let timm fetch them
     options: dict[str, Any] = {}  # keyword arguments of the method's class
 
@@ -45,9 +45,17 @@ class Augment(Options):
     hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0, such as human_parts
 
 
+def _by_task(raw: Any) -> Any:
+    """Class weights by task; a list, which recipes had up to version 0.3, is of semseg."""
+    if isinstance(raw, (list, tuple)):
+        return {"semseg": raw} if raw else {}
+    return raw
+
+
 class Losses(Options):
     depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
-    class_weights: tuple[float, ...] = ()  # of the semseg classes; none: all equal
+    # Of each class of semseg and human_parts; none: all equal.
+    class_weights: Annotated[dict[str, tuple[float, ...]], BeforeValidator(_by_task)] = {}
     # What ATRC, DeMT and MQTransformer do comes first, Multi-Task-Learning-PyTorch, MTI-Net and SCA-MTL second.
     normals_mean: Literal["pixels", "elements"] = "pixels"  # the L1 of a pixel's three components is summed or averaged
     bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that the losses of edge and sal are averaged over

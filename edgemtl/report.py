@@ -31,6 +31,7 @@ PAGE, CLIP = "report.html", "demo.webm"
 WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
 WIDTH = 320  # of a picture on the page, at most
 DASH = "–"
+SLOWER = "This processor lacks VNNI, one instruction for three of int8: int8 gains less over float here than elsewhere."
 # Stand-ins for the page's own colours, which differ between light and dark.
 INK, LINE, POINT, GRID = "#010203", "#040506", "#070809", "#0a0b0c"
 PAINT = {INK: "currentColor", LINE: "var(--accent)", POINT: "var(--second)", GRID: "var(--border)"}
@@ -95,13 +96,14 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
     forms = _forms(run, stated, artifacts)
     models, parameters = _models(run, stated.size, artifacts)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    table = _table(forms, stated.tasks)
+    listed = [*forms, *_constant(run, stated)]
+    table, notes = _table(listed, stated.tasks), _notes(run, forms)
     text = html.render(
         recipe=stated,
         tiles=_tiles(forms, stated.tasks),
         clip=CLIP if page.with_name(CLIP).is_file() else None,
         table=table,
-        notes=_notes(run, forms),
+        notes=notes,
         models=list(models),
         pictures=_pictures(stated, models, data, frames),
         curves=_curves(read_lines(run / "metrics.jsonl"), stated.tasks),
@@ -111,7 +113,9 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
         temporary.write_text(text, encoding="utf-8")
     lines = zip(table["header"], *table["rows"])  # the page's table on its side, as terminals are narrow
     rows = [[f"{name} {unit}".strip(), *(_words(cell) for cell in cells)] for (name, unit), *cells in lines]
-    show.table(f"{run}: {stated.summary}", ["", *(form.name for form in forms)], rows[1:])
+    show.table(f"{run}: {stated.summary}", ["", *(form.name for form in listed)], rows[1:])
+    if SLOWER in notes:
+        show.out.print(SLOWER, highlight=False, soft_wrap=True)
     show.out.print(f"{page}: {page.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
     return page
 
@@ -146,6 +150,13 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
         times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
         found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
     return found
+
+
+def _constant(run: Path, stated: Recipe) -> list[Form]:
+    """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
+    known = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    scores: dict[str, float] = next((entry["constant"] for entry in known.values() if "constant" in entry), {})
+    return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
 
 def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
@@ -193,7 +204,7 @@ def _words(cell: dict[str, Any]) -> str:
 def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str, Any]]:
     """Cells with as many decimals as the largest value needs, and a bar's share of it where `bars`."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
-    decimals = 3 if largest < 1 else 2 if largest < 100 else 1
+    decimals = 3 if largest < 2 else 2 if largest < 100 else 1
     cells: list[dict[str, Any]] = []
     for value in values:
         cells.append({"text": DASH if value is None else f"{value:.{decimals}f}"})
@@ -231,10 +242,13 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
     frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in known.values()})
     found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
+        if any("constant" in entry for entry in known.values()):
+            found.append("Constant: the best that a prediction which is the same at every pixel reaches.")
         found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
     found.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
     machines = {
-        f"{form.bench['device']}, {form.bench['machine']['processor']}, {form.bench['machine']['cores']} cores"
+        f"{form.bench['device']}, {form.bench['machine']['processor']}{_instructions(form)}, "
+        f"{form.bench['machine']['cores']} cores"
         for form in forms
         if form.bench
     }
@@ -242,12 +256,20 @@ def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
         jpeg = f"a {FRAME[1]}x{FRAME[0]} JPEG through decoding, the model and drawing"
         where = "; ".join(sorted(machines))
         found.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
+        if any("without VNNI" in _instructions(form) for form in forms):
+            found.append(SLOWER)
     if any(form.verify for form in forms):
         found.append(
             "Against torch: the worst task's RMS difference as a share of the map's standard deviation, and the least "
             "share of pixels with the same class."
         )
     return found
+
+
+def _instructions(form: Form) -> str:
+    """The processor's instructions for int8 where the form was measured, in brackets; empty where unknown."""
+    words = form.bench["machine"].get("instructions") if form.bench else None
+    return f" ({words})" if words else ""
 
 
 def _facts(run: Path, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:

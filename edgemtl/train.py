@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from edgemtl import balance, checkpoint, journal, reference, registry, show
 from edgemtl.backbones import synchronised
-from edgemtl.batches import loader, tensors
+from edgemtl.batches import CLASSES, loader, tensors
 from edgemtl.checkpoint import FLOAT, LAST
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.evaluate import Scores
 from edgemtl.files import read_json
 from edgemtl.launch import Precision, launch
@@ -291,6 +291,14 @@ def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for name in recipe.tasks:
         if name not in recipe.training.weights:
             raise UsageError(f"training.weights has no {name}; it needs a number for every task")
+    for name, weights in recipe.training.losses.class_weights.items():
+        if name not in CLASSES:
+            raise unknown("task with classes in training.losses.class_weights", name, CLASSES)
+        if weights and name in recipe.tasks and len(weights) != recipe.tasks[name].channels:
+            raise UsageError(
+                f"training.losses.class_weights has {len(weights)} numbers for {name}, which has"
+                f" {recipe.tasks[name].channels} classes"
+            )
     if resume and (run / journal.RECIPE).is_file():
         journal.check_same(run, recipe)
         begun = read_json(run / journal.RECIPE).get("init")

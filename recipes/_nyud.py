@@ -57,7 +57,7 @@ def edge(name: str, summary: str, network: Network, keep_float: tuple[str, ...] 
             iterations=2500, batch=8, optimizer="adamw", rate=2e-3, backbone_rate=0.2, schedule="one-cycle",
             warmup=0.1, weight_decay=0.02, ema=0.998, label_stride=2, validate_every=1250, save_every=200,
             weights={"semseg": 1.0, "depth": 1.0, "normals": 1.5, "edge": 10.0},
-            losses=Losses(depth_square=0.5, class_weights=CLASS_WEIGHTS),
+            losses=Losses(depth_square=0.5, class_weights={"semseg": CLASS_WEIGHTS}),
         ),
         compression=Compression(
             calibration=128, iterations=200, rate=3e-5, keep_float=keep_float, budget="delta_m=-1,latency=+5%",

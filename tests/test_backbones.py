@@ -1,10 +1,12 @@
 """Backbones: shapes, and weights from files of other implementations."""
 
+import re
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from edgemtl.backbones import Backbone, synchronised
+from edgemtl.backbones import ZOO, Backbone, synchronised
 from edgemtl.errors import UsageError
 from edgemtl.models import from_reference
 from tests.golden import published
@@ -76,6 +78,43 @@ def test_weights_of_the_same_layers_under_other_names_load_by_position(tmp_path)
     second = Backbone(NAME, weights=path)
     torch.testing.assert_close(second.net.conv_stem.weight, first.net.conv_stem.weight)
     torch.testing.assert_close(list(second.net.parameters())[-1], list(first.net.parameters())[-1])
+
+
+def test_the_backbone_of_one_of_our_own_networks(tmp_path):
+    """Swins have norms beside timm's layers; heads and the like are not looked at."""
+    with torch.device("meta"):
+        first = Backbone("swin_tiny_patch4_window7_224")
+    first = first.to_empty(device="cpu")
+    for n, value in enumerate(first.state_dict().values()):
+        value.fill_(n)
+    state = {f"backbone.{key}": value for key, value in first.state_dict().items()}
+    save_file(state | {"heads.depth.weight": torch.zeros(3)}, tmp_path / "float.safetensors")
+    second = Backbone("swin_tiny_patch4_window7_224", weights=tmp_path / "float.safetensors")
+    for (key, value), expected in zip(second.state_dict().items(), first.state_dict().values(), strict=True):
+        assert torch.equal(value, expected), key
+
+
+def test_weights_of_a_bundled_model():
+    held = load_file(ZOO / "nyud_edge" / "float.safetensors")
+    state = Backbone("tf_efficientnet_lite0", weights="zoo:nyud_edge").state_dict()
+    assert len(state) > 200
+    for key, value in state.items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, held[f"backbone.{key}"]), key
+
+
+@pytest.mark.parametrize(
+    "name, weights, message",
+    [
+        (NAME, "zoo:nyud_egde", "unknown bundled model 'nyud_egde'; did you mean 'nyud_edge'?"),
+        (NAME, "zoo:", "unknown bundled model ''; known: nyud_edge"),
+        (NAME, "zoo:nyud_edge", "float.safetensors are of another network"),
+        ("tf_efficientnet_lite2", "zoo:nyud_edge", "float.safetensors are of another network"),
+    ],
+)
+def test_bundled_weights_that_do_not_exist_or_fit_are_one_line(name, weights, message):
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        Backbone(name, weights=weights)
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

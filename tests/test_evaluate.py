@@ -31,6 +31,9 @@ class Error:
     def scores(self) -> dict[str, float]:
         return {"error": self.total / self.pixels, "pixels": float(self.pixels)}
 
+    def constant(self) -> float:
+        return 123.0
+
 
 class Lower(Task):
     name = "lower"
@@ -158,12 +161,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_scores_of_a_whole_split_are_kept_with_what_they_are_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(run)
-    assert "lower.error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lower.error" in printed and "constant" in printed and "123" in printed
     evaluate(run, weights="int8", as_json=True)
-    assert json.loads(capsys.readouterr().out)["name"] == "int8"
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == "int8" and shown["constant"] == {"lower": 123, "higher": 123}
     kept = read_json(run / "scores.json")
     assert set(kept) == {"float", "int8"}
-    assert kept["float"]["frames"] == 3
+    assert kept["float"]["frames"] == 3 and kept["float"]["constant"] == {"lower": 123, "higher": 123}
     assert kept["float"]["weights_sha256"] == sha256(run / "float.safetensors")
     assert kept["float"]["tasks"]["lower"]["error"] == 24 / 36
 

@@ -47,17 +47,17 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def brute(name, x, label, class_weights=(), depth_square=0.0, normals_mean="pixels", bce_mean="labelled"):
+def brute(name, x, label, class_weights=None, depth_square=0.0, normals_mean="pixels", bce_mean="labelled"):
     """The loss by its definition in float64."""
     x, label = x.astype(np.float64), label.astype(np.float64)
     pixels = [(b, i, j) for b in range(len(x)) for i in range(H) for j in range(W)]
     every = len(pixels)
-    total, terms = 0.0, 0
+    total, terms, weights = 0.0, 0, (class_weights or {}).get(name, np.ones(x.shape[1]))
     if name in ("semseg", "human_parts"):
         for b, i, j in pixels:
             if label[b, i, j] != 255:
                 k, z = int(label[b, i, j]), x[b, :, i, j]
-                total -= (class_weights or np.ones(len(z)))[k] * (z[k] - math.log(sum(math.exp(v) for v in z)))
+                total -= weights[k] * (z[k] - math.log(sum(math.exp(v) for v in z)))
                 terms += 1
     elif name in ("sal", "edge"):
         pixels = [(b, i, j) for b, i, j in pixels if label[b, 0, i, j] != 255]
@@ -83,8 +83,10 @@ def brute(name, x, label, class_weights=(), depth_square=0.0, normals_mean="pixe
 
 CASES = [
     ("semseg", {}),
-    ("semseg", {"class_weights": (0.5, 1.0, 2.0, 3.0)}),
+    ("semseg", {"class_weights": {"semseg": (0.5, 1.0, 2.0, 3.0)}}),
+    ("semseg", {"class_weights": {"human_parts": (0.5,) * 7}}),
     ("human_parts", {}),
+    ("human_parts", {"class_weights": {"human_parts": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0), "semseg": (0.0,) * 4}}),
     ("sal", {}),
     ("sal", {"bce_mean": "all"}),
     ("edge", {}),

@@ -88,3 +88,14 @@ def test_an_unknown_key_in_a_recipe_json_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "recipe.json", {"recipe": raw | {"colour": "red"}})
     with pytest.raises(UsageError, match="colour='red'"):
         recipe.read(tmp_path / "recipe.json")
+
+
+def test_class_weights_of_an_older_recipe_json_are_of_semseg(tmp_path: Path) -> None:
+    raw = json.loads(recipe.load("nyud_edge").model_dump_json())
+    weights = raw["training"]["losses"]["class_weights"].pop("semseg")
+    for old, new in ((weights, {"semseg": tuple(weights)}), ([], {})):
+        raw["training"]["losses"]["class_weights"] = old
+        write_json(tmp_path / "recipe.json", {"recipe": raw})
+        assert recipe.read(tmp_path / "recipe.json").training.losses.class_weights == new
+    with pytest.raises(UsageError, match="class_weights"):
+        recipe.load("nyud_edge", ["training.losses.class_weights=3"])

@@ -118,7 +118,8 @@ def measured(run: Path) -> None:
 
     def entry(weights: str, factor: float) -> dict[str, Any]:
         scores = {name: {task.headline: 50 * factor, "other": 1.0} for name, task in tasks.items()}
-        return {"frames": 6, "split": "val", "weights_sha256": weights, "tasks": scores}
+        constant = dict.fromkeys(tasks, 20.0)
+        return {"frames": 6, "split": "val", "weights_sha256": weights, "tasks": scores, "constant": constant}
 
     own = artifact.read(run / "openvino").weights_sha256
     files = {name: sha256(run / f"{name}.safetensors") for name in ("float", "int8")}
@@ -150,6 +151,7 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     tasks = len(recipe.read(run / "recipe.json").tasks)
     assert rows["float"][:tasks] == ["50.00"] * tasks and rows["float"][tasks] == "–"
     assert rows["int8,"][:tasks] == ["–"] * tasks  # those scores are of other weights
+    assert rows["constant"][:tasks] == ["20.00"] * tasks and set(rows["constant"][tasks + 1 :]) == {"–"}
     # Three of six scores are better when they are higher, at least one when lower: the gains do not all cancel out.
     better = sum(task.higher_is_better for task in recipe.read(run / "recipe.json").tasks.values())
     gain = f"{10 * (tasks - 2 * better) / tasks:+.2f}".replace("-", "−")
@@ -157,7 +159,31 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     assert '<td class="bad">' in made.read_text(encoding="utf-8")
     assert "Toy CPU, 3 cores" in page.text and "6 frames of val" in page.text and "125frames/s" in page.text
     printed = capsys.readouterr().out
-    assert "openvino" in printed and "50.00" in printed and "report.html" in printed
+    assert all(text in printed for text in ("openvino", "50.00", "constant", "20.00", "report.html"))
+
+
+def test_what_is_slower_without_vnni_is_said_where_it_was_measured(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(run)
+    for instructions, slower in ((None, False), ("AVX2, AVX512_VNNI", False), ("AVX2 without VNNI", True)):
+        times = json.loads((run / "bench.json").read_text())
+        if instructions:
+            times["openvino"]["machine"]["instructions"] = instructions
+        write_json(run / "bench.json", times)
+        page = Page(report.report(run, data=tmp_path, frames=1))
+        assert (report.SLOWER in page.text) == (report.SLOWER in capsys.readouterr().out.replace("\n", " ")) == slower
+        assert f"Toy CPU{f' ({instructions})' if instructions else ''}, 3 cores" in page.text
+
+
+def test_scores_of_an_older_version_have_no_constants(run: Path, tmp_path: Path) -> None:
+    measured(run)
+    known = json.loads((run / "scores.json").read_text())
+    for entry in known.values():
+        del entry["constant"]
+    write_json(run / "scores.json", known)
+    page = Page(report.report(run, data=tmp_path))
+    assert "float" in [row[0].split()[0] for row in page.cells] and "onstant" not in page.text
 
 
 def test_the_page_needs_nothing_else(run: Path, tmp_path: Path) -> None:

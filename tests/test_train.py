@@ -23,7 +23,7 @@ from edgemtl import checkpoint, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
 from edgemtl.journal import Journal
-from edgemtl.recipe import Augment, Data, Network, Recipe, Training
+from edgemtl.recipe import Augment, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 
@@ -304,6 +304,8 @@ def test_an_empty_split_is_refused(tmp_path, data, split):
     ("given", "options", "message"),
     [
         ({"weights": {"depth": 1.0}}, {}, "training.weights has no semseg"),
+        ({"losses": Losses(class_weights={"semseg": (1.0,) * 9})}, {}, "9 numbers for semseg, which has 2 classes"),
+        ({"losses": Losses(class_weights={"depth": (1.0,)})}, {}, "unknown task with classes in .* 'depth'; known: "),
         ({"accumulate": 3}, {}, "training.batch=4 must be a multiple of training.accumulate"),
         ({}, {"precision": "8-true"}, "8-true"),
     ],

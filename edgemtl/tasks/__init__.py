@@ -26,6 +26,10 @@ class Meter(Protocol):
         """Every score by name; the task's `headline` is among them."""
         ...
 
+    def constant(self) -> float:
+        """The headline score, for the labels seen, of the best prediction that is the same at every pixel."""
+        ...
+
 
 class Task(BaseModel):
     """What every task states; instances hold what a decoder needs (class names, range) and go into manifests."""

@@ -12,10 +12,13 @@ SEISM suppresses the map across its ridges, then thresholds, then thins. What di
 """
 
 import math
+from functools import cache
 from typing import Iterable
 
 import cv2
 import numpy as np
+
+from edgemtl.tasks import Size
 
 # Guo and Hall's two sub-iterations as tables over the 3x3 neighbourhood, whose bits run clockwise from the upper left.
 _NEIGHBOURS = np.array([[1, 2, 4], [128, 0, 8], [64, 32, 16]], np.float32)
@@ -171,6 +174,21 @@ def neighbours(candidates: np.ndarray, label: np.ndarray, radius: float) -> list
     ends = np.cumsum((found >= 0).sum(1)).tolist()
     flat = found[found >= 0].tolist()
     return [flat[start:end] for start, end in zip([0, *ends], ends)]
+
+
+@cache
+def flat(size: Size) -> np.ndarray:
+    """(H, W) bool: the lines that are left of a map with the same probability everywhere."""
+    return thin(suppress(np.ones(size, np.float32)) > 0.5)
+
+
+def matches(candidates: np.ndarray, lines: np.ndarray, tolerance: float) -> int:
+    """How many pixels of two thin masks (H, W) bool can be matched, `tolerance` in diagonals."""
+    near = neighbours(candidates, lines, tolerance * math.hypot(*lines.shape))
+    matching = Matching(near, int(np.count_nonzero(lines)))
+    for left in range(len(near)):
+        matching.add(left)
+    return matching.size
 
 
 def counts(probability: np.ndarray, label: np.ndarray, thresholds: np.ndarray, tolerance: float) -> np.ndarray:

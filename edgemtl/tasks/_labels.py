@@ -155,3 +155,8 @@ class ClassMeter:
             "miou_present": float(iou[labelled > 0].mean()),
             "pixacc": float(100 * hit.sum() / labelled.sum()),
         }
+
+    def constant(self) -> float:
+        """`miou` of the most frequent class everywhere: its share, over the number of classes."""
+        pixels = int(self._labelled.sum())
+        return float(100 * self._labelled.max() / pixels / self._classes) if pixels else float("nan")

@@ -73,6 +73,7 @@ class DepthMeter:
         self._task = task
         self._squares = 0.0
         self._pixels = 0
+        self._moments = np.zeros(2)  # sums of the labels and of their squares
 
     def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
         """Adds metres, both (H, W)."""
@@ -81,9 +82,17 @@ class DepthMeter:
         error = np.maximum(prediction[valid], 0) - label[valid]
         self._squares += float(np.sum(np.square(error, dtype=np.float64)))
         self._pixels += error.size
+        self._moments += label[valid].sum(dtype=np.float64), np.square(label[valid], dtype=np.float64).sum()
 
     def scores(self) -> dict[str, float]:
         return {"rmse": math.sqrt(self._squares / self._pixels) if self._pixels else math.nan}
+
+    def constant(self) -> float:
+        """`rmse` of the labels' mean everywhere: their standard deviation."""
+        if not self._pixels:
+            return math.nan
+        mean, square = self._moments / self._pixels
+        return math.sqrt(max(square - mean**2, 0))
 
 
 task = Depth

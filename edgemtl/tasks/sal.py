@@ -77,5 +77,10 @@ class SaliencyMeter:
         f = (1 + self.BETA2) * hit / np.maximum(self.BETA2 * salient + predicted, 1e-9)
         return {"maxf": float(100 * f.max())}
 
+    def constant(self) -> float:
+        """`maxf` where everything is salient."""
+        pixels, salient = int(self._counts.sum()), int(self._counts[1].sum())
+        return 100 * (1 + self.BETA2) * salient / (self.BETA2 * salient + pixels) if pixels else float("nan")
+
 
 task = Saliency

@@ -24,7 +24,17 @@ def test_rmse_equals_plain_loops():
 def test_nothing_measured_has_no_score():
     meter = Depth().meter()
     meter.update(np.ones((2, 2), np.float32), Depth().unlabelled((2, 2)))
-    assert math.isnan(meter.scores()["rmse"])
+    assert math.isnan(meter.scores()["rmse"]) and math.isnan(meter.constant())
+
+
+def test_the_best_constant_is_the_mean_of_all_known_pixels():
+    meter, mean = Depth().meter(), Depth().meter()
+    for label in ([[1.0, 2.0, 0.0]], [[6.0, math.inf]]):
+        label = np.array(label, np.float32)
+        meter.update(np.full_like(label, 99), label)
+        mean.update(np.full_like(label, 3), label)
+    assert meter.constant() == pytest.approx(math.sqrt((4 + 1 + 9) / 3))
+    assert mean.scores()["rmse"] == pytest.approx(meter.constant())
 
 
 def test_enlarging_the_image_brings_everything_nearer_and_unknown_stays():

@@ -62,7 +62,25 @@ def test_ignored_pixels_do_not_count():
     assert np.abs(meter.scores()["odsf"] - cut.scores()["odsf"]) < 5  # only what touches the seam may differ
     nothing = Edge().meter()
     nothing.update(probability, np.full(label.shape, 255, np.uint8))
-    assert np.isnan(nothing.scores()["odsf"])
+    assert np.isnan(nothing.scores()["odsf"]) and np.isnan(nothing.constant())
+
+
+def test_a_constant_is_what_a_flat_map_scores():
+    rng = np.random.default_rng(3)
+    meter, ones, best = Edge().meter(), Edge().meter(), Edge(thresholds=3).meter()
+    for size in ((60, 80), (90, 70)):
+        probability, label = drawing(rng, size)
+        meter.update(probability, label)
+        ones.update(np.ones(size, np.float32), label)
+        best.update(np.full(size, 0.9, np.float32), label)
+    assert 0 < meter.constant() < 10 and ones.constant() == best.constant() == meter.constant()
+    # Thresholds cut a map that fades at the border at slightly different places.
+    assert ones.scores()["odsf"] == pytest.approx(meter.constant(), abs=2)
+    middle, label = Edge().meter(), np.zeros((60, 80), np.uint8)
+    label[30, 30:50] = 1
+    label[:, 60:] = 255
+    middle.update(np.zeros(label.shape, np.float32), label)
+    assert middle.constant() > 60
 
 
 def any_covered(label, size):

@@ -40,6 +40,36 @@ def test_known_angles(prediction, degrees):
     assert meter.scores()["median"] == pytest.approx(degrees, abs=0.01)
 
 
+def test_the_best_constant_is_a_direction_between_or_among_the_labels():
+    def constant(*label):
+        meter = Normals().meter()
+        for row in label:  # over several frames, with unknown pixels and predictions that have no say
+            meter.update(np.full((1, 2, 3), 0.5, np.float32), np.array([[row, (0, 0, 0)]], np.float32))
+        return meter.constant()
+
+    assert constant((0, 0, 1), (0, 0, 1)) == pytest.approx(0, abs=1e-4)
+    assert constant((0, 0, 1), (0, 1, 0)) == pytest.approx(45, abs=1e-3)
+    # Of three at right angles, twice one: that one is 45 degrees off on average, the mean direction is not as good.
+    assert constant((1, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)) == pytest.approx(45, abs=1e-3)
+    assert math.isnan(constant((0, 0, 0)))
+
+
+def test_no_constant_direction_beats_the_best_one():
+    rng = np.random.default_rng(1)
+    label = directions(rng, 40, 50) * 0.6 + directions(rng, 1, 1)
+    label /= np.linalg.norm(label, axis=-1, keepdims=True)
+
+    def mean(direction):
+        meter = Normals().meter()
+        meter.update(np.broadcast_to(direction, label.shape), label)
+        return meter.scores()["mean"], meter.constant()
+
+    ways = [label.mean((0, 1)), *directions(rng, 500)]
+    found = [mean(way) for way in ways]
+    assert len({best for _, best in found}) == 1 and found[0][1] <= min(angle for angle, _ in found) + 0.1
+    assert found[0][1] >= found[0][0] - 0.5  # these are spread evenly about their mean
+
+
 def test_flipping_mirrors_x():
     label = np.array([[[1, 0, 0], [0, 0.6, 0.8]]], np.float32)
     assert Normals().flip(label).tolist() == [[[0, pytest.approx(0.6), pytest.approx(0.8)], [-1, 0, 0]]]

@@ -35,9 +35,19 @@ def test_right_and_wrong(value, maxf):
 
 def test_a_split_in_which_nothing_is_salient_scores_zero_and_nothing_labelled_has_no_score():
     meter = Saliency().meter()
-    assert np.isnan(meter.scores()["maxf"])
+    assert np.isnan(meter.scores()["maxf"]) and np.isnan(meter.constant())
     meter.update(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8))
-    assert meter.scores()["maxf"] == 0
+    assert meter.scores()["maxf"] == meter.constant() == 0
+
+
+def test_the_best_constant_is_everything_salient():
+    meter, ones = Saliency().meter(), Saliency().meter()
+    for label in ([[0, 1, 0, 255]], [[0], [1]]):
+        label = np.array(label, np.uint8)
+        meter.update(np.zeros(label.shape, np.float32), label)
+        ones.update(np.ones(label.shape, np.float32), label)
+    assert meter.constant() == pytest.approx(100 * 1.3 * 0.4 / (0.3 * 0.4 + 1))  # P 2/5, R 1
+    assert ones.scores()["maxf"] == pytest.approx(meter.constant())
 
 
 def test_outputs():

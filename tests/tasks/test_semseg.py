@@ -39,6 +39,21 @@ def test_nothing_labelled_has_no_score():
     meter = HumanParts().meter()
     meter.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
     assert all(np.isnan(value) for value in meter.scores().values())
+    assert np.isnan(meter.constant())
+
+
+def test_the_best_constant_is_the_most_frequent_class():
+    task = Semseg(classes=tuple("abcd"))
+    labels = [np.array([[0, 1, 1, 255, 255, 255]], np.uint8), np.array([[2], [1], [0]], np.uint8)]
+    meter = task.meter()
+    for label in labels:
+        meter.update(np.full_like(label, 3), label)  # what the network predicts has no say
+    assert meter.constant() == pytest.approx(100 * 3 / 6 / 4)
+    for cls in range(4):
+        constant = task.meter()
+        for label in labels:
+            constant.update(np.full_like(label, cls), label)
+        assert (constant.scores()["miou"] == pytest.approx(meter.constant())) == (cls == 1)
 
 
 def test_a_class_the_task_has_not_is_an_error():
