@@ -47,7 +47,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def add_json(path: Path, key: str, value: Any) -> None:
-    """Sets one entry of the JSON object in `path`, which need not exist yet."""
+    """Sets one entry of the JSON object in `path`, which need not exist yet; the bundled models keep none."""
+    if path.resolve().is_relative_to(Path(__file__).resolve().parent / "zoo"):
+        return
     write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
 
 

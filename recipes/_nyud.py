@@ -42,7 +42,13 @@ def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Reci
     )
 
 
-def edge(name: str, summary: str, network: Network, keep_float: tuple[str, ...] = ()) -> Recipe:
+def edge(
+    name: str,
+    summary: str,
+    network: Network,
+    keep_float: tuple[str, ...] = (),
+    budget: str = "delta_m=-1,latency=+5%",
+) -> Recipe:
     """25 epochs at 240x320 with class-weighted segmentation, then int8 fine-tuning."""
     return Recipe(
         name=name,
@@ -60,6 +66,6 @@ def edge(name: str, summary: str, network: Network, keep_float: tuple[str, ...] 
             losses=Losses(depth_square=0.5, class_weights={"semseg": CLASS_WEIGHTS}),
         ),
         compression=Compression(
-            calibration=128, iterations=200, rate=3e-5, keep_float=keep_float, budget="delta_m=-1,latency=+5%",
+            calibration=48, iterations=400, rate=1e-4, keep_float=keep_float, budget=budget,
         ),
     )  # fmt: skip

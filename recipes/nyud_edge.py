@@ -17,4 +17,5 @@ def recipe() -> Recipe:
                 "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
             },
         ),
+        budget="",  # a float layer would be the only one that is not exact
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, checkpoint, convert, ledger, pairing, quantizers, registry, tasks
+from edgemtl import artifact, checkpoint, convert, ledger, pairing, proof, quantizers, registry, tasks
 from edgemtl.files import sha256, write_json
 from edgemtl.prepare import Activate, Normalise
 from edgemtl.recipe import Data, Network, Recipe, Training
@@ -60,11 +60,13 @@ class Deployed(nn.Module):
         return self.activate(self.network(self.normalise(frame)))
 
 
-def deployed(precision: str, seed: int = 3, most: int = 127) -> Deployed:
+def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
     """The same random weights each time; int8 with a quantizer on every convolution's input and weight.
 
-    Weights get codes up to `most`: 63 cannot overflow where two products are added in 16 bits, 127 can.
+    Weights get codes up to `most`. 63 is scheme 2 in full: 7 bits, powers of two, biases on the grid. 127 are 8 bits
+    and ordinary scales, which overflow where two products are added in 16 bits.
     """
+    bits, fitting = (7, quantizers.power) if most == 63 else (8, quantizers.snap)
     torch.manual_seed(seed)
     made = Deployed().eval().requires_grad_(False)
     made.network.depth.bias.fill_(1.5)
@@ -80,15 +82,18 @@ def deployed(precision: str, seed: int = 3, most: int = 127) -> Deployed:
         made(batch(frame))
     for name, module in modules.items():
         module._forward_pre_hooks.clear()
-        scale = quantizers.snap(module.weight.abs().amax((1, 2, 3)) / most)
-        module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0), scale, 0))
-        weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight")
+        scale = fitting(module.weight.abs().amax((1, 2, 3)) / most)
+        module.weight.copy_(quantizers.decode(quantizers.codes(module.weight, scale, 0, bits), scale, 0))
+        weight = quantizers.FakeQuantize(scale, 0, "weight", f"{name}.weight", bits)
+        weight.low, weight.high = quantizers.CODES[8]  # as after loading
         activation = quantizers.FakeQuantize(
-            quantizers.snap(torch.tensor(largest[name] / 127)), None, "activation", f"{name}/conv2d/0:0"
+            fitting(torch.tensor(largest[name] / 127)), None, "activation", f"{name}/conv2d/0:0"
         )
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__1.0", weight)
         quantizers.insert(made.network, f"pre_hooks.{name}/conv2d/0__0.0", activation)
     made.eval()
+    if most == 63:
+        proof.prove(made, batch(frames()[0]), settle=True)
     assert len(quantizers.arrivals(made, batch(frames()[0]), quantizers.quantizers(made.network))) == 2 * len(LAYERS)
     return made
 
@@ -165,8 +170,10 @@ def write_ledger(run: Path, deployed: nn.Module) -> None:
 
 def ledger_of(deployed: nn.Module) -> dict[str, Any]:
     """What a scales.json says of a quantized network."""
-    codes = {"weight": ledger.CODES[8], "activation": ledger.CODES[8]}
-    about = {"format": ledger.FORMAT, "sha256": "0" * 64, "zero_point": 0, "codes": codes, "scales": "float16"}
+    bits = {q.bits for q in quantizers.quantizers(deployed.network) if q.role == "weight"}
+    codes = {"weight": ledger.CODES[min(bits)], "activation": ledger.CODES[8]}
+    scales = "power of two" if min(bits) == 7 else "float16"
+    about = {"format": ledger.FORMAT, "sha256": "0" * 64, "zero_point": 0, "codes": codes, "scales": scales}
     return about | pairing.entries(deployed, torch.zeros(1, 3, *SIZE))
 
 
