@@ -192,6 +192,10 @@ class _Walk:
         step = float(scale)
         islands = x.islands
         name = quantizers.scale_name(self.program, node)
+        if not math.log2(step).is_integer():
+            self.why.setdefault(name, f"its scale {step:g} is no power of two")
+            self.codes[name] = islands | {name}
+            return self._unknown(node, {name})
         if x.values is not None:
             sure = _margin(x.values / step + 0.5) > x.error / step
         else:
@@ -331,6 +335,9 @@ class _Walk:
 
     def relu(self, node: fx.Node, x: Value) -> Value | str:
         return self.clamp(node, x, 0.0)
+
+    def relu6(self, node: fx.Node, x: Value) -> Value | str:
+        return self.clamp(node, x, 0.0, 6.0)
 
     def hardtanh(self, node: fx.Node, x: Value, low: float = -1.0, high: float = 1.0) -> Value | str:
         return self.clamp(node, x, low, high)
@@ -578,14 +585,25 @@ def _outputs(program: Any, deployed: nn.Module) -> list[str]:
 
 
 STEPS = {"permute", "flatten", "reshape", "view", "unflatten"}
-STILL = {"to", "contiguous", "clone", "alias", "_assert_tensor_metadata", "slice", "_to_copy", "dropout"}
+STILL = {
+    "to",
+    "upsample_nearest2d",
+    "contiguous",
+    "clone",
+    "alias",
+    "_assert_tensor_metadata",
+    "slice",
+    "_to_copy",
+    "dropout",
+}
 MOVING = {
     "reshape", "view", "permute", "transpose", "unflatten", "flatten", "chunk", "split", "split_with_sizes", "select",
     "getitem", "unsqueeze", "squeeze", "expand", *STILL,
 }  # fmt: skip
 RULES: dict[str, Callable[..., Any]] = dict.fromkeys(MOVING, _Walk.moved) | {
     "conv2d": _Walk.conv, "convolution": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,
-    "relu": _Walk.relu, "hardtanh": _Walk.hardtanh, "clamp": _Walk.clamp, "cat": _Walk.cat, "pad": _Walk.pad,
+    "relu": _Walk.relu, "relu6": _Walk.relu6, "hardtanh": _Walk.hardtanh, "clamp": _Walk.clamp,
+    "cat": _Walk.cat, "pad": _Walk.pad,
     "upsample_bilinear2d": _Walk.resize, "matmul": _Walk.matmul, "amax": _Walk.largest, "max_pool2d": _Walk.largest,
     "sum": _Walk.total, "argmax": _Walk.argmax, "exp": _Walk.function, "sigmoid": _Walk.function, "div": _Walk.div,
     "floor": _Walk.floor, "grid_sampler": _Walk.sample,
