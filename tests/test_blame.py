@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     pytest.importorskip("coremltools")
-    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8", most=127)}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 1)]
 
@@ -65,7 +65,7 @@ def damaged(run: Path, tmp_path: Path, target: str, precision: str) -> Path:
     shutil.copytree(run, tmp_path / "run")
     path = convert.place(tmp_path / "run", target, precision)
     file = path / ("model.bin" if target == "openvino" else "model.onnx")
-    weight = toy.deployed(precision).network.sampled.weight.numpy()
+    weight = toy.deployed(precision, most=127).network.sampled.weight.numpy()
     if precision == "int8":
         [places] = registry.load("targets", target).target.quantized(path).values()
         found = {one.name: one for one in places}
@@ -93,7 +93,7 @@ def test_a_damaged_weight_is_blamed_on_its_layer(run: Path, tmp_path: Path, targ
     assert "of its standard deviation, allowed is " in str(caught.value)
     frame = toy.frames()[0]
     values = dict(registry.load("targets", target).target.tensors(path, artifact.read(path, intact=False), frame))
-    layers = {layer.name: layer for layer in walk(toy.deployed(precision), frame, values)}
+    layers = {layer.name: layer for layer in walk(toy.deployed(precision, most=127), frame, values)}
     # The heads behind it drift, but are not to blame.
     assert layers["network.depth"].drift > BOUNDS[precision] > layers["network.depth"].own
 

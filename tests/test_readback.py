@@ -26,9 +26,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
-    toy.write_ledger(folder, toy.deployed("int8"))
+    toy.write_ledger(folder, toy.deployed("int8", most=127))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: toy.deployed(precision))
+        patch.setattr(convert, "load", lambda run, precision: toy.deployed(precision, most=127))
         for target in TARGETS:
             convert.convert(folder, target=target)
         convert.convert(folder, target="openvino", precision="fp32")
@@ -48,7 +48,7 @@ def copied(run: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 def parts(target: str) -> list[tuple[str, bytes]]:
     """Every ledger entry with the bytes it should have in the target's file: codes, and scales or limits."""
-    network = toy.deployed("int8").network
+    network = toy.deployed("int8", most=127).network
     found = []
     for quantizer in quantizers.quantizers(network):
         scale = quantizer.scale.numpy()
@@ -356,7 +356,7 @@ def test_one_of_several_readers_that_takes_the_float_tensor_is_found(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quantizer behind an operation has one place and many readers; all numbers stay right."""
-    made, heads = toy.deployed("int8"), [f"pre_hooks.{task}/conv2d/0__0.0" for task in toy.TASKS]
+    made, heads = toy.deployed("int8", most=127), [f"pre_hooks.{task}/conv2d/0__0.0" for task in toy.TASKS]
     slots = quantizers.slots(made.network)
     behind = quantizers.FakeQuantize(slots[heads[0]].scale, None, "activation", "sum")
     for slot in heads:
@@ -409,7 +409,7 @@ def test_codes_of_eight_bits_are_marked(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_codes_of_seven_bits_cannot_overflow(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, run = toy.deployed("int8"), toy.write_run(tmp_path / "run")
+    made, run = toy.deployed("int8", most=127), toy.write_run(tmp_path / "run")
     for quantizer in quantizers.quantizers(made.network):
         if quantizer.role == "weight":
             weight = made.network.get_parameter(quantizer.name)

@@ -102,6 +102,11 @@ class Program:
                 raise UsageError(f"{path}: nothing makes the output {name}")
         self._release()
 
+    @property
+    def float32(self) -> bool:
+        """Whether it computes in float32: by `types`, or because no operation declares float16."""
+        return self.types == "float32" or all(t.dtype != "fp16" for step in self._steps for _, t in step.outputs)
+
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Every output of the program, by name, for arrays of the inputs' declared types and shapes."""
         return {name: value for name, value in self.tensors(**inputs) if name in self.outputs}

@@ -60,7 +60,8 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
             node.args = (*node.args, node.args[1])  # coremltools does not know that the stride may be left out
     graph.eliminate_dead_code()
     graph.lint()
-    weights, codes = quantizers.weight_codes(deployed.network), {}  # type: ignore[arg-type]
+    weights = quantizers.weight_codes(deployed.network) if ledger else {}  # type: ignore[arg-type]
+    codes = {}
     for node, name in ledger.items():
         node._rename(name)  # so that the package's operations are called after what they quantize
         if name in weights:

@@ -67,7 +67,7 @@ class EvaluatorSession:
 
         path = folder / FOLDER
         self.program = Program(path, device)
-        self.float32 = device == "float32" or manifest.options.get("arithmetic") == "float32"
+        self.float32 = self.program.float32
         self.device = f"Core ML evaluator, {EVALUATED[device]} (no phone: graph, weights, arithmetic as documented)"
         self._names = list(manifest.tasks)
         self._input = self.program.image(*manifest.size)

@@ -62,7 +62,8 @@ def missing() -> str | None:
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
     trt, cuda = import_module("tensorrt"), _cuda()
-    file = folder / devices.file(manifest.precision, trt.__version__, (folder / devices.TYPED).is_file())
+    half = (folder / devices.TYPED).is_file()
+    file = folder / devices.file(manifest.precision, trt.__version__, half)
     name, sm, free = _gpu(cuda)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     place = folder if os.access(folder, os.W_OK) else user_cache() / "engines" / sha256_of_path(folder)
@@ -72,7 +73,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     if engine is None:
         show.err.print(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}", highlight=False)
         timing = place / f"timing-trt{facts.tensorrt}-sm{sm}.cache"
-        plan = build(trt, file, manifest.precision, workspace(free), timing, log)
+        plan = build(trt, file, manifest.precision, workspace(free), timing, log, half)
         store(place, facts, plan)
         engine = trt.Runtime(log).deserialize_cuda_engine(plan)
         if engine is None:
@@ -131,11 +132,12 @@ def sha256_of_path(folder: Path) -> str:
 # ---- building
 
 
-def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None, log: Any) -> bytes:
+def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None, log: Any, half: bool = True) -> bytes:
     """The serialized engine of an ONNX file, built with at most `memory` bytes of workspace.
 
-    UsageError with TensorRT's words where it refuses the file. `timing` is a file of measured
-    kernels, read where it is there and written back, which makes the next build of a changed model short.
+    Without `half` what is not int8 stays float32. UsageError with TensorRT's words where it refuses the file. `timing`
+    is a file of measured kernels, read where it is there and written back, which makes the next build of a changed
+    model short.
     """
     typed = devices.major(trt.__version__) >= 10
     builder = trt.Builder(log)
@@ -147,8 +149,7 @@ def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None
         raise UsageError(f"TensorRT {trt.__version__} does not take {file}: {errors}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, memory)
-    half = precision != "fp32" and (file.parent / devices.TYPED).is_file()
-    if not half:
+    if precision == "fp32" or not half:
         config.clear_flag(trt.BuilderFlag.TF32)
         if precision == "int8" and not typed:
             config.set_flag(trt.BuilderFlag.INT8)

@@ -271,7 +271,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     trt = SimpleNamespace(__version__="10.3.0", Logger=Logger, Runtime=Runtime, nptype=lambda kind: kind)
     made = SimpleNamespace(trt=trt, built=[], plan=b"good engine", cuda=Cuda())
 
-    def build(trt: Any, file: Path, precision: str, memory: int, timing: Path, log: Any) -> bytes:
+    def build(trt: Any, file: Path, precision: str, memory: int, timing: Path, log: Any, half: bool) -> bytes:
         made.built.append((file.name, precision, timing.name))
         return made.plan
 
