@@ -93,7 +93,8 @@ class OpenVINO:
         requests at once. UsageError for what does not exist or this machine lacks.
 
         CPU:float computes int8 layers in float32 as well, rounding to the same codes: right on every CPU, at less
-        than half the speed. It is taken, and a line says so, where weights could overflow in this CPU's int8 kernels.
+        than half the speed. It is taken, and a line says so, where weights could overflow in this CPU's int8 kernels,
+        and on ARM, where these round otherwise.
         """
         with needs("openvino"):
             import openvino as ov
@@ -104,6 +105,8 @@ class OpenVINO:
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
         words, overflows = processor.describe(), processor.overflows()
+        if processor.arm():
+            return f"{words}: int8 kernels round up between two codes; int8 artifacts compute in float, slower"
         if not processor.x86():
             return f"{words}: adds products in 32 bits as far as is known; measured on x86 alone"
         if overflows is None:
@@ -146,12 +149,11 @@ def _compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
         raise UsageError(f"OpenVINO finds no {name} on this machine; it has {', '.join(core.available_devices)}")
-    if kind in ("AUTO", "CPU") and arithmetic != FLOAT and _may_overflow(core, model):
+    if kind in ("AUTO", "CPU") and arithmetic != FLOAT and (problem := _problem(core, model)):
         others = [found for found in core.available_devices if kind == "AUTO" and not found.startswith("CPU")]
         kind, name, arithmetic = (kind, f"AUTO:{','.join(others)}", arithmetic) if others else ("CPU", "CPU", FLOAT)
-        kernels = f"the int8 kernels for this CPU ({processor.describe()})"
         instead = name if others else f"{name}:{FLOAT}, slower"
-        show.note(f"openvino: 8-bit weights can overflow in {kernels}; taking {instead}")
+        show.note(f"openvino: {problem}; taking {instead}")
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
     if arithmetic == FLOAT:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
@@ -192,11 +194,20 @@ def _device(text: str) -> tuple[str, str, str]:
     return name, arithmetic or ("f16" if kind in ("GPU", "NPU") else "f32"), hint or HINTS[0]
 
 
-def _may_overflow(core: Any, model: Any) -> bool:
-    """Whether this CPU may add in 16 bits, and two codes of one output channel add up to more than FIT, in the file."""
-    if processor.overflows() is False:
-        return False
-    for node in _nodes(core.read_model(model) if isinstance(model, Path) else model, "Constant"):
+def _problem(core: Any, model: Any) -> str | None:
+    """What this CPU's int8 kernels would compute otherwise than torch, or None."""
+    if not (processor.arm() or processor.overflows() is not False):
+        return None
+    model = core.read_model(model) if isinstance(model, Path) else model
+    kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+    if processor.arm() and _nodes(model, "FakeQuantize"):
+        return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even
+    return f"8-bit weights can overflow in {kernels}" if _may_overflow(model) else None
+
+
+def _may_overflow(model: Any) -> bool:
+    """Whether two codes of one output channel add up to more than FIT: too much where a CPU adds in 16 bits."""
+    for node in _nodes(model, "Constant"):
         if node.get_element_type().get_type_name() == "i8" and len(shape := node.get_output_shape(0)) > 1:
             grouped = len(shape) == 5  # (groups, channels, ...) of a GroupConvolution
             codes = np.abs(node.get_data().astype(np.int16)).reshape(shape[0] * shape[1] if grouped else shape[0], -1)

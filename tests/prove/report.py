@@ -33,7 +33,7 @@ def promised(line: Line, exact: tuple[str, ...]) -> bool:
     """Whether the row gives what is promised; one that cannot run here promises nothing."""
     if line.found is None:
         return not line.failed
-    if line.row.float16:
+    if line.row.differs:
         return True
     return (
         line.found.equal(exact)
@@ -65,7 +65,7 @@ def page(
 ) -> str:
     """The whole page in Markdown."""
     ran = [line for line in lines if line.found is not None]
-    equal, rest = [line for line in ran if not line.row.float16], [line for line in ran if line.row.float16]
+    equal, rest = [line for line in ran if not line.row.differs], [line for line in ran if line.row.differs]
     assert ran[0].found is not None
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
     few = min(line.found.frames for line in ran if line.found is not None)
@@ -83,7 +83,7 @@ make prove{f' PROVE="{shlex.join(words)}"' if words else ""}
 
 The int8 artifacts of `{run.name}` (recipe {manifest.recipe}, {size}) in every runtime that this machine has, on its
 processor, on the same processor with fewer instructions, and on emulated ones, against torch, bit by bit. Frames:
-{source}; where an emulator computes, the first {few} of them. Maps that are exact by construction: {exact}.
+{source}; of them {few} where an emulator computes. Maps that are exact by construction: {exact}.
 
 Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Python {platform.python_version()}.
 {versions}.
@@ -94,7 +94,7 @@ Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Pytho
   map, as a share of its standard deviation in torch. At most {share:.2%} and {BOUNDS.rms:g} are promised where a task
   is not exact.
 - *Pixels*: that are not equal to the last bit, of all maps.
-- *SHA-256*: of all maps of the first {few} frames (the first 12 digits).
+- *SHA-256*: of all maps of {few} of the frames (its first 12 digits).
 - *{processors.CAP}*: oneDNN, and so the int8 layers of OpenVINO, obeys it; OpenVINO's own kernels do not. *QEMU*: all
   of a process runs on a processor that QEMU emulates; nothing in it knows of the real one. SwiftShader is a GPU in
   software: that a real GPU computes the same is not shown here.
@@ -103,13 +103,14 @@ Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Pytho
     ]
     if rest:
         parts.append(
-            """## Float16 between the quantizers
+            """## Other arithmetic
 
-Codes and scales are the same, but sums are rounded to float16 before they are quantized again, so that a value near a
-tie takes the next code. Nothing here is promised to be equal.
+Codes of weights and scales are the same, but not every sum or rounding, so that some values take the next code. Nothing
+here is promised to be equal.
 """
         )
         parts.append(_table(rest, manifest.exact))
+        parts += [f"- {line.row.runtime} on {line.row.processor}: {line.row.differs}.\n" for line in rest]
     parts.append(
         """## Control
 

@@ -29,6 +29,8 @@ ARTIFACTS = {
 HALF = ("tensorrt16", "coreml16")
 # What torch's own kernels obey, beside oneDNN's, which obey the cap.
 ATEN = {"AVX512_CORE_VNNI": "avx512", "AVX512_CORE": "avx512", "AVX2_VNNI": "avx2", "AVX2": "avx2"}
+FLOAT16 = "sums are rounded to float16 before they are quantized again"
+ACL = "ARM Compute Library rounds up from the middle between two codes; the target takes float kernels there"
 FRAMES, RESULTS = "{frames}", "{results}"  # in a row's command, where their paths go
 
 
@@ -40,7 +42,7 @@ class Row(NamedTuple):
     command: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     slow: bool = False  # emulated, so few frames
-    float16: bool = False  # other arithmetic between the quantizers, so that equality is not asked for
+    differs: str = ""  # why equality is not asked for
     absent: str = ""  # why it cannot be started here
 
 
@@ -100,38 +102,40 @@ def rows(run: Path, made: dict[str, Path | str], files: dict[str, Path | str]) -
     avx2 = _or_reason(processors.avx2, "AVX2 without VNNI, QEMU")
     aarch64 = _or_reason(processors.aarch64, "AArch64, QEMU")
 
-    def row(runtime: str, processor: Processor | Row, runner: str, where: Path | str, *how: str, half: bool) -> Row:
+    def row(
+        runtime: str, processor: Processor | Row, runner: str, where: Path | str, *how: str, differs: str = ""
+    ) -> Row:
         if isinstance(processor, Row):
             return processor._replace(runtime=runtime)
         if isinstance(where, str):
-            return Row(runtime, processor.name, float16=half, absent=where)
+            return Row(runtime, processor.name, differs=differs, absent=where)
         command = (*processor.command, "-m", f"tests.prove.runners.{runner}", str(where), FRAMES, RESULTS, *how)
         environment = dict(processor.environment)
         if runner == "torch_reference" and processor.kind == "capped":
             environment["ATEN_CPU_CAPABILITY"] = ATEN[environment[processors.CAP]]
         slow = processor.kind == "emulated"
-        return Row(runtime, processor.name, command, processors.environment(environment), slow, half)
+        return Row(runtime, processor.name, command, processors.environment(environment), slow, differs)
 
     for processor in (native, *capped, avx2):
-        yield row("torch", processor, "torch_reference", run, half=False)
+        yield row("torch", processor, "torch_reference", run)
     for kernels in ("int8", "float"):
         for processor in (native, *capped, avx2, aarch64):
+            differs = ACL if kernels == "int8" and processor is aarch64 else ""
             name = f"OpenVINO, {kernels} kernels"
-            yield row(name, processor, "openvino_cpu", files["openvino"], kernels, half=False)
+            yield row(name, processor, "openvino_cpu", files["openvino"], kernels, differs=differs)
     for level, word in (("all", "optimised"), ("none", "not optimised")):
         for processor in (native, avx2, aarch64):
-            yield row(f"ONNX Runtime, {word}", processor, "onnxruntime_cpu", files["onnx"], level, half=False)
+            yield row(f"ONNX Runtime, {word}", processor, "onnxruntime_cpu", files["onnx"], level)
     yield _web(Path(files["onnx"]))
     webgpu = files["webgpu"]
-    yield _webgpu(row("WebGPU form, on WebGPU", native, "onnxruntime_cpu", webgpu, "webgpu", half=False))
-    yield row("WebGPU form, on the CPU", native, "onnxruntime_cpu", webgpu, "none", half=False)
+    yield _webgpu(row("WebGPU form, on WebGPU", native, "onnxruntime_cpu", webgpu, "webgpu"))
+    yield row("WebGPU form, on the CPU", native, "onnxruntime_cpu", webgpu, "none")
     for kind in ("", "16"):
-        half = bool(kind)
-        word = "with float16" if half else "with float32"
+        differs, word = (FLOAT16, "with float16") if kind else ("", "with float32")
         name = f"Core ML package {word}, evaluator"
-        yield row(name, native, "coreml_evaluator", made[f"coreml{kind}"], "declared", half=half)
+        yield row(name, native, "coreml_evaluator", made[f"coreml{kind}"], "declared", differs=differs)
         name = f"TensorRT's file {word}, stand-in"
-        yield row(name, native, "onnxruntime_cpu", files[f"tensorrt{kind}"], "none", half=half)
+        yield row(name, native, "onnxruntime_cpu", files[f"tensorrt{kind}"], "none", differs=differs)
 
 
 def _or_reason(find: Callable[[], Processor], name: str) -> Processor | Row:

@@ -66,7 +66,7 @@ def test_what_is_exact_must_be_equal_and_the_rest_close(exact: tuple[str, ...], 
     normals = outputs().maps["normals"] * np.float32(1 + 1e-5)
     line = report.Line(Row("r", "p"), compare.compare(outputs(normals=normals), outputs(), 1), outputs().about)
     assert report.promised(line, exact) is kept
-    assert report.promised(line._replace(row=Row("r", "p", float16=True)), exact)
+    assert report.promised(line._replace(row=Row("r", "p", differs="float16")), exact)
     far = compare.compare(outputs(normals=normals * np.float32(1.01)), outputs(), 1)
     assert not report.promised(line._replace(found=far), exact)
 

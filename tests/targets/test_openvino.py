@@ -108,3 +108,28 @@ def test_matrix_of_bilinear_resizing_is_that_of_torch(taken: int, made: int) -> 
     line = np.random.default_rng(0).standard_normal(taken).astype(np.float32)
     wanted = F.interpolate(torch.from_numpy(line)[None, None, :, None], (made, 1), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(module._bilinear(taken, made) @ line, wanted.flatten().numpy(), atol=1e-5)
+
+
+def test_on_arm_int8_is_computed_in_float_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # ARM Compute Library's int8 kernels round up from the middle between two codes; torch and all others to even.
+    from edgemtl import processor
+
+    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, tmp_path, "int8")
+    monkeypatch.setattr(processor, "arm", lambda: True)
+    monkeypatch.setattr(processor, "x86", lambda: False)
+    session = target.open(tmp_path, MANIFEST)
+    assert session.device == "CPU (float, latency)"
+    said = capsys.readouterr().err
+    assert "round up from the middle between two codes; taking CPU:float, slower" in " ".join(said.split())
+    assert "compute in float" in target.int8()
+
+
+def test_on_arm_float_artifacts_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemtl import processor
+
+    target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32")
+    monkeypatch.setattr(processor, "arm", lambda: True)
+    monkeypatch.setattr(processor, "x86", lambda: False)
+    assert target.open(tmp_path, MANIFEST).device == "CPU (f32, latency)"
