@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 1)]
 
     def load(kind: str, name: str) -> Any:
-        data = type("module", (), {"open": staticmethod(lambda root, split, tasks: images)})
+        data = type("module", (), {"open": staticmethod(lambda root, split, tasks, **options: images)})
         return data if kind == "data" else found(kind, name)
 
     with pytest.MonkeyPatch.context() as patch:

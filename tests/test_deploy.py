@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images, found = [{"image": frame} for frame in smooth_frames((96, 128), 2)], registry.load
 
     def load(kind: str, name: str) -> Any:
-        data = type("module", (), {"open": staticmethod(lambda root, split, tasks: images)})
+        data = type("module", (), {"open": staticmethod(lambda root, split, tasks, **options: images)})
         return data if kind == "data" else found(kind, name)
 
     monkeypatch.setattr(registry, "load", load)

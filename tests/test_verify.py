@@ -41,7 +41,7 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> None:
     found = registry.load
 
     def load(kind: str, name: str) -> Any:
-        made = type("module", (), {"open": staticmethod(lambda root, split, tasks: images)})
+        made = type("module", (), {"open": staticmethod(lambda root, split, tasks, **options: images)})
         return made if kind == "data" else found(kind, name)
 
     monkeypatch.setattr(registry, "load", load)

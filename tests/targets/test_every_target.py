@@ -50,8 +50,9 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
             assert got[task].shape == want.shape and got[task].dtype == want.dtype
             if precision == "fp32":
                 np.testing.assert_allclose(got[task], want, rtol=1e-5, atol=1e-5)
-            # Scales and integer weights are equal, but a value near a tie may take the next of 255 steps.
-            result = compare(got[task], want, BOUNDS[precision])
+            # Codes are equal but behind islands, and where a target computes in float16 between them.
+            half = precision == "int8" and not session.float32
+            result = compare(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
 
 
