@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, proof, readback, recipe, registry, show
+from edgemtl import artifact, convert, equality, proof, readback, recipe, registry, selftest, show
+from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
@@ -49,6 +50,9 @@ def verify(
     kept = manifest.precision == "int8" and hasattr(target, "quantized")
     held = readback.check(path, manifest, run) if kept else None
     reference = convert.load(run, manifest.precision)
+
+    if artifact.SELFTEST in manifest.files:
+        checks = [*checks, _check_of_selftest(path, manifest, reference)]
 
     source, images = frames_of(stated, data, frames)
     shown = proof.prove(reference, torch.zeros(1, 3, *manifest.size)) if manifest.precision == "int8" else None
@@ -114,6 +118,20 @@ def verify(
     if problems:
         raise CheckFailed(f"{path}: {'; '.join(problems)}")
     return result
+
+
+def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
+    """Whether the maps that the artifact carries for its self-test are those of the torch model."""
+
+    class Torch:
+        device, how, float32 = "torch", "executed", True
+
+        def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+            return {task: map[0] for task, map in equality.maps(reference, frame).items()}
+
+    verdicts = selftest.check(Torch(), manifest, selftest.read(path, manifest))
+    wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
+    return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:

@@ -33,7 +33,7 @@ MAPS = {
     "semseg": "class ids",
     "human_parts": "class ids",
     "depth": "metres",
-    "normals": "unit vectors x, y, z",
+    "normals": "vectors x, y, z, whose direction counts",
     "edge": "probability of an edge",
     "sal": "probability of being salient",
 }
