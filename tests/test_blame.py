@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("coremltools")
     references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8", most=127)}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
-    found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 1)]
+    found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 2)]
 
     def load(kind: str, name: str) -> Any:
         data = type("module", (), {"open": staticmethod(lambda root, split, tasks, **options: images)})
@@ -67,8 +67,8 @@ def damaged(run: Path, tmp_path: Path, target: str, precision: str) -> Path:
     file = path / ("model.bin" if target == "openvino" else "model.onnx")
     weight = toy.deployed(precision, most=127).network.sampled.weight.numpy()
     if precision == "int8":
-        [places] = registry.load("targets", target).target.quantized(path).values()
-        found = {one.name: one for one in places}
+        files = registry.load("targets", target).target.quantized(path)
+        found = {one.name: one for one in files[next(iter(files))]}
         needle = found["sampled.weight"].codes.tobytes()
         changed = bytearray(needle)
         changed[7] ^= 0x40
