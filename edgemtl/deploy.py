@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl import artifact, convert, recipe, registry, show
+from edgemtl import artifact, convert, processor, recipe, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import SCORES, Scores, evaluate
@@ -70,7 +70,8 @@ def deploy(
 def markdown(table: dict[Path, list[Row]], limit: int | None = None) -> str:
     """The tables as a page."""
     part = [] if limit is None else [f"--limit {limit}"]
-    parts = [PAGE.format(command=" ".join(["edgemtl deploy", *(run.as_posix() for run in table), *part]))]
+    command = " ".join(["edgemtl deploy", *(run.as_posix() for run in table), *part])
+    parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})")]
     for run, rows in table.items():
         stated = recipe.read(run / "recipe.json")
         header = _header(stated.tasks)
@@ -191,7 +192,9 @@ def _ledger(found: dict[str, Any] | None) -> str:
 
 
 def _difference(tasks: dict[str, Any]) -> str:
-    """The largest relative RMS difference and the smallest share of equal classes."""
+    """The largest relative RMS difference and the smallest share of equal classes, unless every bit is equal."""
+    if all(task.get("equal") for task in tasks.values()):
+        return "none, every bit is equal"
     rms = [task["relative_rms"] for task in tasks.values() if task.get("relative_rms") is not None]
     same = [task["agreement"] for task in tasks.values() if "agreement" in task]
     parts = ([f"{max(rms):.1e} std"] if rms else []) + ([f"{100 * min(same):.2f} % same class"] if same else [])
@@ -238,7 +241,7 @@ mean relative change of the tasks' scores against the run's float weights. *Diff
 difference of a map as a share of its standard deviation, and the least share of pixels with the same class, on a few
 val frames.
 
-*Executed*: by the target's own runtime, on the machine that wrote this page. *Stand-in*: another runtime ran the same
+*Executed*: by the target's own runtime, on the machine that wrote this page, {processor}. *Stand-in*: another runtime ran the same
 file. *Evaluated*: our evaluator computed the saved package by the format's documentation. Nothing here ran on a Jetson
 or a phone. What a target's own checks said of an artifact is listed below its table: operations that overflow, the lint
 for TensorRT, and TensorRT-RTX's parser and builder.
