@@ -241,8 +241,8 @@ mean relative change of the tasks' scores against the run's float weights. *Diff
 difference of a map as a share of its standard deviation, and the least share of pixels with the same class, on a few
 val frames.
 
-*Executed*: by the target's own runtime, on the machine that wrote this page, {processor}. *Stand-in*: another runtime ran the same
-file. *Evaluated*: our evaluator computed the saved package by the format's documentation. Nothing here ran on a Jetson
-or a phone. What a target's own checks said of an artifact is listed below its table: operations that overflow, the lint
-for TensorRT, and TensorRT-RTX's parser and builder.
+*Executed*: by the target's own runtime, on the machine that wrote this page: {processor}.
+*Stand-in*: another runtime ran the same file. *Evaluated*: our evaluator computed the saved package by the format's
+documentation. Nothing here ran on a Jetson or a phone. What a target's own checks said of an artifact is listed below
+its table: operations that overflow, the lint for TensorRT, and TensorRT-RTX's parser and builder.
 """

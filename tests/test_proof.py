@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgemtl import compress, exact, models, proof, quantizers, recipe
+from edgemtl import proof
 from edgemtl.points import Point
-from edgemtl.prepare import prepare
 from edgemtl.quantizers import FakeQuantize
+from tests import toy
 
 FRAME = torch.zeros(1, 3, 16, 24)
 
@@ -194,16 +194,7 @@ def test_an_island_is_named_and_codes_behind_it_are_not_certain(operation, named
 
 @pytest.fixture(scope="module")
 def edge():  # type: ignore[no-untyped-def]
-    """nyud_edge with random weights in its exact form, quantized, with images to calibrate it."""
-    torch.manual_seed(0)
-    stated = recipe.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
-    deployed = exact.rewrite(prepare(models.build(stated.network, stated.tasks), stated), stated)
-    images = [deployed.normalise(torch.randint(0, 256, (1, 3, 64, 96)).float()) for _ in range(2)]
-    deployed.network, _ = compress.quantize(deployed.network, [0, 1], images.__getitem__, stated.compression)
-    compress._settle(deployed, stated)
-    for quantizer in quantizers.quantizers(deployed.network):
-        quantizer.low, quantizer.high = quantizers.CODES[8] if quantizer.role == "activation" else quantizers.CODES[7]
-    return deployed
+    return toy.exact_edge()
 
 
 def test_nyud_edge_is_exact_from_the_camera_to_every_map(edge) -> None:  # type: ignore[no-untyped-def]

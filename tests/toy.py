@@ -98,6 +98,27 @@ def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
     return made
 
 
+def exact_edge() -> Any:
+    """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
+    from edgemtl import compress, exact, models
+    from edgemtl import recipe as recipes
+    from edgemtl.prepare import prepare
+
+    torch.manual_seed(0)
+    stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
+    made = exact.rewrite(prepare(models.build(stated.network, stated.tasks), stated), stated)
+    images = [made.normalise(torch.randint(0, 256, (1, 3, 64, 96)).float()) for _ in range(2)]
+    made.network, _ = compress.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
+    compress._settle(made, stated)
+    parameters = dict(made.network.named_parameters())
+    for quantizer in quantizers.quantizers(made.network):
+        if quantizer.role == "weight":
+            codes = quantizers.codes(parameters[quantizer.name], quantizer.scale, quantizer.axis, quantizer.bits)
+            parameters[quantizer.name].data.copy_(quantizers.decode(codes, quantizer.scale, quantizer.axis))
+            quantizer.low, quantizer.high = quantizers.CODES[8]
+    return made
+
+
 def frames(count: int = 4) -> list[np.ndarray]:
     """Smooth random uint8 RGB frames (H, W, 3)."""
     coarse = np.random.default_rng(1).integers(0, 256, (count, 6, 8, 3), np.uint8)
