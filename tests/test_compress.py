@@ -438,6 +438,14 @@ def test_wrong_settings_are_one_line(run, setting, message):
         compress.compress(run, settings=[setting])
 
 
+def test_int8_weights_of_the_first_scheme_are_one_line(run):
+    checkpoint.save(run / "int8.safetensors", {"x": torch.ones(1)}, {"format": "edgemtl int8 1", "quantizers": []})
+    with pytest.raises(
+        UsageError, match="is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again"
+    ):
+        compress.load_int8(run)
+
+
 def test_a_truncated_float_model_is_refused(run):
     path = run / "float.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
