@@ -180,11 +180,16 @@ def quantize(
     for name in needless:
         for slot in _slots_of(made, name):
             quantizers.remove(made, slot)
-    wrong = {name for name in quantizers.on_coordinates(graph.program) if not points} - needless
-    if wrong:
+    wrong = set(quantizers.on_coordinates(graph.program)) - needless
+    if wrong and not _offsets_are_codes(made):
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
     calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
     return made, _counts(made)
+
+
+def _offsets_are_codes(network: nn.Module) -> bool:
+    """Whether sampling is in its exact form, where codes are scaled to coordinates and `proof` looks after them."""
+    return any(COORDINATES.search(slot) for slot in quantizers.points(network))
 
 
 def _counts(network: nn.Module) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     for node in graph.topological_sort():
         if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
             kept.add(node)
-    codes = bool(quantizers.points(network))  # in the exact form, what layers make of coordinates is codes
+    codes = _offsets_are_codes(network)
     for pattern in (*MODULES, *(_pattern(text) for text in keep_float)):
         matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}
         if codes and pattern is COORDINATES:

@@ -47,8 +47,6 @@ MOVES = {
     "split", "split_with_sizes", "squeeze", "transpose", "unbind", "unflatten", "unsqueeze", "upsample_bilinear2d",
     "upsample_nearest2d", "view",
 }  # fmt: skip
-
-
 AVERAGES = {"upsample_bilinear2d", "cat"}  # of MOVES: what comes out need not be codes of one scale
 
 
