@@ -289,6 +289,11 @@ class _Walk:
 
     def _shift(self, x: Value, constant: Any) -> Value | str:
         by = _per_channel(constant)
+        if by.ndim > 1 and x.exact:
+            unit, phase = np.minimum(x.unit, _unit(by)), x.phase
+            return _exact(unit, x.low + by.min(), x.high + by.max(), x.islands, phase)
+        if by.ndim > 1:
+            return "a sum with a constant for each place"
         if x.values is not None:
             if by.size != 1:
                 return "a function with a constant for each pixel"
@@ -311,14 +316,18 @@ class _Walk:
             return _exact(a.unit * b.unit, ends.min(0), ends.max(0), a.islands | b.islands)
         x, constant = (a, b) if isinstance(a, Value) else (b, a)
         by = _per_channel(constant)
-        ends = np.stack([x.low * by, x.high * by])
+        fine = _unit(by)
+        if by.ndim > 1:  # another number at each place
+            ends = np.stack([end * np.asarray(factor) for end in (x.low, x.high) for factor in (by.min(), by.max())])
+        else:
+            ends = np.stack([x.low * by, x.high * by])
         if x.values is not None and by.size == 1:
             values = x.values * float(by.ravel()[0])
             error = x.error * float(np.abs(by)) + 2.0**-24 * float(np.abs(values).max())
             return replace(x, values=values, low=ends.min(0), high=ends.max(0), error=error)
         if not x.exact or (x.phase != 0).any():
             return "a product with what is not exact"
-        return _exact(x.unit * _unit(by), ends.min(0), ends.max(0), x.islands)
+        return _exact(x.unit * fine, ends.min(0), ends.max(0), x.islands)
 
     def clamp(self, node: fx.Node, x: Value, low: Any = None, high: Any = None, **_: Any) -> Value | str:
         low, high = (None if end is None else float(end) for end in (low, high))
@@ -372,9 +381,11 @@ class _Walk:
             return "pads what is not exact"
         return replace(x, low=np.minimum(x.low, 0), high=np.maximum(x.high, 0))
 
-    def resize(self, node: fx.Node, x: Value, *_: Any, **__: Any) -> Value | str:
+    def resize(self, node: fx.Node, x: Value, size: Any = None, corners: bool = False, *_: Any) -> Value | str:
         if not x.exact:
             return "resizes what is not exact"
+        if corners:
+            return "bilinear between corners has weights that are no fractions of two"
         taken, made = (n.meta["val"].shape[2:] for n in (node.args[0], node))  # type: ignore[union-attr]
         share = 1.0
         for a, b in zip(taken, made, strict=True):
@@ -430,14 +441,17 @@ class _Walk:
                      values=values, islands=x.islands)  # fmt: skip
 
     def div(self, node: fx.Node, a: Any, b: Any, **_: Any) -> Value | str:
-        """A quotient of small whole numbers; the denominator is one of at least the numerator's size."""
+        """A quotient of small whole numbers by the sum of them all, as a softmax ends."""
+        below = node.args[1]
+        if not isinstance(below, fx.Node) or quantizers.called(below) != "sum" or below.args[0] is not node.args[0]:
+            return "a quotient by something else than the sum of such numbers"
         if not (isinstance(a, Value) and isinstance(b, Value) and a.exact and b.exact):
             return "a quotient of what is not exact"
         unit = min(float(np.min(a.unit)), float(np.min(b.unit)))
-        most, below = round(float(np.max(a.high)) / unit), round(float(np.max(b.high)) / unit)
-        if float(np.min(a.low)) < 0 or most * below > MANY:
+        most, whole = round(float(np.max(a.high)) / unit), round(float(np.max(b.high)) / unit)
+        if float(np.min(a.low)) < 0 or most * whole > MANY:
             return "a quotient of too many values to look at"
-        values = np.unique(np.arange(most + 1)[:, None] / np.arange(1, below + 1)[None])
+        values = np.unique(np.arange(most + 1)[:, None] / np.arange(1, whole + 1)[None])
         values = values[values <= 1]
         return Value(a.unit, np.zeros(()), np.ones(()), error=FUNCTION, values=values, islands=a.islands | b.islands)
 
@@ -451,6 +465,8 @@ class _Walk:
         """Bilinear, zeros outside: multiples of unit / n**2 at positions of whole n-ths of a pixel."""
         if not isinstance(x, Value) or not x.exact or (x.phase != 0).any():
             return "reads what is not exact"
+        if (mode, padding, corners) != (0, 0, False):
+            return "sampling otherwise than bilinear, with zeros outside"
         height, width = node.args[0].meta["val"].shape[2:]  # type: ignore[union-attr]
         part = self._positions(node.args[1], height, width)
         if isinstance(part, str):
@@ -555,13 +571,13 @@ def _whole(x: Any) -> Any:
 
 
 def _per_channel(constant: Any) -> Array:
-    """A constant as () or, of shape (1, C, 1, 1), as (C,)."""
+    """A constant as () or, of shape (1, C, 1, 1), as (C,); of any other shape with two axes or more."""
     array = constant.double().numpy() if isinstance(constant, torch.Tensor) else np.asarray(constant, np.float64)
     if array.size == 1:
         return array.reshape(())
     if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
         return array.reshape(-1)
-    return array
+    return np.atleast_2d(array)
 
 
 def _margin(values: Array) -> float:
@@ -573,7 +589,7 @@ def _from_ties(x: Value, step: float) -> float:
     """How far a lattice is from the ties of a quantizer; infinite for exact values, which all runtimes round alike."""
     if x.error == 0:
         return math.inf
-    unit = float(np.min(x.unit))
+    unit = min(float(np.min(x.unit)), step)
     away = np.mod(np.asarray(x.phase) - step / 2, unit)
     return float(np.minimum(away, unit - away).min())
 
@@ -601,7 +617,7 @@ MOVING = {
     "getitem", "unsqueeze", "squeeze", "expand", *STILL,
 }  # fmt: skip
 RULES: dict[str, Callable[..., Any]] = dict.fromkeys(MOVING, _Walk.moved) | {
-    "conv2d": _Walk.conv, "convolution": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,
+    "conv2d": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,
     "relu": _Walk.relu, "relu6": _Walk.relu6, "hardtanh": _Walk.hardtanh, "clamp": _Walk.clamp,
     "cat": _Walk.cat, "pad": _Walk.pad,
     "upsample_bilinear2d": _Walk.resize, "matmul": _Walk.matmul, "amax": _Walk.largest, "max_pool2d": _Walk.largest,
