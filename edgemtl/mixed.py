@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl import evaluate, predictor, quantizers, registry, sensitivity
+from edgemtl import checkpoint, evaluate, exact, predictor, quantizers, registry, sensitivity
 from edgemtl import recipe as recipes
 from edgemtl.data.augment import fit
 from edgemtl.errors import UsageError
@@ -34,9 +34,11 @@ def measure(run: Path, *, data: Path | None = None, frames: int = MEASURED, out:
     if not (run / CALIBRATED).is_file():
         raise UsageError(f"{run / CALIBRATED} does not exist; `edgemtl compress` makes it")
     deployed = load_float(run)
-    network, exact = copy.deepcopy(deployed.network), deployed.network.state_dict()
+    if checkpoint.about(run / CALIBRATED).get("exact"):
+        exact.rewrite(deployed, recipe)
+    network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(run / CALIBRATED, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
-    network.load_state_dict(exact, strict=False)  # the file has them rounded
+    network.load_state_dict(unrounded, strict=False)  # the file has them rounded
     samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
     images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
@@ -80,11 +82,11 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
         return {name: found[name][task.headline] for name, task in tasks.items()}
 
     every = frozenset(graph.quantizers.values())
-    exact = scores(frozenset())
+    unrounded = scores(frozenset())
 
     def judge(off: Collection[FakeQuantize]) -> dict[str, float]:
         got = scores(every - frozenset(off))
-        return {name: delta_m({name: got[name]}, {name: exact[name]}, {name: task}) for name, task in tasks.items()}
+        return {name: delta_m({name: got[name]}, {name: unrounded[name]}, {name: task}) for name, task in tasks.items()}
 
     choice = sensitivity.choose(rows, noises, allowed, judge)
     sensitivity.show_worst(rows, noises, list(tasks))
