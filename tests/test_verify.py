@@ -126,7 +126,8 @@ def test_checks_and_bounds_of_a_target_count(
     made = [Check("lint", True, "3 rules hold")]
     monkeypatch.setattr(type(target), "check", lambda self, folder, manifest: made, raising=False)
     monkeypatch.setattr(session, "problems", lambda self: [], raising=False)
-    assert verify(run / "openvino-fp32", frames=1)["checks"] == [made[0]._asdict()]
+    own = {"name": "self-test", "ok": True, "text": "its maps are those of torch"}
+    assert verify(run / "openvino-fp32", frames=1)["checks"] == [made[0]._asdict(), own]
     assert "ok lint: 3 rules hold" in capsys.readouterr().out
 
     monkeypatch.setattr(session, "problems", lambda self: [Check("overflow", False, "in conv_3")])
@@ -139,6 +140,15 @@ def test_checks_and_bounds_of_a_target_count(
     with pytest.raises(CheckFailed, match="beyond the bounds of fp32"):
         verify(run / "openvino-fp32", frames=1)
     assert json.loads((run / "verify.json").read_text())["openvino-fp32"]["bounds"] == tight
+
+
+def test_a_self_test_of_another_network_is_noticed(run: Path, frames: None, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run" / "openvino"
+    convert.store_selftest(folder, toy.deployed("int8", seed=4), toy.SIZE)
+    toy.mend(folder)
+    with pytest.raises(CheckFailed, match="openvino: self-test: .*must be equal|openvino: self-test: .* off by "):
+        verify(folder, frames=1)
 
 
 def test_json_is_printed_before_the_check_fails(run: Path, frames: None, capsys: pytest.CaptureFixture[str]) -> None:
