@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.recipe import first_problem
+from edgemtl.recipe import Data, first_problem
 from edgemtl.tasks import Size, Tasks
 
 SCHEMA = 1
@@ -38,6 +38,7 @@ class Manifest(BaseModel):
     size: Size  # of the frame the network takes
     map_stride: int
     tasks: Tasks  # decode parameters, class names
+    data: Data | None = None  # the data set it is scored on; older versions did not write it
     files: dict[str, File]
     weights_sha256: str  # of the checkpoint it was converted from
     toolchain: dict[str, str]  # versions of what made it

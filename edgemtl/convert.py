@@ -55,6 +55,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             size=recipe.size,
             map_stride=recipe.map_stride,
             tasks=recipe.tasks,
+            data=recipe.data,
             files=artifact.describe(temporary, [*names, test]),
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),

@@ -12,7 +12,7 @@ from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import fit
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Data, Recipe
 from edgemtl.tasks import Meter, Size, Task, delta_m
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
@@ -107,7 +107,7 @@ def evaluate(
     if settings and not reference:
         raise UsageError("--set goes with --reference; a run or an artifact is scored as it is")
     subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
-    tasks = subject.recipe.tasks
+    tasks = subject.tasks
     _check_names(allowed, tasks)
     entry = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
     result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
@@ -119,8 +119,8 @@ def evaluate(
     if run is None:
         raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
     other = _subject(run, "float")
-    if set(other.recipe.tasks) != set(tasks):
-        raise UsageError(f"{run} has the tasks {', '.join(other.recipe.tasks)}, not {', '.join(tasks)}")
+    if missing := [name for name in tasks if name not in other.tasks]:
+        raise UsageError(f"{run} has the tasks {', '.join(other.tasks)}, not {', '.join(missing)}")
     base = _stored(other, split, entry["frames"])
     base = base or _measured(other, data=data, split=split, limit=limit, device=None)
     rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
@@ -217,12 +217,15 @@ def _check_names(allowed: list[Allowed], tasks: dict[str, Task]) -> None:
 
 
 class _Subject(NamedTuple):
-    """What is scored: where, under which name, with which weights and task parameters."""
+    """What is scored: where, under which name, with which weights and task parameters, on which data."""
 
     path: Path
     name: str
     run: Path | None
-    recipe: Recipe
+    tasks: dict[str, Task]
+    data: Data
+    canvas: Size | None  # see `measure`
+    recipe: Recipe | None  # an artifact does without
     weights_sha256: str
     kind: Literal["run", "artifact", "reference"]
     digest: str | None = None  # of an artifact's files
@@ -232,16 +235,12 @@ def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
     stated = recipe.load(name, list(settings))
     if not file.is_file():
         raise UsageError(f"{file} does not exist")
-    return _Subject(file, file.name, None, stated, sha256(file), "reference")
+    return _Subject(file, file.name, None, *_stated(stated), sha256(file), "reference")
 
 
 def _subject(path: Path, weights: str) -> _Subject:
     if (path / artifact.FILE).is_file():
-        manifest = artifact.read(path)
-        run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
-        origin = recipe.read(run / "recipe.json") if run else recipe.load(manifest.recipe)
-        name, digest = path.resolve().name, artifact.digest(manifest)
-        return _Subject(path, name, run, origin, manifest.weights_sha256, "artifact", digest)
+        return _artifact(path)
     if not (path / "recipe.json").is_file():
         raise UsageError(f"{path} is neither a run (it has no recipe.json) nor an artifact (it has no {artifact.FILE})")
     if weights not in WEIGHTS:
@@ -249,19 +248,46 @@ def _subject(path: Path, weights: str) -> _Subject:
     file = path / f"{weights}.safetensors"
     if not file.is_file():
         raise UsageError(f"{file} does not exist; `edgemtl {'train' if weights == 'float' else 'compress'}` makes it")
-    return _Subject(path, weights, path, recipe.read(path / "recipe.json"), sha256(file), "run")
+    return _Subject(path, weights, path, *_stated(recipe.read(path / "recipe.json")), sha256(file), "run")
+
+
+def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size | None, Recipe]:
+    return of.tasks, of.data, of.size if of.augment.native else None, of
+
+
+def _artifact(path: Path) -> _Subject:
+    """By its manifest alone; the recipe is asked only for what manifests of older versions do not say."""
+    manifest = artifact.read(path)
+    run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
+    origin = _origin(manifest, run)
+    data = manifest.data or (origin.data if origin else None)
+    if data is None:
+        raise UsageError(f"{path} says no data set, as older versions did not; convert again")
+    canvas = manifest.size if origin and origin.augment.native else None
+    name, digest = path.resolve().name, artifact.digest(manifest)
+    return _Subject(
+        path, name, run, manifest.tasks, data, canvas, None, manifest.weights_sha256, "artifact", digest
+    )  # fmt: skip
+
+
+def _origin(manifest: artifact.Manifest, run: Path | None) -> Recipe | None:
+    """The recipe that an artifact came from, where it can be had."""
+    if run is not None:
+        return recipe.read(run / "recipe.json")
+    try:
+        return recipe.load(manifest.recipe)
+    except UsageError:
+        return None
 
 
 def _measured(
     subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
 ) -> dict[str, Any]:
     """The entry for scores.json; written there where the whole split was scored."""
-    source = subject.recipe.data
-    tasks = subject.recipe.tasks
+    source, tasks = subject.data, subject.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict, how = _predict(subject, device, untested)
-    canvas = subject.recipe.size if subject.recipe.augment.native else None
-    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
+    meters = measure(predict, samples, tasks, canvas=subject.canvas, limit=limit, title=f"evaluate {subject.name}")
     frames = len(samples) if limit is None else min(limit, len(samples))
     entry = {
         "frames": frames,
@@ -297,6 +323,7 @@ def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Pre
         from edgemtl.compress import load_int8
         from edgemtl.prepare import load_float, load_reference
 
+    assert subject.recipe is not None
     path, size = subject.path, subject.recipe.size
     if subject.kind == "reference":
         network = load_reference(subject.recipe, path)

@@ -53,6 +53,7 @@ def test_manifest_and_files(run: Path, paper: Paper, capsys: pytest.CaptureFixtu
     assert (manifest.recipe, manifest.target, manifest.precision) == ("toy", "paper", "int8")
     assert manifest.size == toy.SIZE and manifest.map_stride == 2
     assert manifest.tasks["semseg"].classes == toy.CLASSES  # type: ignore[attr-defined]
+    assert manifest.data is not None and manifest.data.name == "nyud"
     assert manifest.weights_sha256 == sha256(run / "int8.safetensors")
     assert {"edgemtl", "torch", "numpy"} - set(manifest.toolchain) <= {"edgemtl"}  # a bare checkout is not installed
     assert "a-package-that-is-not-there" not in manifest.toolchain

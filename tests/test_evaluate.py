@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgemtl import artifact, recipe, registry
 from edgemtl import evaluate as module
-from edgemtl import recipe, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Allowed, compare, evaluate, parse_budget, score
 from edgemtl.files import read_json, sha256, write_json
@@ -245,3 +245,30 @@ def test_on_a_canvas_only_the_frames_own_pixels_are_judged():
     tasks: dict[str, Task] = {"where": Where()}
     assert score(predict, [frame], tasks, canvas=(8, 10), quiet=True)["where"] == {"error": 0, "pixels": 24}
     assert seen[0].shape == (8, 10, 3) and (seen[0][2:6, 2:8] == 200).all() and (seen[0] == 200).sum() == 4 * 6 * 3
+
+
+def test_away_from_its_run_an_artifact_needs_its_manifest_alone(
+    fake_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one of a recipe that is not installed here, for fewer tasks than that had."""
+    pytest.importorskip("embreex")
+    made = artifact.read(fake_artifact)
+    options = {"val": 2, "size": (48, 64)}
+    fewer = {name: made.tasks[name] for name in ("depth", "normals")}
+    changes = {"recipe": "of_my_own", "tasks": fewer, "data": recipe.Data(name="scenes", options=options)}
+    artifact.write(fake_artifact, made.model_copy(update=changes))
+    entry = evaluate(fake_artifact, untested=True)
+    assert list(entry["tasks"]) == ["depth", "normals"] and entry["frames"] == 2
+    assert "depth.rmse" in capsys.readouterr().out
+
+    artifact.write(fake_artifact, made.model_copy(update=changes | {"data": None}))
+    with pytest.raises(UsageError, match="says no data set, as older versions did not; convert again"):
+        evaluate(fake_artifact, untested=True)
+
+
+def test_the_manifest_counts_and_not_the_recipe_of_its_name(fake_artifact: Path) -> None:
+    """One without the data set's name takes it from the installed recipe, but not the tasks."""
+    pytest.importorskip("embreex")
+    made = artifact.read(fake_artifact)
+    artifact.write(fake_artifact, made.model_copy(update={"tasks": {"depth": made.tasks["depth"]}}))
+    assert list(evaluate(fake_artifact, limit=1, untested=True)["tasks"]) == ["depth"]
