@@ -1,13 +1,14 @@
 """Scoring a run's weights or an artifact with the tasks' own meters; the same code on a workstation and on a device."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from edgemtl import artifact, recipe, registry, selftest, show
+from edgemtl import budget as budgets
+from edgemtl.budget import Allowed
 from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
@@ -20,8 +21,6 @@ Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8
 
 SCORES = "scores.json"
 WEIGHTS = ("float", "int8", "calibrated")
-BUDGET = re.compile(r"(?P<name>delta_m|\w+\.[\w.]+)=(?P<allowed>[+-]\d+(?:\.\d+)?)(?P<relative>%?)")
-SYNTAX = "a budget is task.score=±number[%] or delta_m=-number, such as semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1"
 
 
 def score(
@@ -103,12 +102,12 @@ def evaluate(
 
     An artifact must pass its self-test on this machine first, see edgemtl.selftest, unless it may be `untested`.
     """
-    allowed = parse_budget(budget) if budget else []
+    allowed = budgets.parse(budget, "--budget") if budget is not None else []
     if settings and not reference:
         raise UsageError("--set goes with --reference; a run or an artifact is scored as it is")
     subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
     tasks = subject.tasks
-    _check_names(allowed, tasks)
+    budgets.check(allowed, "--budget", budgets.names(tasks))
     entry = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
     result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
     if not allowed:
@@ -132,17 +131,6 @@ def evaluate(
     return result
 
 
-class Allowed(NamedTuple):
-    """How far a score may move in its worse direction, which is the sign of `change`."""
-
-    name: str  # task.score, or delta_m
-    change: float
-    relative: bool  # in percent of the baseline
-
-    def __str__(self) -> str:
-        return f"{self.change:+g}{'%' if self.relative else ''}"
-
-
 class Row(NamedTuple):
     """One line of the comparison; `change` is in percent where the allowance is, and for delta_m."""
 
@@ -159,17 +147,6 @@ class Row(NamedTuple):
         return f"{self.change:+.3g}{'%' if self.relative else ''}"
 
 
-def parse_budget(text: str) -> list[Allowed]:
-    """The allowances in a text such as "semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1"; UsageError with the syntax."""
-    found = []
-    for part in text.split(","):
-        match = BUDGET.fullmatch(part.strip())
-        if match is None:
-            raise UsageError(f"cannot read {part.strip()!r} in --budget: {SYNTAX}")
-        found.append(Allowed(match["name"], float(match["allowed"]), bool(match["relative"])))
-    return found
-
-
 def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
     """Each budgeted score, each task's headline and delta-m, against the baseline."""
     limits = {a.name: a for a in allowed}
@@ -178,8 +155,6 @@ def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: li
     rows = []
     for name in names:
         task, _, key = name.partition(".")
-        if key not in value[task]:
-            raise unknown(f"score of {task}", key, value[task])
         rows.append(_row(name, baseline[task][key], value[task][key], limits.get(name)))
     headlines = [{name: scores[name][task.headline] for name, task in tasks.items()} for scores in (value, baseline)]
     gain = delta_m(headlines[0], headlines[1], tasks)
@@ -199,21 +174,6 @@ def _holds(change: float, limit: Allowed | None) -> bool:
     if limit is None:
         return True
     return change >= limit.change if np.signbit(limit.change) else change <= limit.change
-
-
-def _check_names(allowed: list[Allowed], tasks: dict[str, Task]) -> None:
-    for limit in allowed:
-        name, _, key = limit.name.partition(".")
-        worse_is_negative = True
-        if limit.name != "delta_m":
-            if name not in tasks:
-                raise unknown("task", name, tasks)
-            if key != tasks[name].headline:
-                continue
-            worse_is_negative = tasks[name].higher_is_better
-        if bool(np.signbit(limit.change)) != worse_is_negative:
-            better, sign = ("higher", "-") if worse_is_negative else ("lower", "+")
-            raise UsageError(f"{limit.name}={limit}: {better} is better, so its budget starts with {sign!r}; {SYNTAX}")
 
 
 class _Subject(NamedTuple):
@@ -304,11 +264,14 @@ def _measured(
 
 
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
-    """The entry in scores.json if it is of these weights and this many frames."""
+    """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
     file = subject.path / SCORES
     entry: dict[str, Any] = read_json(file).get(subject.name, {}) if file.is_file() else {}
     wanted = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256}
-    return entry if wanted.items() <= entry.items() else None
+    whole = all(
+        task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
+    )
+    return entry if wanted.items() <= entry.items() and whole else None
 
 
 def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:

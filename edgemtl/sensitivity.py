@@ -6,7 +6,6 @@ would hide it. Rounding errors of different layers are nearly independent, so sq
 whole's, and a group has a share of each task's.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from edgemtl import budget as budgets
 from edgemtl import quantizers, show
-from edgemtl.errors import UsageError
 from edgemtl.files import replacing, write_json
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.replay import Replay
@@ -30,7 +29,7 @@ FLOAT_COST = {False: 3.5, True: 1.2}  # depthwise or not
 DEPTHWISE_COST = 12.0
 OTHERS = 1.0
 FILE = "sensitivity.json"
-BUDGET = re.compile(r"(delta_m)=(-\d+(?:\.\d+)?)|(latency)=\+(\d+(?:\.\d+)?)%")
+OPTION = "compression.budget"
 
 
 class Group(NamedTuple):
@@ -54,17 +53,9 @@ class Budget(NamedTuple):
 
 def budget(text: str) -> Budget:
     """What a text such as "delta_m=-1,latency=+5%" states; UsageError with the syntax."""
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        match = BUDGET.fullmatch(part.strip())
-        name = match and (match[1] or match[3])
-        if match is None or name in found:
-            raise UsageError(
-                f"cannot read {part.strip()!r} in compression.budget: it is delta_m=-number, latency=+number% or both,"
-                " such as delta_m=-1,latency=+5%"
-            )
-        found[str(name)] = float(match[2] or match[4])
-    return Budget(**found)
+    found = budgets.parse(text, OPTION)
+    budgets.check(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
+    return Budget(**{entry.name: entry.change for entry in found})
 
 
 def distance(task: str, raw: Tensor, wanted: Tensor) -> Tensor:

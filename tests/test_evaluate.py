@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, recipe, registry
+from edgemtl import artifact, budget, recipe, registry
 from edgemtl import evaluate as module
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.evaluate import Allowed, compare, evaluate, parse_budget, score
+from edgemtl.evaluate import compare, evaluate, score
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.tasks import Meter, Task
 
@@ -39,7 +39,7 @@ class Lower(Task):
     name = "lower"
     title = "Lower is better"
     headline = "error"
-    higher_is_better = False
+    scores = {"error": False, "pixels": True}
 
     def decode(self, map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return np.full(size, map.flat[0])
@@ -51,7 +51,6 @@ class Lower(Task):
 class Higher(Lower):
     name = "higher"
     headline = "pixels"
-    higher_is_better = True
 
 
 TASKS: dict[str, Task] = {"lower": Lower(), "higher": Higher()}
@@ -92,24 +91,6 @@ def test_an_empty_split_is_one_clear_line() -> None:
         score(constant, [], TASKS)
 
 
-def test_a_budget_is_read() -> None:
-    assert parse_budget("semseg.miou=-0.5, depth.rmse=+1%,normals.within_11.25=-1,delta_m=-1") == [
-        Allowed("semseg.miou", -0.5, False),
-        Allowed("depth.rmse", 1.0, True),
-        Allowed("normals.within_11.25", -1.0, False),
-        Allowed("delta_m", -1.0, False),
-    ]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "semseg", "semseg.miou", "semseg.miou=", "semseg=-1", "a.b=1", "a.b=-x", "a.b=-1,", "a.b=-1%%"]
-)
-def test_a_budget_that_cannot_be_read_is_one_line_with_the_syntax(text: str) -> None:
-    with pytest.raises(UsageError, match="in --budget: a budget is task.score=") as caught:
-        parse_budget(text)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "text, value, ok",
     [
@@ -126,7 +107,7 @@ def test_a_budget_that_cannot_be_read_is_one_line_with_the_syntax(text: str) -> 
 )
 def test_a_change_is_held_against_its_budget(text: str, value: float, ok: bool) -> None:
     base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
-    rows = compare({"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, parse_budget(text))
+    rows = compare({"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget"))
     assert all(row.ok for row in rows) == ok
     assert [row.name for row in rows] == ["lower.error", "higher.pixels", "delta_m"]
 
@@ -209,8 +190,10 @@ def test_a_baseline_of_older_weights_is_computed_again(run: Path) -> None:
         ({"weights": "int4"}, "unknown weights 'int4'"),
         ({"weights": "calibrated"}, "calibrated.safetensors does not exist; `edgemtl compress` makes it"),
         ({"split": "test"}, "nothing to evaluate"),
-        ({"budget": "lowr.error=+1"}, "unknown task 'lowr'; did you mean 'lower'?"),
-        ({"budget": "lower.eror=+1"}, "unknown score of lower 'eror'; did you mean 'error'?"),
+        ({"budget": ""}, "cannot read '' in --budget"),
+        ({"budget": "lowr.error=+1"}, "unknown entry of --budget 'lowr.error'; did you mean 'lower.error'?"),
+        ({"budget": "lower.eror=+1"}, "unknown entry of --budget 'lower.eror'; did you mean 'lower.error'?"),
+        ({"budget": "latency=+1%"}, "unknown entry of --budget 'latency'; known: delta_m, higher.error"),
         ({"budget": "lower.error=-1"}, "lower is better, so its budget starts with '\\+'"),
         ({"budget": "higher.pixels=+1"}, "higher is better, so its budget starts with '-'"),
         ({"budget": "delta_m=+1"}, "higher is better, so its budget starts with '-'"),
@@ -219,6 +202,21 @@ def test_a_baseline_of_older_weights_is_computed_again(run: Path) -> None:
 def test_wrong_use_is_one_clear_line(run: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         evaluate(run, **arguments)
+
+
+def test_a_budget_is_refused_before_anything_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("it computes"))
+    for wrong in ("lower.eror=+1", "lower.pixels=+1", "higher.error=-1%"):
+        with pytest.raises(UsageError, match="entry of --budget|so its budget starts with"):
+            evaluate(run, budget=wrong)
+
+
+def test_a_baseline_without_a_score_of_today_is_computed_again(run: Path) -> None:
+    evaluate(run)
+    kept = read_json(run / "scores.json")
+    del kept["float"]["tasks"]["lower"]["pixels"]
+    write_json(run / "scores.json", kept)
+    assert evaluate(run, weights="int8", budget="lower.pixels=-1")["budget"][2]["baseline"] == 36
 
 
 def test_a_folder_that_is_neither_run_nor_artifact(tmp_path: Path) -> None:

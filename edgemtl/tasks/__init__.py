@@ -39,8 +39,13 @@ class Task(BaseModel):
     name: ClassVar[str]
     title: ClassVar[str]
     headline: ClassVar[str]  # the score that delta-m uses
-    higher_is_better: ClassVar[bool]
-    unit: ClassVar[str] = ""
+    scores: ClassVar[dict[str, bool]]  # every score of its meter: whether higher is better
+    unit: ClassVar[str] = ""  # of the headline
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher headline score is better."""
+        return self.scores[self.headline]
 
     @property
     def channels(self) -> int:

@@ -1,6 +1,7 @@
 """What the tasks share: labels of small integers (255 ignored), colours, and the scores of class ids."""
 
 from functools import cache
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -84,6 +85,10 @@ def colour(row: np.ndarray) -> Colour:
 
 class ClassLabels(Task):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
+
+    headline: ClassVar[str] = "miou"
+    scores: ClassVar[dict[str, bool]] = {"miou": True, "miou_present": True, "pixacc": True}
+    unit: ClassVar[str] = "%"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ class Depth(Task):
     name: ClassVar[str] = "depth"
     title: ClassVar[str] = "Depth"
     headline: ClassVar[str] = "rmse"
-    higher_is_better: ClassVar[bool] = False
+    scores: ClassVar[dict[str, bool]] = {"rmse": False}
     unit: ClassVar[str] = "m"
 
     far_m: Annotated[float, Field(gt=0)] = 10.0

@@ -23,7 +23,7 @@ class Edge(Task):
     name: ClassVar[str] = "edge"
     title: ClassVar[str] = "Edges"
     headline: ClassVar[str] = "odsf"
-    higher_is_better: ClassVar[bool] = True
+    scores: ClassVar[dict[str, bool]] = {"odsf": True}
     unit: ClassVar[str] = "%"
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.011

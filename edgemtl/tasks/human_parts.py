@@ -12,9 +12,6 @@ class HumanParts(ClassLabels):
 
     name: ClassVar[str] = "human_parts"
     title: ClassVar[str] = "Human parts"
-    headline: ClassVar[str] = "miou"
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "%"
 
     @property
     def class_names(self) -> tuple[str, ...]:

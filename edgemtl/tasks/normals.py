@@ -19,7 +19,7 @@ class Normals(Task):
     name: ClassVar[str] = "normals"
     title: ClassVar[str] = "Surface normals"
     headline: ClassVar[str] = "mean"
-    higher_is_better: ClassVar[bool] = False
+    scores: ClassVar[dict[str, bool]] = {"mean": False, "median": False, "within_11.25": True}
     unit: ClassVar[str] = "deg"
 
     @property

@@ -18,7 +18,7 @@ class Saliency(Task):
     name: ClassVar[str] = "sal"
     title: ClassVar[str] = "Saliency"
     headline: ClassVar[str] = "maxf"
-    higher_is_better: ClassVar[bool] = True
+    scores: ClassVar[dict[str, bool]] = {"maxf": True}
     unit: ClassVar[str] = "%"
 
     outputs: Literal[1, 2] = 1

@@ -26,9 +26,6 @@ class Semseg(ClassLabels):
 
     name: ClassVar[str] = "semseg"
     title: ClassVar[str] = "Semantic segmentation"
-    headline: ClassVar[str] = "miou"
-    higher_is_better: ClassVar[bool] = True
-    unit: ClassVar[str] = "%"
 
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
 

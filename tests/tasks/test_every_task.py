@@ -68,6 +68,7 @@ def test_what_a_task_states(name):
     label = some_label(name, (40, 50), 3)
     meter.update(task.decode(some_map(name, 3), (40, 50)), label)
     assert np.isfinite(meter.scores()[task.headline])
+    assert task.scores.keys() == meter.scores().keys() == task.meter().scores().keys()
 
 
 @every

@@ -1,0 +1,57 @@
+"""Budgets: how far scores may fall behind a baseline, and latency may rise. One grammar wherever one can be stated."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edgemtl.errors import UsageError, unknown
+from edgemtl.tasks import Task
+
+DELTA_M, LATENCY = "delta_m", "latency"  # both in percent, whether it is written or not
+ENTRY = re.compile(rf"(?P<name>{DELTA_M}|{LATENCY}|\w+\.[\w.]+)=(?P<change>[+-]\d+(?:\.\d+)?)(?P<percent>%?)")
+SYNTAX = (
+    "a budget is task.score=±number[%], delta_m=-number and latency=+number%, separated by commas, such as"
+    " semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1"
+)
+
+
+class Allowed(NamedTuple):
+    """How far a score may move in its worse direction, which is the sign of `change`."""
+
+    name: str  # task.score, delta_m or latency
+    change: float
+    relative: bool  # in percent of the baseline
+
+    def __str__(self) -> str:
+        return f"{self.change:+g}{'%' if self.relative else ''}"
+
+
+def parse(text: str, option: str) -> list[Allowed]:
+    """The allowances in a text such as "semseg.miou=-0.5,delta_m=-1", given as `option`; UsageError with the syntax."""
+    found: dict[str, Allowed] = {}
+    for part in text.split(","):
+        match = ENTRY.fullmatch(part.strip())
+        if match is None:
+            raise UsageError(f"cannot read {part.strip()!r} in {option}: {SYNTAX}")
+        if match["name"] in found:
+            raise UsageError(f"{option} limits {match['name']} twice")
+        found[match["name"]] = Allowed(match["name"], float(match["change"]), bool(match["percent"]))
+    return list(found.values())
+
+
+def check(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str, bool]) -> None:
+    """UsageError for a name that is none of these, or for a sign by which it could only get better."""
+    for entry in allowed:
+        if entry.name not in higher_is_better:
+            raise unknown(f"entry of {option}", entry.name, higher_is_better)
+        negative = str(entry).startswith("-")
+        if negative != higher_is_better[entry.name]:
+            better, sign = ("lower", "+") if negative else ("higher", "-")
+            raise UsageError(f"{entry.name}={entry}: {better} is better, so its budget starts with {sign!r}; {SYNTAX}")
+
+
+def names(tasks: Mapping[str, Task]) -> dict[str, bool]:
+    """Every score of the tasks, as task.score, and delta-m: whether higher is better."""
+    return {f"{name}.{key}": higher for name, task in tasks.items() for key, higher in task.scores.items()} | {
+        DELTA_M: True
+    }
