@@ -15,6 +15,7 @@ from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import fit
 from edgemtl.recipe import Data, Recipe
 from edgemtl.tasks import Meter, Size, Task, delta_m
+from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
@@ -132,7 +133,7 @@ def evaluate(
 
 
 class Row(NamedTuple):
-    """One line of the comparison; `change` is in percent where the allowance is, and for delta_m."""
+    """One line of the comparison; `change` is in percent where the allowance is, and for delta_m; NaN: undefined."""
 
     name: str
     baseline: float | None
@@ -144,7 +145,7 @@ class Row(NamedTuple):
 
     @property
     def shown(self) -> str:
-        return f"{self.change:+.3g}{'%' if self.relative else ''}"
+        return "undefined" if np.isnan(self.change) else f"{self.change:+.3g}{'%' if self.relative else ''}"
 
 
 def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
@@ -157,7 +158,7 @@ def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: li
         task, _, key = name.partition(".")
         rows.append(_row(name, baseline[task][key], value[task][key], limits.get(name)))
     headlines = [{name: scores[name][task.headline] for name, task in tasks.items()} for scores in (value, baseline)]
-    gain = delta_m(headlines[0], headlines[1], tasks)
+    gain = _number(delta_m(headlines[0], headlines[1], tasks))
     limit = limits.get("delta_m")
     rows.append(Row("delta_m", None, gain, gain, limit and str(limit), True, _holds(gain, limit)))
     return rows
@@ -165,8 +166,12 @@ def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: li
 
 def _row(name: str, baseline: float, value: float, limit: Allowed | None) -> Row:
     relative = limit is not None and limit.relative
-    change = 100 * (value - baseline) / baseline if relative else value - baseline
+    change = _number(percent(value, baseline)) if relative else value - baseline
     return Row(name, baseline, value, change, limit and str(limit), relative, _holds(change, limit))
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def _holds(change: float, limit: Allowed | None) -> bool:

@@ -1,6 +1,7 @@
 """Mixed precision: the sensitivity matrix of a run, and the few worst layers that `compress` keeps float by it."""
 
 import copy
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,6 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
         if stop.asked:
             raise Stopped("while looking for layers to keep float")
 
-    images = (image(deployed, samples, index, recipe) for index in few)
-    noises = sensitivity.matrix(graph, rows, images, list(tasks), check)
-
     def scores(on: Collection[FakeQuantize]) -> dict[str, float]:
         def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
             check()
@@ -83,10 +81,19 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
 
     every = frozenset(graph.quantizers.values())
     unrounded = scores(frozenset())
+    for name, task in tasks.items():
+        if not (unrounded[name] and math.isfinite(unrounded[name])):
+            raise UsageError(
+                f"{sensitivity.OPTION} cannot be judged: the float network's {name}.{task.headline} is"
+                f" {unrounded[name]:g} on {len(many)} frames of the train split; train longer, or set no budget"
+            )
+    images = (image(deployed, samples, index, recipe) for index in few)
+    noises = sensitivity.matrix(graph, rows, images, list(tasks), check)
 
     def judge(off: Collection[FakeQuantize]) -> dict[str, float]:
         got = scores(every - frozenset(off))
-        return {name: delta_m({name: got[name]}, {name: unrounded[name]}, {name: task}) for name, task in tasks.items()}
+        gains = {n: delta_m({n: got[n]}, {n: unrounded[n]}, {n: task}) for n, task in tasks.items()}
+        return {name: gain for name, gain in gains.items() if gain is not None}  # all of them, by the check above
 
     choice = sensitivity.choose(rows, noises, allowed, judge)
     sensitivity.show_worst(rows, noises, list(tasks))

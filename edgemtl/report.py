@@ -231,7 +231,8 @@ def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str
         found.append((f"{chosen.bytes / 1e6:.2f}", "MB", f"on disk{times}"))
     if base and base.scores and chosen.scores:
         gain = delta_m(chosen.scores, base.scores, tasks)
-        found.append((_signed(gain), "% Δm", "all tasks' scores together, int8 against float"))
+        if gain is not None:
+            found.append((_signed(gain), "% Δm", "all tasks' scores together, int8 against float"))
     found.append((str(len(tasks)), "tasks" if len(tasks) > 1 else "task", "in one pass: " + ", ".join(tasks)))
     return found
 

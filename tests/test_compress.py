@@ -378,6 +378,15 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
     assert "int8 against float, before fine-tuning" in capsys.readouterr().out
 
 
+def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
+    monkeypatch.setattr(
+        "edgemtl.evaluate.score",
+        lambda _, __, tasks, **___: {n: dict.fromkeys(t.scores, 0.0) for n, t in tasks.items()},
+    )
+    with pytest.raises(UsageError, match=r"compression.budget cannot be judged: the float network's \w+\.\w+ is 0 on"):
+        compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-1"])
+
+
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     monkeypatch.setattr(compress, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
     deployed, student = load_float(run), copy.deepcopy(quantized[0])

@@ -118,6 +118,14 @@ def test_delta_m_counts_each_task_by_its_direction() -> None:
     assert rows[-1].value == pytest.approx((10 + 4) / 2)
 
 
+@pytest.mark.parametrize("text", ["delta_m=-5", "lower.error=+5%"])
+def test_what_is_relative_to_a_score_of_zero_fails_a_budget(text: str) -> None:
+    base = {"lower": {"error": 0.0}, "higher": {"pixels": 50.0}}
+    rows = compare({"lower": {"error": 1.0}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget"))
+    assert [(row.name, row.shown) for row in rows if not row.ok] == [(text.partition("=")[0], "undefined")]
+    assert all(row.ok for row in compare(base, base, TASKS, budget.parse(text, "--budget")))
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with the toy tasks; `int8` predicts 1.1 where `float` predicts 1."""

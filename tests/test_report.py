@@ -112,8 +112,8 @@ def run(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
-def measured(run: Path) -> None:
-    """Scores, times, differences and a journal."""
+def measured(run: Path, floats: float = 1.0) -> None:
+    """Scores (`floats` times 50 of the float weights), times, differences and a journal."""
     tasks = recipe.read(run / "recipe.json").tasks
 
     def entry(weights: str, factor: float) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def measured(run: Path) -> None:
     files = {name: sha256(run / f"{name}.safetensors") for name in ("float", "int8")}
     write_json(
         run / "scores.json",
-        {"float": entry(files["float"], 1.0), "int8": entry("of older weights", 0.5), "openvino": entry(own, 0.9)},
+        {"float": entry(files["float"], floats), "int8": entry("of older weights", 0.5), "openvino": entry(own, 0.9)},
     )
     machine = {"processor": "Toy CPU", "cores": 3}
     times = {"device": "CPU", "model": {"p50_ms": 4.0}, "end_to_end": {"p50_ms": 8.0}, "machine": machine}
@@ -140,6 +140,15 @@ def measured(run: Path) -> None:
             for record in ({"loss": dict.fromkeys(tasks, 1 / iteration)}, {"scores": entry("", 1)["tasks"]}):
                 stream.write(json.dumps({"iteration": iteration, **record}) + "\n")
         stream.write('{"iteration": 40, "lo')
+
+
+def test_a_float_network_that_scores_zero_has_no_gains(run: Path, tmp_path: Path) -> None:
+    measured(run, floats=0.0)
+    page = Page(report.report(run, out=tmp_path / "out", data=tmp_path, frames=1))
+    rows = {row[0].split()[0]: row[1:] for row in page.cells}
+    tasks = len(recipe.read(run / "recipe.json").tasks)
+    assert rows["float"][:tasks] == ["0.00"] * tasks and rows["openvino"][tasks] == "–"
+    assert "% Δm" not in page.text
 
 
 def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,14 @@ def test_a_multi_task_run_is_a_baseline_too(make):
     assert scoreboard.scoreboard([better])[0][0].delta_m is None
 
 
+def test_a_baseline_that_scores_zero_has_no_delta_m(make, capsys):
+    weak, good = make("weak", GOOD | {"semseg": 0.0}), make("good", GOOD)
+    lines, tasks = scoreboard.scoreboard([good], baseline=[weak])
+    assert lines[1].delta_m is None
+    scoreboard.show_table(lines, tasks)
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared_is_said(make, tmp_path):
     good, depth = make("good", GOOD), make("depth", {"depth": 1.0})
     with pytest.raises(UsageError, match="no baseline has the task semseg of good"):

@@ -7,6 +7,7 @@ Words, with the shapes of one frame (no batch axis):
 - prediction: the map brought to a frame's size, in the label's layout.
 """
 
+import math
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
@@ -109,10 +110,23 @@ def parse(raw: Any) -> dict[str, Task]:
 Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model
 
 
-def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[str, Task]) -> float:
-    """Mean relative gain over `baseline` in percent, lower-is-better scores negated (Maninis et al., CVPR 2019)."""
+def change(value: float, baseline: float) -> float | None:
+    """The change in percent of the baseline; None where there is none, as of a baseline of 0 or a score that is NaN."""
+    if not (math.isfinite(value) and math.isfinite(baseline)):
+        return None
+    if value == baseline:
+        return 0.0
+    return 100 * (value - baseline) / baseline if baseline else None
+
+
+def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[str, Task]) -> float | None:
+    """Mean relative gain over `baseline` in percent, lower-is-better scores negated (Maninis et al., CVPR 2019).
+
+    None where one of the tasks has no change in percent, see `change`.
+    """
     gains = [
-        (1 if task.higher_is_better else -1) * (scores[name] - baseline[name]) / baseline[name]
+        None if (gain := change(scores[name], baseline[name])) is None else gain if task.higher_is_better else -gain
         for name, task in tasks.items()
     ]
-    return 100 * float(np.mean(gains))
+    known = [gain for gain in gains if gain is not None]
+    return sum(known) / len(known) if len(known) == len(gains) else None

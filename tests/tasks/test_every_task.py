@@ -162,3 +162,12 @@ def test_delta_m_of_published_numbers():
     assert delta_m(single, single, four) == 0
     worse = {"semseg": 47.90, "depth": 0.6053, "normals": 21.17, "edge": 76.90}
     assert delta_m(worse, single, four) == pytest.approx(-1.96, abs=0.01)
+
+
+def test_nothing_is_relative_to_a_score_of_zero():
+    two = {name: TASKS[name] for name in ("depth", "semseg")}
+    weak = {"depth": 0.8, "semseg": 0.0}
+    assert delta_m({"depth": 0.8, "semseg": 1.0}, weak, two) is None
+    assert delta_m({"depth": 0.4, "semseg": 0.0}, weak, two) == 25  # what is equal has not changed
+    assert delta_m(weak, {"depth": 0.8, "semseg": 10.0}, two) == -50
+    assert delta_m({"depth": float("nan"), "semseg": 10.0}, {"depth": 0.8, "semseg": 10.0}, two) is None
