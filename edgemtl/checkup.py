@@ -129,7 +129,6 @@ def checkup(
             pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for every frame
     if splits:
         _show(f"{source.NAME} in {root}", splits, source)
-        _write(picture, splits, source.NAME)
         for note in _notes(splits, source):
             print(f"note: {note}")
     lists = {"": problems} | {split.name: split.found for split in splits.values()}
@@ -138,6 +137,8 @@ def checkup(
             print(f"broken: {problem}")
         if len(found) > SHOWN:
             print(f"broken: {len(found) - SHOWN} more in {split_name}")
+    if splits:
+        _write(picture, splits, source.NAME)
     problems = list(dict.fromkeys(problem for found in lists.values() for problem in found))
     if problems:
         raise CheckFailed(f"{root} has {_number(len(problems), 'problem')}; the first: {problems[0]}")

@@ -130,10 +130,10 @@ def _scores(args: argparse.Namespace) -> None:
     from edgemtl.scoreboard import draw_curves, scoreboard, show_table
 
     lines, tasks = scoreboard(args.runs, baseline=args.baseline)
+    show_table(lines, tasks, args.markdown)
     if args.curves:
         with needs("train"):
             draw_curves([*args.baseline, *args.runs], tasks, args.curves)
-    show_table(lines, tasks, args.markdown)
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -203,10 +203,10 @@ def _bench(args: argparse.Namespace) -> None:
         result = one.bench(
             folder, seconds=args.seconds, device=args.device, threads=args.threads, untested=args.untested
         )
+    print(json.dumps(result, indent=1)) if args.json else one.show_table(result)
     run = folder.resolve().parent
     if (run / "recipe.json").is_file():
         add_json(run / "bench.json", folder.resolve().name, result)
-    print(json.dumps(result, indent=1)) if args.json else one.show_table(result)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from edgemtl import budget as budgets
 from edgemtl.budget import Allowed
 from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
-from edgemtl.files import add_json, read_json, sha256
+from edgemtl.files import keep, read_json, sha256
 from edgemtl.predictor import fit
 from edgemtl.recipe import Data, Recipe
 from edgemtl.tasks import Meter, Size, Task, delta_m
@@ -109,26 +109,31 @@ def evaluate(
     subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
     tasks = subject.tasks
     budgets.check(allowed, "--budget", budgets.names(tasks))
-    entry = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
+    run, other = _baseline(path, baseline or subject.run, tasks) if allowed else (None, None)
+    entry, whole = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
     result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
-    if not allowed:
-        _print(result, as_json, tasks, entry["tasks"])
-        return result
-
-    run = baseline or subject.run
-    if run is None:
-        raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
-    other = _subject(run, "float")
-    if missing := [name for name in tasks if name not in other.tasks]:
-        raise UsageError(f"{run} has the tasks {', '.join(other.tasks)}, not {', '.join(missing)}")
-    base = _stored(other, split, entry["frames"])
-    base = base or _measured(other, data=data, split=split, limit=limit, device=None)
-    rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
-    result |= {"baseline": str(run), "budget": [row._asdict() | {"ok": row.ok} for row in rows]}
-    _print(result, as_json, tasks, entry["tasks"], rows)
-    broken = [row for row in rows if not row.ok]
+    if not as_json:
+        _print_scores(result, tasks)
+    unkept = _keep(subject, entry) if whole else []
+    broken: list[Row] = []
+    if allowed:
+        assert run is not None and other is not None
+        base = _stored(other, split, entry["frames"])
+        if base is None:
+            base, whole = _measured(other, data=data, split=split, limit=limit, device=None)
+            unkept += _keep(other, base) if whole else []
+        rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
+        broken = [row for row in rows if not row.ok]
+        result |= {"baseline": str(run), "budget": [row._asdict() | {"ok": row.ok} for row in rows]}
+        if not as_json:
+            _print_rows(run, rows)
+    if as_json:
+        print(json.dumps(result, indent=1))
     if broken:
-        raise CheckFailed("over budget: " + ", ".join(f"{r.name} {r.shown} (allowed {r.allowed})" for r in broken))
+        over = ", ".join(f"{r.name} {r.shown} (allowed {r.allowed})" for r in broken)
+        raise CheckFailed("; ".join([f"over budget: {over}", *unkept]))
+    if unkept:
+        raise UsageError(unkept[0])
     return result
 
 
@@ -245,10 +250,20 @@ def _origin(manifest: artifact.Manifest, run: Path | None) -> Recipe | None:
         return None
 
 
+def _baseline(path: Path, run: Path | None, tasks: Mapping[str, Task]) -> tuple[Path, _Subject]:
+    """The run to compare with and its float weights; UsageError unless it has all the tasks."""
+    if run is None:
+        raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
+    other = _subject(run, "float")
+    if missing := [name for name in tasks if name not in other.tasks]:
+        raise UsageError(f"{run} has the tasks {', '.join(other.tasks)}, not {', '.join(missing)}")
+    return run, other
+
+
 def _measured(
     subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
-) -> dict[str, Any]:
-    """The entry for scores.json; written there where the whole split was scored."""
+) -> tuple[dict[str, Any], bool]:
+    """The entry for scores.json, and whether it is of the whole split."""
     source, tasks = subject.data, subject.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict, how = _predict(subject, device, untested)
@@ -263,9 +278,12 @@ def _measured(
     }
     if subject.kind == "artifact":
         entry |= {"digest": subject.digest, **how}
-    if subject.run is not None and frames == len(samples):
-        add_json(subject.run / SCORES, subject.name, entry)
-    return entry
+    return entry, frames == len(samples)
+
+
+def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
+    """Writes an entry into the run's scores.json; why it cannot be kept, see `keep` in edgemtl.files."""
+    return keep(subject.run / SCORES, subject.name, entry) if subject.run is not None else []
 
 
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
@@ -308,29 +326,26 @@ def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Pre
     return predict, {}
 
 
-def _print(
-    result: dict[str, Any], as_json: bool, tasks: dict[str, Task], scores: Scores, rows: list[Row] | None = None
-) -> None:
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
+def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
     title = f"{result['path']}, {result['name']}: {result['frames']} frames of {result['split']}"
     listed = []
-    for name, of in scores.items():
+    for name, of in result["tasks"].items():
         for key, value in of.items():
             about = (result["constant"][name], tasks[name].unit) if key == tasks[name].headline else ("", "")
             listed.append((f"{name}.{key}", value, *about))
     show.table(title, ("score", "value", "constant", "unit"), listed)
     print("constant: the best that a prediction which is the same at every pixel reaches on these labels")
-    if rows:
-        show.table(
-            f"against {result['baseline']}, float",
-            ("score", "baseline", "value", "change", "allowed", ""),
-            [
-                (r.name, "" if r.baseline is None else r.baseline, r.value, r.shown, r.allowed or "", _verdict(r))
-                for r in rows
-            ],
-        )
+
+
+def _print_rows(run: Path, rows: list[Row]) -> None:
+    show.table(
+        f"against {run}, float",
+        ("score", "baseline", "value", "change", "allowed", ""),
+        [
+            (r.name, "" if r.baseline is None else r.baseline, r.value, r.shown, r.allowed or "", _verdict(r))
+            for r in rows
+        ],
+    )
 
 
 def _verdict(row: Row) -> str:

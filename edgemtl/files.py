@@ -53,6 +53,18 @@ def add_json(path: Path, key: str, value: Any) -> None:
     write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
 
 
+def keep(path: Path, key: str, value: Any) -> list[str]:
+    """As `add_json`, for results that were shown: why they cannot be kept, in a line, instead of an exception.
+
+    So that whoever calls it can say first what is wrong with the results themselves.
+    """
+    try:
+        add_json(path, key, value)
+    except (UsageError, OSError) as error:
+        return [str(error)]
+    return []
+
+
 def read_json(path: Path) -> Any:
     """The JSON in `path`; UsageError naming the file where it is missing or broken."""
     try:

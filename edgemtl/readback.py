@@ -7,7 +7,7 @@ from typing import Any
 from edgemtl import artifact, ledger, overflow, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_json
+from edgemtl.files import keep, read_json
 
 SCALES = "scales.json"
 VERIFIED = "verify.json"  # in the run: each artifact's last result
@@ -25,13 +25,15 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     manifest = artifact.read(path, intact=False)
     run = run or path.resolve().parent
     found = check(path, manifest, run)
-    _note(run / VERIFIED, path, found)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
         show_result(found)
+    unkept = _note(run / VERIFIED, path, found)
     if not found["ok"]:
-        raise CheckFailed(f"{path}: {reason(found)}")
+        raise CheckFailed("; ".join([f"{path}: {reason(found)}", *unkept]))
+    if unkept:
+        raise UsageError(unkept[0])
     return found
 
 
@@ -97,10 +99,13 @@ def show_result(found: dict[str, Any]) -> None:
             show.out.print(f"  {kind} {name}: {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _note(file: Path, path: Path, found: dict[str, Any]) -> None:
-    """Keeps the result beside what a plain verify found for the same files."""
+def _note(file: Path, path: Path, found: dict[str, Any]) -> list[str]:
+    """Keeps the result beside what a plain verify found for the same files; why not, where that fails."""
     name = path.resolve().name
-    entry = read_json(file).get(name, {}) if file.is_file() else {}
+    try:
+        entry = read_json(file).get(name, {}) if file.is_file() else {}
+    except UsageError as error:
+        return [str(error)]
     if entry.get("digest") != found["digest"]:
         entry = {"artifact": str(path)}
-    add_json(file, name, entry | {"ledger": found, "ok": found["ok"] and entry.get("ok", True)})
+    return keep(file, name, entry | {"ledger": found, "ok": found["ok"] and entry.get("ok", True)})

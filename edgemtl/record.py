@@ -19,7 +19,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, replacing, sha256
+from edgemtl.files import keep, replacing, sha256
 from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED
 from edgemtl.tasks import Size
@@ -145,11 +145,14 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         "against": compared,
         "ok": all(task["ok"] for tasks in compared.values() for task in tasks.values()),
     }
-    add_json(run / VERIFIED, f"{path.resolve().name} recorded", result)
     _print(result, as_json)
+    unkept = keep(run / VERIFIED, f"{path.resolve().name} recorded", result)
     wrong = [f"{task} against {by}" for by, tasks in compared.items() for task, one in tasks.items() if not one["ok"]]
     if wrong:
-        raise CheckFailed(f"{recording} differs beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
+        text = f"{recording} differs beyond the bounds of {manifest.precision} in {', '.join(wrong)}"
+        raise CheckFailed("; ".join([text, *unkept]))
+    if unkept:
+        raise UsageError(unkept[0])
     return result
 
 

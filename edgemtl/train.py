@@ -267,11 +267,11 @@ class _Training:
         if better:
             state.best_merit, state.best_scores = value, scores
         if self.journal:
+            report(f"{self.recipe.name}, iteration {state.iteration}", scores, state.best_scores, tasks)
             if better:
                 about = {"recipe": self.recipe.name, "iteration": state.iteration, "scores": scores}
                 checkpoint.save(self.run / FLOAT, network.state_dict(), about)
             self.journal.write(state.iteration, scores=scores, best=better)
-            report(f"{self.recipe.name}, iteration {state.iteration}", scores, state.best_scores, tasks)
         self._show(True)
         self.interval = journal.Interval()
 

@@ -11,7 +11,7 @@ from edgemtl import artifact, convert, equality, proof, readback, recipe, regist
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, sha256
+from edgemtl.files import keep, sha256
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
@@ -104,8 +104,8 @@ def verify(
         and (not held or held["ok"])
         and (not held_codes or held_codes["ok"]),
     }
-    add_json(run / VERIFIED, path.resolve().name, result)
     _print(result, as_json)
+    unkept = keep(run / VERIFIED, path.resolve().name, result)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
     if held and not held["ok"]:
         problems.append(readback.reason(held))
@@ -116,7 +116,9 @@ def verify(
     if wrong := [name for name, task in tasks.items() if not (task["ok"] or task["exact"])]:
         problems.append(f"differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
     if problems:
-        raise CheckFailed(f"{path}: {'; '.join(problems)}")
+        raise CheckFailed(f"{path}: {'; '.join(problems + unkept)}")
+    if unkept:
+        raise UsageError(unkept[0])
     return result
 
 

@@ -1,5 +1,6 @@
 """What every test shares: hypothesis without deadlines (a busy machine is no failure), and an artifact to run."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,16 @@ class Target:
 
 target = Target()
 '''
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file can be written, as on a read-only medium (whose permissions mean nothing to root)."""
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+
+    monkeypatch.setattr("os.replace", refuse)
 
 
 @pytest.fixture

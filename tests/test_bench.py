@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgemtl import bench as module
+from edgemtl import cli
 from edgemtl.bench import bench, show_table
 from edgemtl.errors import UsageError
 
@@ -55,6 +56,16 @@ def test_no_artifact_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module.subprocess, "run", lambda *args, **options: pytest.fail("started"))
     with pytest.raises(UsageError, match="not an artifact"):
         bench(tmp_path)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_where_nothing_can_be_written_the_times_are_printed(
+    fake_artifact: Path, read_only: None, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fake_artifact.parent / "recipe.json").write_text("{}")
+    assert cli.main(["bench", str(fake_artifact), "--seconds", "0.1", "--untested", *words]) == 2
+    out, err = capsys.readouterr()
+    assert "end" in out and "bench.json: the file system is read-only" in err
 
 
 def test_percentiles_are_of_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,36 @@ def test_a_budget_is_refused_before_anything_is_computed(run: Path, monkeypatch:
             evaluate(run, budget=wrong)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_where_nothing_can_be_written_the_scores_are_printed(
+    run: Path, read_only: None, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="scores.json: the file system is read-only"):
+        evaluate(run, as_json=as_json)
+    assert "error" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="scores.json: the file system is read-only"):
+        evaluate(run, weights="int8", budget="lower.error=+6%", as_json=as_json)
+    assert "delta_m" in capsys.readouterr().out
+    with pytest.raises(CheckFailed, match="over budget: lower.error .*; cannot write .*the file system is read-only"):
+        evaluate(run, weights="int8", budget="lower.error=+1%", as_json=as_json)
+
+
+def test_a_baseline_that_cannot_be_scored_loses_no_scores(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = module._measured
+
+    def measured(subject: Any, **options: Any) -> Any:
+        if subject.name == "float":
+            raise UsageError("its weights are damaged")
+        return once(subject, **options)
+
+    monkeypatch.setattr(module, "_measured", measured)
+    with pytest.raises(UsageError, match="damaged"):
+        evaluate(run, weights="int8", budget="lower.error=+6%")
+    assert "lower.error" in capsys.readouterr().out and set(read_json(run / "scores.json")) == {"int8"}
+
+
 def test_a_baseline_without_a_score_of_today_is_computed_again(run: Path) -> None:
     evaluate(run)
     kept = read_json(run / "scores.json")

@@ -59,6 +59,14 @@ def test_what_was_recorded_agrees(run: Path) -> None:
     assert kept == json.loads(json.dumps(result)) and kept["how"].startswith("recorded on ")
 
 
+def test_where_nothing_can_be_written_the_result_is_printed(
+    run: Path, read_only: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="verify.json: the file system is read-only"):
+        record.check(run / "openvino-fp32", run / "here.npz")
+    assert "against" in capsys.readouterr().out
+
+
 def test_what_was_not_executed_says_so(run: Path, tmp_path: Path) -> None:
     file = changed(run, tmp_path / "other.npz", {"how": "evaluated", "machine": "M9"})
     assert record.check(run / "openvino-fp32", file)["how"] == "evaluated, recorded on M9"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, checkpoint, convert, quantizers, registry
+from edgemtl import artifact, checkpoint, convert, quantizers, readback, registry
 from edgemtl.bounds import BOUNDS, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
@@ -154,6 +154,20 @@ def test_a_self_test_of_another_network_is_noticed(run: Path, frames: None, tmp_
 def test_json_is_printed_before_the_check_fails(run: Path, frames: None, capsys: pytest.CaptureFixture[str]) -> None:
     verify(run / "openvino", frames=1, as_json=True)
     assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_where_nothing_can_be_written_the_result_is_printed(
+    run: Path, frames: None, read_only: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="verify.json: the file system is read-only"):
+        verify(run / "openvino", frames=1)
+    assert "SHA-256 of all maps" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="verify.json: the file system is read-only"):
+        readback.read_back(run / "openvino")
+    assert "ledger: " in capsys.readouterr().out
+    folder = broken(run, tmp_path, "openvino", "int8", "model.bin")
+    with pytest.raises(CheckFailed, match="int8 codes.*; changed after.*; cannot write .*read-only"):
+        readback.read_back(folder, run=run)
 
 
 def test_a_run_that_was_trained_again_is_noticed(run: Path, frames: None, tmp_path: Path) -> None:
