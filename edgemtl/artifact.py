@@ -67,6 +67,15 @@ def digest(manifest: Manifest) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
+def words(manifest: Manifest) -> dict[str, Any]:
+    """All that a manifest says of its artifact, as JSON, files by name alone; what is left at its default is left out.
+
+    The self-test keeps it, so that a device notices when the manifest was edited later.
+    """
+    said = manifest.model_dump(mode="json", exclude_defaults=True, exclude={"files"})
+    return said | {"files": sorted(name for name in manifest.files if name != SELFTEST)}
+
+
 def size(manifest: Manifest) -> int:
     """The bytes of all files that running it takes."""
     return sum(file.bytes for name, file in manifest.files.items() if name != SELFTEST)

@@ -44,7 +44,6 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = load(run, precision)
-        test = store_selftest(temporary, deployed, recipe.size)
         names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
         read = hasattr(chosen, "quantized") and precision == "int8"
         manifest = Manifest(
@@ -56,13 +55,15 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             map_stride=recipe.map_stride,
             tasks=recipe.tasks,
             data=recipe.data,
-            files=artifact.describe(temporary, [*names, test]),
+            files=artifact.describe(temporary, names),
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             exact=_exact(deployed, recipe) if precision == "int8" else (),
             needs=overflow.prove(chosen.quantized(temporary)).needs if read else (),
             scores=_scores(run, file),
         )
+        test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
+        manifest = manifest.model_copy(update={"files": artifact.describe(temporary, [*names, test])})
         artifact.write(temporary, manifest)
     megabytes = artifact.size(manifest) / 1e6
     seconds = time.monotonic() - started
@@ -78,12 +79,15 @@ def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
     return proof.prove(deployed, torch.zeros(1, 3, *recipe.size)).exact
 
 
-def store_selftest(folder: Path, deployed: nn.Module, size: Size) -> str:
-    """The name of the file in which frames and the network's maps of them are kept, see edgemtl.selftest."""
+def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[str, Any] | None = None) -> str:
+    """The name of the file in which frames, the network's maps of them and the manifest's words are kept.
+
+    See edgemtl.selftest.
+    """
     frames = selftest.frames(size)
     with torch.inference_mode():
         made = [deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()) for frame in frames]
-    return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made])
+    return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made], words)
 
 
 def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:

@@ -146,12 +146,13 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
 
 
 def _current(run: Path, folder: Path, precision: str) -> Manifest | None:
-    """The manifest of an artifact that is whole and of the run's present weights."""
+    """The manifest of an artifact that is whole, has a self-test and is of the run's present weights."""
     try:
         manifest = artifact.read(folder)
     except UsageError:
         return None
-    return manifest if manifest.weights_sha256 == sha256(convert.weights(run, precision)) else None
+    whole = artifact.SELFTEST in manifest.files
+    return manifest if whole and manifest.weights_sha256 == sha256(convert.weights(run, precision)) else None
 
 
 def _scores(

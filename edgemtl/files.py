@@ -75,6 +75,21 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
 
 
+def difference(found: Any, wanted: Any) -> str | None:
+    """Where a value, as JSON, differs first from what is wanted: the key and both values; None where it is equal."""
+    return _difference(json.loads(json.dumps(found)), json.loads(json.dumps(wanted)), ())
+
+
+def _difference(found: Any, wanted: Any, where: tuple[str, ...]) -> str | None:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        pairs = [(key, found.get(key), wanted.get(key)) for key in dict.fromkeys([*wanted, *found])]
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = [(str(index), one, other) for index, (one, other) in enumerate(zip(found, wanted))]
+    else:
+        return None if found == wanted else f"its {'.'.join(where) or 'content'} is {found!r}, not {wanted!r}"
+    return next((text for key, one, other in pairs if (text := _difference(one, other, (*where, key)))), None)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()

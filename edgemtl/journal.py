@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json, read_lines, replacing, sha256, write_json
+from edgemtl.files import difference, read_json, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -41,10 +41,10 @@ def check_same(run: Path, recipe: Recipe) -> None:
     stored = stored.get("recipe") if isinstance(stored, dict) else None
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
-    difference = _difference(*(json.loads(json.dumps(given)) for given in (stored, recipe.model_dump(mode="json"))))
-    if difference:
+    other = difference(stored, recipe.model_dump(mode="json"))
+    if other:
         raise UsageError(
-            f"{run} was started with another recipe: {difference}; resume with the same or choose another --run"
+            f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
         )
 
 
@@ -131,13 +131,3 @@ def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
             yield from _flat(value, f"{prefix}{name}/")
         else:
             yield prefix + name, float(value)
-
-
-def _difference(stored: Any, wanted: Any, where: str = "recipe") -> str | None:
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in [*wanted, *(key for key in stored if key not in wanted)]:
-            found = _difference(stored.get(key), wanted.get(key), f"{where}.{key}")
-            if found:
-                return found
-        return None
-    return None if stored == wanted else f"its {where.removeprefix('recipe.')} is {stored!r}, not {wanted!r}"

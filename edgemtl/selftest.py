@@ -77,9 +77,17 @@ def frames(size: Size) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(frame[: size[0], : size[1]]) for frame in wide)
 
 
-def write(folder: Path, frames: Sequence[np.ndarray], maps: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """The name of the file written into `folder`: these frames and torch's maps of each; same input, same bytes."""
-    about: dict[str, Any] = {"format": FORMAT, "tasks": {}}
+def write(
+    folder: Path,
+    frames: Sequence[np.ndarray],
+    maps: Sequence[Mapping[str, np.ndarray]],
+    words: dict[str, Any] | None = None,
+) -> str:
+    """The name of the file written into `folder`: these frames and torch's maps of each; same input, same bytes.
+
+    `words` are what the manifest says (see edgemtl.artifact), if it is to say the same when the test runs.
+    """
+    about: dict[str, Any] = {"format": FORMAT, "tasks": {}} | ({"words": words} if words else {})
     arrays = {"frames": np.stack(frames)}
     for task in maps[0]:
         every = [canonical(of[task]) for of in maps]
@@ -116,11 +124,16 @@ def _kept(map: np.ndarray, step: int) -> np.ndarray:
 
 
 def read(folder: Path, manifest: Manifest) -> Stored:
-    """The test in an artifact's folder; UsageError where it cannot be read or is of other frames and maps."""
+    """The test in an artifact's folder; UsageError where it cannot be read or is of other frames and maps.
+
+    CheckFailed where the manifest says something else than it did at the conversion.
+    """
     path = folder / SELFTEST
     try:
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
+            if "words" in about and (other := files.difference(artifact.words(manifest), about["words"])):
+                raise CheckFailed(f"{folder / artifact.FILE} was edited after the conversion: {other}; convert again")
             tasks = about["tasks"]
             stored = Stored(
                 list(file["frames"]),
@@ -341,7 +354,7 @@ def _key(predictor: Predictor) -> dict[str, Any]:
     target = registry.load("targets", manifest.target).target
     return {
         "digest": artifact.digest(manifest),
-        "exact": list(manifest.exact),
+        "words": artifact.words(manifest),
         "edgemtl": __version__,
         # Beside the target's own, those that it may compute with.
         "versions": artifact.versions((*getattr(target, "packages", ()), "numpy", "tensorrt", "torch")),

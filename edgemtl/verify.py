@@ -11,7 +11,7 @@ from edgemtl import artifact, convert, equality, proof, readback, recipe, regist
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import keep, sha256
+from edgemtl.files import difference, keep, sha256
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
@@ -38,10 +38,12 @@ def verify(
     """
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
-    predictor = Predictor(path, device)
-    manifest = predictor.manifest
+    manifest = artifact.read(path)
     run = run or path.resolve().parent
     stated = recipe.read(run / "recipe.json")
+    if problem := _difference(manifest, stated):
+        raise CheckFailed(f"{path / artifact.FILE} does not say what {run} says: {problem}; convert again")
+    predictor = Predictor(path, device)
     file = convert.weights(run, manifest.precision)
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
@@ -51,11 +53,9 @@ def verify(
     held = readback.check(path, manifest, run) if kept else None
     reference = convert.load(run, manifest.precision)
 
-    if artifact.SELFTEST in manifest.files:
-        checks = [*checks, _check_of_selftest(path, manifest, reference)]
-
     source, images = frames_of(stated, data, frames)
-    shown = proof.prove(reference, torch.zeros(1, 3, *manifest.size)) if manifest.precision == "int8" else None
+    shown = proof.prove(reference, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None
+    checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
     exact = shown.exact if shown and predictor.session.float32 else ()
     held_codes = None
     where = device if predictor.session.float32 else getattr(target, "exactly", None)
@@ -122,8 +122,27 @@ def verify(
     return result
 
 
+def _difference(manifest: Manifest, stated: Recipe) -> str | None:
+    """What a device reads in the manifest that is not what the run's recipe says."""
+    wanted = stated.model_dump(mode="json", include={"size", "map_stride", "tasks", "data"}) | {"recipe": stated.name}
+    if manifest.data is None:  # as of older versions
+        del wanted["data"]
+    return difference(manifest.model_dump(mode="json", include=set(wanted)), wanted)
+
+
+def _check_of_exact(manifest: Manifest, shown: proof.Proof | None) -> list[Check]:
+    """Whether the manifest calls those maps exact that are; nothing to say where none is and it calls none so."""
+    exact = shown.exact if shown else ()
+    if set(manifest.exact) == set(exact):
+        return []
+    said, right = (", ".join(sorted(names)) or "none" for names in (manifest.exact, exact))
+    return [Check("manifest", False, f"it says that the exact maps are {said}; they are {right}; convert again")]
+
+
 def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
-    """Whether the maps that the artifact carries for its self-test are those of the torch model."""
+    """Whether the artifact has a self-test, and the maps in it are those of the torch model."""
+    if artifact.SELFTEST not in manifest.files:
+        return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
 
     class Torch:
         device, how, float32 = "torch", "executed", True
@@ -131,7 +150,11 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
         def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
             return {task: map[0] for task, map in equality.maps(reference, frame).items()}
 
-    verdicts = selftest.check(Torch(), manifest, selftest.read(path, manifest))
+    try:
+        stored = selftest.read(path, manifest)
+    except (CheckFailed, UsageError) as error:
+        return Check("self-test", False, str(error))
+    verdicts = selftest.check(Torch(), manifest, stored)
     wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
     return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
 

@@ -360,9 +360,10 @@ def test_it_runs_once_on_a_machine(tested: Path, cache: Path, capsys: pytest.Cap
         lambda patch, folder: patch.setattr(artifact, "versions", lambda packages: {"openvino": "3000"}),
         lambda patch, folder: patch.setattr(type(Predictor(folder).session), "device", "elsewhere"),
         lambda patch, folder: toy.mend(folder, exact=("depth",)),
+        lambda patch, folder: toy.mend(folder, recipe="another"),
         lambda patch, folder: ((folder / "model.bin").write_bytes(b"more"), toy.mend(folder)),
     ],
-    ids=["processor", "instructions", "versions", "device", "exact", "files"],
+    ids=["processor", "instructions", "versions", "device", "exact", "words", "files"],
 )
 def test_it_runs_again_where_something_changed(
     tested: Path, change: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

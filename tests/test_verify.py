@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, checkpoint, convert, quantizers, readback, registry
+from edgemtl import artifact, checkpoint, convert, quantizers, readback, recipe, registry, selftest, tasks
 from edgemtl.bounds import BOUNDS, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
@@ -149,6 +149,48 @@ def test_a_self_test_of_another_network_is_noticed(run: Path, frames: None, tmp_
     toy.mend(folder)
     with pytest.raises(CheckFailed, match="openvino: self-test: .*must be equal|openvino: self-test: .* off by "):
         verify(folder, frames=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"recipe": "another"}, "its recipe is 'another', not 'toy'"),
+        ({"map_stride": 4}, "its map_stride is 4, not 2"),
+        ({"size": (48, 96)}, "its size.1 is 96, not 64"),
+        ({"tasks": {"depth": toy.TASKS["depth"]}}, "its tasks.semseg is None, not {"),
+        (
+            {"tasks": toy.TASKS | {"semseg": tasks.build("semseg", {"classes": ["wall", "flour", *toy.CLASSES[2:]]})}},
+            "its tasks.semseg.classes.1 is 'flour', not 'floor'",
+        ),
+        ({"tasks": toy.TASKS | {"depth": tasks.build("depth", {"far_m": 80})}}, "its tasks.depth.far_m is 80.0, not"),
+        ({"data": recipe.Data(name="scenes")}, "its data.name is 'scenes', not 'nyud'"),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_run_fails(
+    run: Path, frames: None, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    """Also on a device, where there is no run: the self-test knows what was said at the conversion."""
+    folder = tmp_path / "openvino"
+    shutil.copytree(run / "openvino", folder)
+    toy.mend(folder, **changes)
+    with pytest.raises(CheckFailed, match=f"{re.escape(problem)}.*; convert again"):
+        verify(folder, run=run)
+    with pytest.raises(CheckFailed, match="manifest.json was edited after the conversion: its "):
+        selftest.read(folder, artifact.read(folder))
+
+
+def test_other_words_of_a_manifest_are_held_too(run: Path, frames: None, tmp_path: Path) -> None:
+    folder = tmp_path / "openvino"
+    shutil.copytree(run / "openvino", folder)
+    toy.mend(folder, exact=("depth",))
+    with pytest.raises(CheckFailed, match="manifest: it says that the exact maps are depth; they are .*self-test: "):
+        verify(folder, run=run, frames=1)
+    made = artifact.read(run / "openvino")
+    for without in ("selftest.npz", "model.bin"):
+        files = {name: file for name, file in made.files.items() if name != without}
+        artifact.write(folder, made.model_copy(update={"files": files}))
+        with pytest.raises(CheckFailed, match="self-test: (the manifest lists none|.*: its files)"):
+            verify(folder, run=run, frames=1)
 
 
 def test_json_is_printed_before_the_check_fails(run: Path, frames: None, capsys: pytest.CaptureFixture[str]) -> None:
