@@ -1,5 +1,6 @@
 """The two ways a command can fail, both printed as one line."""
 
+import re
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Iterable, Iterator
@@ -28,3 +29,24 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UsageError(f'{error.name} is not installed; pip install "edgemtl[{extra}]"') from error
+
+
+@contextmanager
+def reading(path: object, by: str) -> Iterator[None]:
+    """Around what reads a model's file: UsageError with the file and, in a line, why `by` refuses it."""
+    try:
+        yield
+    except (UsageError, CheckFailed, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # runtimes' own classes have no other ancestor in common
+        raise UsageError(f"{by} refuses {path}: {_said(str(error)) or type(error).__name__}") from error
+
+
+def _said(text: str) -> str:
+    """A runtime's message in one line, without what only its makers read: paths in its sources, a node's operands."""
+    if node := re.search(r"with friendly_name '([^']*)'", text):  # OpenVINO: the reason is in the last line
+        return f"node {node[1]}: {text.strip().splitlines()[-1]}"
+    text = text.strip().splitlines()[-1] if text.startswith("Exception from") else text
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ .*\) )?", "", text)
+    text = re.sub(r" : \(.*\) , Error ", ": ", text, flags=re.DOTALL)
+    return " ".join(text.split())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator
 import numpy as np
 
 from edgemtl import ledger
-from edgemtl.errors import needs
+from edgemtl.errors import UsageError, needs, reading
 from edgemtl.ledger import Found
 from edgemtl.show import err
 from edgemtl.tasks import Size
@@ -214,9 +214,31 @@ def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
 
 def quantized(path: Path) -> list[Found]:
     """What the ONNX file holds of each quantized tensor, one for each DequantizeLinear, and its maps."""
+    return read_quantized(load(path).graph)
+
+
+def load(path: Path) -> Any:
+    """The ModelProto in a file; UsageError where it holds none."""
     import onnx
 
-    return read_quantized(onnx.load(path).graph)
+    with reading(path, "onnx"):
+        return onnx.load(path)
+
+
+def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] = ()) -> Any:
+    """A session of ONNX Runtime on the CPU for a file, or for what was made of the one at `path`.
+
+    UsageError in one line, with the node's name, where ONNX Runtime refuses it or it lacks one of the outputs `names`.
+    """
+    import onnxruntime
+
+    with reading(path, "ONNX Runtime"):
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    for name in names:
+        if name not in outputs:
+            raise UsageError(f"{path} has no output {name}; it has {', '.join(outputs)}")
+    return session
 
 
 def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
@@ -360,14 +382,14 @@ def tensors(path: Path, frame: np.ndarray, names: list[str]) -> Iterator[tuple[s
     import onnx
     import onnxruntime
 
-    model = onnx.load(path)
+    model = load(path)
     inside = places(model.graph)
     wanted = dict.fromkeys(value for value in inside.values() if value not in names)
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in wanted)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = runtime(model.SerializeToString(), path, options)
     asked = [*names, *wanted]
     values = dict(zip(asked, session.run(asked, {"frame": np.ascontiguousarray(frame)[None]})))
     yield from ((name, values[name]) for name in names)

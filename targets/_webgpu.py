@@ -89,9 +89,7 @@ def rewritten(model: Any) -> Any:
 
 def quantized(path: Path) -> list[Found]:
     """What the rewritten file holds of each quantized tensor, one for each stored weight and rounding, and its maps."""
-    import onnx
-
-    graph = onnx.load(path).graph
+    graph = _onnx.load(path).graph
     makers = {output: node for node in graph.node for output in node.output}
     chains = {node.output[0]: chain for node in graph.node if (chain := _chain(node, makers))}
     reading, constants = _onnx.Reading(graph, chains), _onnx._constants(graph)

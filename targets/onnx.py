@@ -61,8 +61,8 @@ class ONNX:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads() or 0
-        session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
-        return ONNXSession(session, list(manifest.tasks))
+        names = list(manifest.tasks)
+        return ONNXSession(_onnx.runtime(folder / FILE, folder / FILE, options, names), names)
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""

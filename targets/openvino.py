@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemtl import ledger, processor, show
 from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.errors import UsageError, needs, reading, unknown
 from edgemtl.ledger import Found
 from edgemtl.targets import _deformable
 from edgemtl.tasks import Size, Task
@@ -82,7 +82,7 @@ class OpenVINO:
             import openvino as ov
         from edgemtl.targets import _openvino
 
-        return {XML: _openvino.quantized(ov.Core().read_model(folder / XML))}
+        return {XML: _openvino.quantized(_read(ov.Core(), folder / XML))}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
         """A session on `device`, NAME[:ARITHMETIC][:HINT], such as CPU, GPU.1, AUTO:f16 or CPU:bf16:throughput.
@@ -100,7 +100,8 @@ class OpenVINO:
             import openvino as ov
 
         compiled, device = _compile(ov.Core(), folder / XML, device)
-        return OpenVINOSession(compiled, list(manifest.tasks), device)
+        with reading(folder / XML, "OpenVINO"):  # where it lacks a task's map
+            return OpenVINOSession(compiled, list(manifest.tasks), device)
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
@@ -131,7 +132,7 @@ class OpenVINO:
         from edgemtl.targets import _openvino
 
         core = ov.Core()
-        model = core.read_model(folder / XML)
+        model = _read(core, folder / XML)
         inside = _openvino.places(model)
         first = len(model.outputs)
         model.add_results([opset13.result(output) for output in inside.values()])
@@ -159,15 +160,17 @@ def _compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
-    try:
+    with reading(model if isinstance(model, Path) else "the network", f"OpenVINO, for {name}:{arithmetic},"):
         compiled = core.compile_model(model, name, options)
         # The option is none of the documented ones, so another version may do without it.
         if arithmetic == FLOAT and (kept := _int8_products(compiled)):
             raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {kept} layers still use them")
         return compiled, f"{name} ({arithmetic}, {hint})"
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise UsageError(f"OpenVINO cannot compile {model} for {name}:{arithmetic}: {last}") from error
+
+
+def _read(core: Any, path: Path) -> Any:
+    with reading(path, "OpenVINO"):
+        return core.read_model(path)
 
 
 def _device(text: str) -> tuple[str, str, str]:
@@ -198,7 +201,7 @@ def _problem(core: Any, model: Any) -> str | None:
     """What this CPU's int8 kernels would compute otherwise than torch, or None."""
     if not (processor.arm() or processor.overflows() is not False):
         return None
-    model = core.read_model(model) if isinstance(model, Path) else model
+    model = _read(core, model) if isinstance(model, Path) else model
     kernels = f"the int8 kernels for this CPU ({processor.describe()})"
     if processor.arm() and _nodes(model, "FakeQuantize"):
         return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even

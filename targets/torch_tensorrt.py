@@ -18,7 +18,7 @@ import numpy as np
 
 from edgemtl import show
 from edgemtl.artifact import Manifest
-from edgemtl.errors import CheckFailed, UsageError, needs
+from edgemtl.errors import CheckFailed, UsageError, needs, reading
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class TorchTensorRT:
         name = device or "cuda"
         if not name.startswith("cuda"):
             raise UsageError(f"Torch-TensorRT runs on cuda, not on {device}; --target tensorrt has a stand-in for CPUs")
-        program = compiler.load(str(folder / FILE)).module()
+        with reading(folder / FILE, "Torch-TensorRT"):
+            program = compiler.load(str(folder / FILE)).module()
         return TorchTensorRTSession(program, list(manifest.tasks), name, torch)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemtl import ledger
 from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.errors import UsageError, needs, reading, unknown
 from edgemtl.ledger import Check
 from edgemtl.targets.coreml.package import FOLDER
 
@@ -108,9 +108,10 @@ class RuntimeSession:
             from PIL import Image
         self._image: Any = Image.fromarray
         self._names: list[str] = list(manifest.tasks)
-        self._model: Any = coremltools.models.MLModel(
-            str(folder / FOLDER), compute_units=coremltools.ComputeUnit[device]
-        )
+        with reading(folder / FOLDER, "Core ML"):
+            self._model: Any = coremltools.models.MLModel(
+                str(folder / FOLDER), compute_units=coremltools.ComputeUnit[device]
+            )
         self.device = f"Core ML {device} on {platform.machine()}, macOS {platform.mac_ver()[0]}"
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:

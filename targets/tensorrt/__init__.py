@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 import numpy as np
 
@@ -159,7 +159,7 @@ class StandIn:
     how = "stand-in"
 
     def __init__(self, file: Path, names: list[str]) -> None:
-        self.session = _runtime(file)
+        self.session = _runtime(file, names)
         self.device = f"ONNX Runtime (CPU, {file.name}), standing in for TensorRT"
         self.float32 = file.name == ONNX
         self._names = names
@@ -195,7 +195,7 @@ def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:
     return tuple(v for v in devices.RELEASES if devices.file(precision, v, half) == file)
 
 
-def _runtime(model: Path | bytes, optimised: bool = False) -> Any:
+def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool = False) -> Any:
     """ONNX Runtime on a model as it is written: optimised, it moves Q/DQ about, and its float16 overflowed (1.31)."""
     with needs("tensorrt"):
         import onnxruntime
@@ -205,7 +205,7 @@ def _runtime(model: Path | bytes, optimised: bool = False) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads() or 0
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return _onnx.runtime(model, model if isinstance(model, Path) else Path(ONNX), options, names)
 
 
 def _same(model: Any, twin: Any, size: Size) -> None:
@@ -215,7 +215,8 @@ def _same(model: Any, twin: Any, size: Size) -> None:
     Runtime differ on one and the same file. Twice their difference is allowed on top of DRIFT.
     """
     first, again, second = (
-        _runtime(m.SerializeToString(), optimised) for m, optimised in ((model, False), (model, True), (twin, False))
+        _runtime(m.SerializeToString(), optimised=optimised)
+        for m, optimised in ((model, False), (model, True), (twin, False))
     )
     names = [output.name for output in first.get_outputs()]
     for image in smooth_frames(size, 2):

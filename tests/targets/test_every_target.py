@@ -1,5 +1,7 @@
 """What every target owes: names, layouts and numbers of torch, without torch on the device side."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +56,62 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
             half = precision == "int8" and not session.float32
             result = compare(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_damaged_file_is_refused_in_one_line_that_names_it(
+    name: str, converted: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """By everything that reads it: the session, `verify`'s look at the ledger and at the values inside."""
+    target, folder = registry.load("targets", name).target, tmp_path / "artifact"
+    shutil.copytree(converted[name, "int8"], folder)
+    file = next(f for f in folder.rglob("model.*") if f.suffix in (".onnx", ".xml", ".mlmodel") and f.stem == "model")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    manifest = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE, precision="int8")
+    for read in (
+        lambda: target.open(folder, manifest, "CPU" if name == "tensorrt" else None),
+        lambda: target.quantized(folder),
+        lambda: list(target.tensors(folder, manifest, toy.frames()[0], "declared" if name == "coreml" else None)),
+    ):
+        with pytest.raises(UsageError, match=rf"{re.escape(file.name)}( is broken|: )") as caught:
+            read()
+        assert "\n" not in str(caught.value) and "Exception from" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["onnx", "tensorrt"])
+def test_a_node_that_the_runtime_refuses_is_named(
+    name: str, converted: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    import onnx
+
+    folder = tmp_path / "artifact"
+    shutil.copytree(converted[name, "int8"], folder)
+    model = onnx.load(folder / "model.onnx")
+    node = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    node.op_type = "Convolve"
+    onnx.save(model, folder / "model.onnx")
+    with pytest.raises(
+        UsageError, match=rf"refuses .*model.onnx: .*{re.escape(node.name)}.*No Op registered"
+    ) as caught:
+        registry.load("targets", name).target.open(folder, MANIFEST, "CPU")
+    assert len(str(caught.value)) < 400 + len(str(folder)) and "ONNXRuntimeError" not in str(caught.value)
+
+
+def test_openvino_names_the_node_too(converted: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(converted["openvino", "int8"], folder)
+    text = (folder / "model.xml").read_text()
+    (folder / "model.xml").write_text(text.replace('strides="2, 2"', 'strides="2, 0"', 1))
+    with pytest.raises(UsageError, match=r"OpenVINO.* refuses .*model.xml: node \w+: Strides has zero"):
+        registry.load("targets", "openvino").target.open(folder, MANIFEST)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_map_that_the_file_lacks_is_named(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    more = SimpleNamespace(tasks=toy.TASKS | {"glow": toy.TASKS["depth"]}, size=toy.SIZE, precision="int8")
+    with pytest.raises(UsageError, match="glow"):
+        registry.load("targets", name).target.open(converted[name, "int8"], more, "CPU" if name == "tensorrt" else None)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
