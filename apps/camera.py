@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from edgemtl.camera import Recorder, Source
 from edgemtl.errors import UsageError
 from edgemtl.files import replacing
 from edgemtl.predictor import Predictor
+from edgemtl.tasks import numbered
 
 TITLE = "edgemtl"
 KEYS = "1-9 tasks · v view · space pause · s snapshot · q quit"
@@ -54,7 +56,8 @@ def run(
     """Shows every frame's predictions until the source ends, `limit` frames are shown, or the user quits (Ctrl-C too).
 
     Capture, inference and drawing overlap: while a picture is drawn, the next frame is already being inferred.
-    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears.
+    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears; CheckFailed
+    where the maps of a frame cannot be right.
     """
     if not headless and (problem := no_display()):
         raise UsageError(f"{problem}; use --headless, with --record FILE to see the result")
@@ -67,9 +70,14 @@ def run(
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
         stack.callback(source.close)  # first of all, since the worker may be waiting for a frame
 
+        numbers = count()
+
         def infer() -> tuple[np.ndarray, dict[str, np.ndarray], float] | None:
             frame = next(source, None)
-            return None if frame is None else (frame, predictor.maps(frame), source.captured)
+            if frame is None:
+                return None
+            with numbered(next(numbers), str(source.name)):
+                return frame, predictor.maps(frame), source.captured
 
         try:
             pending = worker.submit(infer)

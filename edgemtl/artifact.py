@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     toolchain: dict[str, str]  # versions of what made it
     exact: tuple[str, ...] = ()  # tasks whose maps are the same to the last bit in every runtime, by construction
     needs: tuple[str, ...] = ()  # what a CPU must have for int8 kernels to be right, such as "VNNI"
-    scores: dict[str, dict[str, float]] = {}  # by `evaluate`, of the model it came from; task -> score -> value
+    scores: dict[str, dict[str, float | None]] = {}  # by `evaluate`, of the model it came from; task -> score -> value
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

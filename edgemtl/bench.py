@@ -16,8 +16,9 @@ import numpy as np
 import edgemtl
 from edgemtl import artifact, draw, processor, selftest, show
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import dumps
 from edgemtl.predictor import Predictor, fit
-from edgemtl.tasks import Size
+from edgemtl.tasks import Size, numbered
 from edgemtl.threads import VARIABLE
 from edgemtl.threads import threads as thread_limit
 
@@ -45,7 +46,8 @@ def bench(
     - `machine`: processor, cores, threads, load before the start, versions.
 
     `threads` limits the runtime and the drawing to that many threads (as EDGEMTL_THREADS does). Raises UsageError for
-    what cannot be run, CheckFailed where the artifact fails its self-test on this machine and may not be `untested`.
+    what cannot be run, CheckFailed where the artifact fails its self-test on this machine and may not be `untested`, or
+    its maps cannot be right.
     """
     artifact.read(folder)
     if threads is not None and threads < 1:
@@ -98,7 +100,8 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
 
     begin = time.perf_counter()
     predictor = Predictor(folder, device)
-    predictor(photo)
+    with numbered(0, folder):
+        predictor(photo)
     cold = time.perf_counter() - begin
     if not untested:
         selftest.demand(predictor)
@@ -182,7 +185,7 @@ def _peak_rss_mib() -> float:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(measure(**json.loads(sys.argv[1]))))
+        print(dumps(measure(**json.loads(sys.argv[1]))))
     except (UsageError, CheckFailed) as error:
         print(" ".join(str(error).split()))
         sys.exit(2 if isinstance(error, UsageError) else 1)

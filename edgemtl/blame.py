@@ -4,7 +4,6 @@ Torch runs twice. Freely, which shows how differences add up; and with each valu
 place of torch's own, so that every layer works on the artifact's inputs and shows no difference but its own.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from edgemtl import artifact, convert, ledger, quantizers, recipe, registry, show
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import dumps
 from edgemtl.predictor import fit
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.verify import frames_of
@@ -74,7 +74,7 @@ def blame(
         "layers": [layer._asdict() for layer in layers],
     }
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, indent=1))
     else:
         _print(path, source, layers, first)
     if first:

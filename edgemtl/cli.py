@@ -185,25 +185,23 @@ def _deploy(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    import json
-
     from edgemtl import bench as one
     from edgemtl import compare, show
-    from edgemtl.files import add_json
+    from edgemtl.files import add_json, dumps
 
     if len(args.artifacts) > 1:
         if args.threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(args.artifacts)} in turns, about {args.seconds:g} seconds each"):
             results = compare.compare(args.artifacts, seconds=args.seconds, device=args.device, untested=args.untested)
-        print(json.dumps(results, indent=1)) if args.json else compare.show_table(results)
+        print(dumps(results, indent=1)) if args.json else compare.show_table(results)
         return
     [folder] = args.artifacts
     with show.err.status(f"measuring {folder} for about {args.seconds:g} seconds"):
         result = one.bench(
             folder, seconds=args.seconds, device=args.device, threads=args.threads, untested=args.untested
         )
-    print(json.dumps(result, indent=1)) if args.json else one.show_table(result)
+    print(dumps(result, indent=1)) if args.json else one.show_table(result)
     run = folder.resolve().parent
     if (run / "recipe.json").is_file():
         add_json(run / "bench.json", folder.resolve().name, result)

@@ -10,6 +10,7 @@ import numpy as np
 from edgemtl import artifact, recipe, selftest, show
 from edgemtl.errors import UsageError, needs
 from edgemtl.predictor import fit
+from edgemtl.tasks import numbered
 
 BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switching at every call would disturb the next
 WARMUP = 5
@@ -58,6 +59,8 @@ def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callab
     if (path / artifact.FILE).is_file() or not (path / "recipe.json").is_file():
         predictor = selftest.opened(path, device, untested=untested)
         frame = fit(rng.integers(0, 256, (480, 640, 3), np.uint8), predictor.manifest.size)
+        with numbered(0, str(path)):
+            predictor.maps(frame)
         return predictor.session.device, lambda: predictor.session(frame)
     with needs("train"):
         import torch

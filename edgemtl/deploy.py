@@ -1,5 +1,6 @@
 """Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from edgemtl import artifact, convert, processor, recipe, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.evaluate import SCORES, Scores, evaluate
+from edgemtl.evaluate import SCORES, Scores, evaluate, read_scores
 from edgemtl.files import add_json, read_json, replacing, sha256
 from edgemtl.tasks import Task, delta_m
 from edgemtl.verify import VERIFIED, verify
@@ -164,7 +165,7 @@ def _scores(
         measured = measure(limit=limit)
         if limit is not None:
             add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
-    found: Scores = _entry(file, key)["tasks"]
+    found: Scores = read_scores(file, key)["tasks"]
     return found
 
 
@@ -180,7 +181,7 @@ def _entry(file: Path, name: str) -> dict[str, Any]:
 
 def _row(run: Path, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
     tasks = recipe.read(run / "recipe.json").tasks
-    base = _entry(*_kept(run, "float", limit)).get("tasks")
+    base = read_scores(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )
@@ -222,7 +223,8 @@ def _header(tasks: dict[str, Task]) -> list[str]:
 
 
 def _cells(row: Row, tasks: dict[str, Task]) -> list[str]:
-    scores = [f"{row.headlines[name]:.4g}" if row.headlines else "" for name in tasks]
+    known = [row.headlines.get(name, math.nan) for name in tasks]
+    scores = ["" if math.isnan(score) else f"{score:.4g}" for score in known]
     size = "" if row.megabytes is None else f"{row.megabytes:.2f}"
     gain = "" if row.delta_m is None else f"{row.delta_m:+.2f} %"
     return [row.target, row.precision, size, row.ledger, *scores, gain, row.difference, row.checked]

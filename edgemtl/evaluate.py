@@ -1,6 +1,5 @@
 """Scoring a run's weights or an artifact with the tasks' own meters; the same code on a workstation and on a device."""
 
-import json
 from pathlib import Path
 from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
@@ -11,10 +10,10 @@ from edgemtl import budget as budgets
 from edgemtl.budget import Allowed
 from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
-from edgemtl.files import keep, read_json, sha256
+from edgemtl.files import dumps, keep, read_json, sha256
 from edgemtl.predictor import fit
 from edgemtl.recipe import Data, Recipe
-from edgemtl.tasks import Meter, Size, Task, delta_m
+from edgemtl.tasks import Meter, Size, Task, check, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
@@ -22,6 +21,16 @@ Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8
 
 SCORES = "scores.json"
 WEIGHTS = ("float", "int8", "calibrated")
+
+
+def read_scores(file: Path, name: str) -> dict[str, Any]:
+    """The entry of that name in a scores.json, empty where there is none. What is null there is NaN again."""
+    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    if "tasks" in entry:
+        entry["tasks"] = {
+            task: {k: np.nan if v is None else v for k, v in of.items()} for task, of in entry["tasks"].items()
+        }
+    return entry
 
 
 def score(
@@ -52,7 +61,8 @@ def measure(
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
     Each is judged at its label's own resolution, where it has one. With a `canvas` frames are not stretched but centred
-    on one of that size, and only their own pixels are judged. UsageError where there is nothing to score.
+    on one of that size, and only their own pixels are judged. UsageError where there is nothing to score; CheckFailed
+    where a map cannot be right, naming the frame and the task.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
@@ -62,7 +72,9 @@ def measure(
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
         image = sample["image"] if canvas is None else pad({"image": sample["image"]}, canvas, {})["image"]
-        maps = predict(image)
+        with numbered(index, title):
+            maps = predict(image)
+            check(maps, tasks)
         for name, task in tasks.items():
             if name in sample:
                 label = sample[name]
@@ -128,7 +140,7 @@ def evaluate(
         if not as_json:
             _print_rows(run, rows)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, indent=1))
     if broken:
         over = ", ".join(f"{r.name} {r.shown} (allowed {r.allowed})" for r in broken)
         raise CheckFailed("; ".join([f"over budget: {over}", *unkept]))
@@ -289,7 +301,7 @@ def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
     """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
     file = subject.path / SCORES
-    entry: dict[str, Any] = read_json(file).get(subject.name, {}) if file.is_file() else {}
+    entry = read_scores(file, subject.name)
     wanted = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256}
     whole = all(
         task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +41,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
 
 
+def dumps(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON; numbers that are not finite, which JSON does not have, become null."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
+    """Writes `value` as indented JSON, whole or not at all; see `dumps`."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def add_json(path: Path, key: str, value: Any) -> None:

@@ -1,6 +1,5 @@
 """What a run writes about itself: recipe.json, metrics.jsonl and TensorBoard's files."""
 
-import json
 import math
 import platform
 import subprocess
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl.errors import UsageError
-from edgemtl.files import difference, read_json, read_lines, replacing, sha256, write_json
+from edgemtl.files import difference, dumps, read_json, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -82,14 +81,14 @@ class Journal:
         lines = read_lines(self.path)
         kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
 
     def write(self, iteration: int, **record: Any) -> None:
         """Appends one line; UsageError where the disk refuses."""
         try:
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"iteration": iteration, **record}) + "\n")
+                stream.write(dumps({"iteration": iteration, **record}) + "\n")
         except OSError as error:
             raise UsageError(f"cannot write {self.path}: {error.strerror}") from error
         for name, value in _flat(record):

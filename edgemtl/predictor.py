@@ -8,7 +8,7 @@ import numpy as np
 
 from edgemtl import artifact, registry
 from edgemtl.errors import UsageError
-from edgemtl.tasks import Size
+from edgemtl.tasks import Size, check
 
 
 class Session(Protocol):
@@ -36,7 +36,8 @@ class Predictor:
     >>> predictions["depth"].shape  # metres
     (480, 640)
 
-    Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image.
+    Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image;
+    CheckFailed where the runtime gives what cannot be right, such as NaN.
     """
 
     def __init__(self, folder: Path | str, device: str | None = None) -> None:
@@ -51,8 +52,12 @@ class Predictor:
         return self.decode(maps, frame.shape[:2])
 
     def maps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's map as the network returns it, (h, w) or (3, h, w)."""
+        """Every task's map as the network returns it, (h, w) or (3, h, w).
+
+        CheckFailed where one cannot be right: what is not finite, or no class, is never painted or scored.
+        """
         maps: dict[str, np.ndarray] = self.session(fit(frame, self.manifest.size))
+        check(maps, self.manifest.tasks)
         return maps
 
     def decode(self, maps: dict[str, np.ndarray], size: Size) -> dict[str, np.ndarray]:

@@ -1,13 +1,12 @@
 """An int8 artifact's own bytes against the ledger of the run it came from; no torch, and nothing is run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgemtl import artifact, ledger, overflow, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import keep, read_json
+from edgemtl.files import dumps, keep, read_json
 
 SCALES = "scales.json"
 VERIFIED = "verify.json"  # in the run: each artifact's last result
@@ -26,7 +25,7 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     run = run or path.resolve().parent
     found = check(path, manifest, run)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(dumps(found, indent=1))
     else:
         show_result(found)
     unkept = _note(run / VERIFIED, path, found)

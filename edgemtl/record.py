@@ -19,7 +19,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import keep, replacing, sha256
+from edgemtl.files import dumps, keep, replacing, sha256
 from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED
 from edgemtl.tasks import Size
@@ -190,7 +190,7 @@ def _told(about: dict[str, Any]) -> str:
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, indent=1))
         return
     rows = [
         (

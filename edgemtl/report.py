@@ -136,7 +136,8 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
         entry = known.get(name, {})
         if entry.get("weights_sha256") != weights:  # of weights that have been replaced since
             return {}
-        return {task: entry["tasks"][task][about.headline] for task, about in stated.tasks.items()}
+        found = {task: entry["tasks"][task][about.headline] for task, about in stated.tasks.items()}
+        return {task: math.nan if score is None else score for task, score in found.items()}
 
     found = []
     for name in WEIGHTS:
@@ -203,6 +204,7 @@ def _words(cell: dict[str, Any]) -> str:
 
 def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str, Any]]:
     """Cells with as many decimals as the largest value needs, and a bar's share of it where `bars`."""
+    values = [None if value is None or not math.isfinite(value) else value for value in values]
     largest = max((abs(value) for value in values if value is not None), default=0.0)
     decimals = 3 if largest < 2 else 2 if largest < 100 else 1
     cells: list[dict[str, Any]] = []
@@ -407,7 +409,7 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
             axes[0].plot(*zip(*points), color=LINE, linewidth=1.4)
             axes[0].set_title("training loss", loc="left", fontsize=8.5, color=INK)
             if scored:
-                values = [r["scores"][name][task.headline] for r in scored]
+                values = [math.nan if (v := r["scores"][name][task.headline]) is None else v for r in scored]
                 axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT, markersize=4, linewidth=1.4)
                 arrow = "↑" if task.higher_is_better else "↓"
                 label = f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else "")

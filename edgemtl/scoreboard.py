@@ -8,8 +8,8 @@ import numpy as np
 
 from edgemtl import recipe, show
 from edgemtl.errors import UsageError
-from edgemtl.evaluate import SCORES
-from edgemtl.files import read_json, read_lines, replacing
+from edgemtl.evaluate import SCORES, read_scores
+from edgemtl.files import read_lines, replacing
 from edgemtl.tasks import Task, delta_m
 
 METRICS = "metrics.jsonl"
@@ -39,8 +39,8 @@ def scoreboard(runs: Sequence[Path], *, baseline: Sequence[Path] = ()) -> tuple[
     base: dict[str, float] = {}
     for run in every:
         stated = recipe.read(run / "recipe.json")
-        scores = read_json(run / SCORES).get("float") if (run / SCORES).is_file() else None
-        if scores is None:
+        scores = read_scores(run / SCORES, "float")
+        if not scores:
             raise UsageError(f"{run} has no scores of its float weights; `edgemtl evaluate {run}` makes them")
         frames[scores["frames"]] = run
         tasks |= stated.tasks
@@ -67,7 +67,7 @@ def show_table(lines: Sequence[Line], tasks: dict[str, Task], markdown: bool = F
     """Prints the lines, for a terminal or as a Markdown table."""
     header = ["run", *(_title(task) for task in tasks.values()), "delta-m", "iterations"]
     rows = [
-        [line.name, *(f"{line.headlines[name]:.4g}" if name in line.headlines else "" for name in tasks),
+        [line.name, *(f"{score:.4g}" if (score := line.headlines.get(name, np.nan)) == score else "" for name in tasks),
          "" if line.delta_m is None else f"{line.delta_m:+.2f} %", str(line.iterations)]
         for line in lines
     ]  # fmt: skip

@@ -174,7 +174,7 @@ def _verdict(
     task: str, got: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
 ) -> Verdict:
     maps = []
-    for map in got:
+    for index, map in enumerate(got):
         if map is None:
             return Verdict(WRONG, "no such map")
         if map.shape != stored.shapes[task]:
@@ -182,8 +182,8 @@ def _verdict(
         wanted = stored.maps[task][0].dtype.kind
         if map.dtype.kind not in ("iu" if wanted == "i" else "f"):
             return Verdict(WRONG, f"{map.dtype}, torch's are {'class ids' if wanted == 'i' else 'numbers'}")
-        if not np.isfinite(map).all():
-            return Verdict(WRONG, "NaN or infinite")
+        if problem := manifest.tasks[task].problem(map):
+            return Verdict(WRONG, f"frame {index}: {problem}")
         maps.append(canonical(map))
     kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
     found = compare(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
@@ -220,7 +220,7 @@ def selftest(folder: Path, *, device: str | None = None, as_json: bool = False) 
     result = run(predictor)
     _remember(predictor, result)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(files.dumps(result, indent=1))
     else:
         _show_table(result)
     if not result["ok"]:

@@ -1,6 +1,5 @@
 """An artifact against the torch model it was made from, on the same frames."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from edgemtl import artifact, convert, equality, proof, readback, recipe, regist
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import difference, keep, sha256
+from edgemtl.files import difference, dumps, keep, sha256
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, fit, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
@@ -64,7 +63,8 @@ def verify(
             first = [fit(images[0], manifest.size)]
             held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
-    for image in show.track(images, f"verify on {source}"):
+    unsound: dict[str, str] = {}  # by task, in the first frame where it is
+    for index, image in enumerate(show.track(images, f"verify on {source}")):
         frame = fit(image, manifest.size)
         got = predictor.session(frame)
         with torch.inference_mode():
@@ -74,6 +74,9 @@ def verify(
             if got[task].shape != want.shape:
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
+            if problem := manifest.tasks[task].problem(got[task]):
+                unsound.setdefault(task, f"{task} is {problem} (frame {index})")
+    checks += [Check("maps", False, text) for text in unsound.values()]
     checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
     bounds = bounds_of(manifest, predictor.session.float32)
     tasks = {
@@ -182,7 +185,7 @@ def _spread(samples: Any, count: int) -> list[np.ndarray]:
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(dumps(result, indent=1))
         return
     rows = [
         (

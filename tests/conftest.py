@@ -50,6 +50,23 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.replace", refuse)
 
 
+@pytest.fixture(params=["depth[2, 3] = np.nan", "semseg[2, 3] = 3", "semseg[2, 3] = -1", "zero"])
+def unsound(request: pytest.FixtureRequest, fake_artifact: Path) -> tuple[Path, str]:
+    """The artifact, with maps that cannot be right from the third frame on, and what is said of them."""
+    code = {
+        "depth[2, 3] = np.nan": "depth is NaN or infinite in 1 of 768 values",
+        "semseg[2, 3] = 3": "semseg is class 3; allowed: 0 to 2",
+        "semseg[2, 3] = -1": "semseg is class -1; allowed: 0 to 2",
+        "zero": "every map (semseg, depth, normals, edge, human_parts, sal) is 0 everywhere",
+    }
+    break_it = "maps = {name: 0 * map for name, map in maps.items()}" if request.param == "zero" else request.param
+    break_it = break_it.replace("semseg[", "maps['semseg'] = classes.copy()\n            maps['semseg'][")
+    file = Path(sys.modules["edgemtl.targets"].__path__[-1], "fake.py")
+    lines = f"        self.count = getattr(self, 'count', 0) + 1\n        if self.count > 2:\n            {break_it}\n"
+    file.write_text(FAKE_TARGET.replace("        return {name: maps", f"{lines}        return {{name: maps"))
+    return fake_artifact, code[request.param]
+
+
 @pytest.fixture
 def fake_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact with all six tasks, (48, 64), whose target is found here and in processes started from here."""

@@ -8,7 +8,8 @@ import pytest
 from edgemtl import bench as module
 from edgemtl import cli
 from edgemtl.bench import bench, show_table
-from edgemtl.errors import UsageError
+from edgemtl.compare import compare
+from edgemtl.errors import CheckFailed, UsageError
 
 
 def test_bench_measures_in_a_process_of_its_own(fake_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +57,16 @@ def test_no_artifact_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module.subprocess, "run", lambda *args, **options: pytest.fail("started"))
     with pytest.raises(UsageError, match="not an artifact"):
         bench(tmp_path)
+
+
+def test_maps_that_cannot_be_right_are_not_measured(fake_artifact: Path, tmp_path: Path) -> None:
+    file = tmp_path / "found" / "fake.py"
+    file.write_text(
+        file.read_text().replace("        return {name", "        depth[0, 0] = np.nan\n        return {name")
+    )
+    for measure in (bench, lambda folder, **options: compare([folder], **options)):
+        with pytest.raises(CheckFailed, match="openvino, frame 0: depth is NaN or infinite in 1 of 768 values"):
+            measure(fake_artifact, seconds=0.1, untested=True)
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from edgemtl import evaluate as module
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import compare, evaluate, score
 from edgemtl.files import read_json, sha256, write_json
+from edgemtl.predictor import Predictor
 from edgemtl.tasks import Meter, Task
 
 
@@ -217,6 +219,38 @@ def test_a_budget_is_refused_before_anything_is_computed(run: Path, monkeypatch:
     for wrong in ("lower.eror=+1", "lower.pixels=+1", "higher.error=-1%"):
         with pytest.raises(UsageError, match="entry of --budget|so its budget starts with"):
             evaluate(run, budget=wrong)
+
+
+def test_maps_that_cannot_be_right_are_not_scored(unsound: tuple[Path, str]) -> None:
+    folder, problem = unsound
+    made = artifact.read(folder)
+    frames = [{"image": np.full((48, 64, 3), 128, np.uint8), "semseg": np.ones((48, 64), np.uint8)}] * 4
+    with pytest.raises(CheckFailed, match=f"^val, frame 2: {re.escape(problem)}$"):
+        score(Predictor(folder).maps, frames, made.tasks, title="val", quiet=True)
+
+    def raw(frame: np.ndarray) -> dict[str, np.ndarray]:  # as a network in torch, which no predictor looks after
+        return session(frame)
+
+    session = Predictor(folder).session
+    with pytest.raises(CheckFailed, match=f"^val, frame 2: {re.escape(problem)}$"):
+        score(raw, frames, made.tasks, title="val", quiet=True)
+
+
+def test_what_has_no_score_is_null_in_json(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def strictly(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    monkeypatch.setattr(Error, "scores", lambda self: {"error": math.nan, "pixels": math.inf})
+    monkeypatch.setattr(Error, "constant", lambda self: math.nan)
+    with pytest.raises(CheckFailed, match=r"over budget: lower.error undefined \(allowed \+6%\)"):
+        evaluate(run, weights="int8", budget="lower.error=+6%", as_json=True)
+    assert strictly(capsys.readouterr().out)["tasks"]["lower"] == {"error": None, "pixels": None}
+    assert strictly((run / "scores.json").read_text())["float"]["constant"]["lower"] is None
+    with pytest.raises(CheckFailed, match=r"over budget: lower.error undefined"):
+        evaluate(run, weights="int8", budget="lower.error=+6%")  # with the scores that are kept
+    assert "nan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -2,11 +2,14 @@
 
 import errno
 import hashlib
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
+from edgemtl import files
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, replacing, sha256, write_json
 
@@ -95,3 +98,17 @@ def test_sha256_of_more_than_one_block(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "x").write_bytes(content)
     assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
+    value = {"a": math.nan, "b": [1.5, -math.inf, (math.inf, 2)], "c": {"d": "NaN", "e": None, "f": True}}
+    assert files.dumps(value) == '{"a": null, "b": [1.5, null, [null, 2]], "c": {"d": "NaN", "e": null, "f": true}}'
+    files.write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda _: pytest.fail("no JSON"))["a"] is None
+
+
+def test_a_difference_is_named_by_its_place() -> None:
+    assert files.difference({"a": (1, 2)}, {"a": [1, 2]}) is None
+    assert files.difference({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}) == "its a.b.1 is 2, not 3"
+    assert files.difference({"a": 1, "b": 2}, {"a": 1}) == "its b is 2, not None"
+    assert files.difference({}, {"a": [1]}) == "its a is None, not [1]"

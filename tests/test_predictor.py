@@ -1,4 +1,5 @@
 import doctest
+import re
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 import edgemtl.predictor
 from edgemtl import Predictor
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 
 
 @pytest.mark.parametrize("size", [(48, 64), (120, 160), (33, 47), (1, 1)])
@@ -30,6 +31,14 @@ def test_left_stays_left(fake_artifact: Path) -> None:
 def test_maps_are_the_networks(fake_artifact: Path) -> None:
     maps = Predictor(fake_artifact).maps(np.zeros((200, 300, 3), np.uint8))
     assert maps["depth"].shape == (24, 32) and maps["normals"].shape == (3, 24, 32)
+
+
+def test_what_cannot_be_right_is_never_given(unsound: tuple[Path, str]) -> None:
+    folder, problem = unsound
+    predictor, frame = Predictor(folder), np.full((48, 64, 3), 128, np.uint8)
+    predictor(frame), predictor(frame)
+    with pytest.raises(CheckFailed, match=f"^{re.escape(problem)}$"):
+        predictor(frame)
 
 
 @pytest.mark.parametrize(

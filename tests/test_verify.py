@@ -152,6 +152,35 @@ def test_a_self_test_of_another_network_is_noticed(run: Path, frames: None, tmp_
 
 
 @pytest.mark.parametrize(
+    ("task", "value", "problem"),
+    [
+        ("depth", np.nan, "depth is NaN or infinite in 1 of 768 values"),
+        ("semseg", 6, "semseg is class 6; allowed: 0 to 5"),
+    ],
+)
+def test_maps_that_cannot_be_right_are_named_with_the_frame(
+    run: Path, frames: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    task: str, value: float, problem: str,
+) -> None:  # fmt: skip
+    """Within bounds or not: one pixel of another class is allowed of int8, but not one of a class that there is not."""
+    target = registry.load("targets", "openvino").target
+    session = type(target.open(run / "openvino", artifact.read(run / "openvino")))
+    really, count = session.__call__, iter(range(100))
+
+    def broken(self: Any, frame: np.ndarray) -> dict[str, np.ndarray]:
+        maps = {name: map.copy() for name, map in really(self, frame).items()}
+        if next(count) >= 1:
+            maps[task][0, 0] = value
+        return maps
+
+    monkeypatch.setattr(session, "__call__", broken)
+    with pytest.raises(CheckFailed, match=re.escape(f"maps: {problem} (frame 1)")):
+        verify(run / "openvino", frames=3, as_json=True)
+    for text in (capsys.readouterr().out, (run / "verify.json").read_text()):
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"recipe": "another"}, "its recipe is 'another', not 'toy'"),

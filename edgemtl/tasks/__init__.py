@@ -8,12 +8,15 @@ Words, with the shapes of one frame (no batch axis):
 """
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from edgemtl import registry
+from edgemtl.errors import CheckFailed
 
 Size = tuple[int, int]  # (height, width)
 
@@ -77,6 +80,11 @@ class Task(BaseModel):
         """(H, W) bool: the pixels that count."""
         raise NotImplementedError
 
+    def problem(self, map: np.ndarray) -> str | None:
+        """Why a map cannot be right, whatever the frame shows; None where it can."""
+        wrong = map.size - int(np.count_nonzero(np.isfinite(map)))
+        return f"NaN or infinite in {wrong} of {map.size} values" if wrong else None
+
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         """The prediction at `size` from a deployed network's map."""
         raise NotImplementedError
@@ -105,6 +113,25 @@ def parse(raw: Any) -> dict[str, Task]:
     if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
         raise ValueError("task names with their parameters are expected")
     return {name: t if isinstance(t, Task) else build(name, t) for name, t in raw.items()}
+
+
+def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
+    """CheckFailed naming the first task whose map of a frame cannot be right, or where all maps are nothing but 0."""
+    for name, task in tasks.items():
+        if name in maps and (problem := task.problem(maps[name])):
+            raise CheckFailed(f"{name} is {problem}")
+    # One map of classes may be all 0, or a depth that was hardly trained; a device that fails gives nothing else.
+    if len(maps) > 1 and any(m.dtype.kind == "f" for m in maps.values()) and not any(m.any() for m in maps.values()):
+        raise CheckFailed(f"every map ({', '.join(maps)}) is 0 everywhere")
+
+
+@contextmanager
+def numbered(frame: int, of: str) -> Iterator[None]:
+    """Around what `check` looks at: says in which frame it was, counted from 0."""
+    try:
+        yield
+    except CheckFailed as error:
+        raise CheckFailed(f"{of}, frame {frame}: {error}") from None
 
 
 Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model

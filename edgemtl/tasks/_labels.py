@@ -108,6 +108,14 @@ class ClassLabels(Task):
     def valid(self, label: np.ndarray) -> np.ndarray:
         return label != IGNORED
 
+    def problem(self, map: np.ndarray) -> str | None:
+        """Why a map cannot be right: a class that there is not, which decoding would turn into another one."""
+        if map.dtype.kind not in "iu":
+            return f"{map.dtype}, not class ids"
+        low, high = int(map.min()), int(map.max())
+        wrong = low if low < 0 else high
+        return None if 0 <= wrong < self.channels else f"class {wrong}; allowed: 0 to {self.channels - 1}"
+
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return nearest(np.asarray(map).astype(np.uint8), size)
 

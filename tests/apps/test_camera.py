@@ -1,3 +1,4 @@
+import re
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from edgemtl import Predictor
 from edgemtl.apps import camera
 from edgemtl.camera import Source, open_source
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 
 
 def frames(count: int, wait: float = 0.0) -> Iterator[np.ndarray]:
@@ -36,6 +37,17 @@ def test_headless_records_every_frame(fake_artifact: Path, tmp_path: Path, view:
     assert summary.fps > 0 and 0 < summary.latency_p50_ms <= summary.latency_p95_ms
     with open_source(str(film)) as recorded:
         assert len(list(recorded)) == 8
+
+
+def test_maps_that_cannot_be_right_end_it_with_the_frame_and_the_task(
+    unsound: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, problem = unsound
+    film = tmp_path / "film.webm"
+    with pytest.raises(CheckFailed, match=f"^test, frame 2: {re.escape(problem)}$"):
+        camera.run(Predictor(folder), source(), record=film, headless=True)
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) == 2
 
 
 def test_limit_ends_an_endless_camera(fake_artifact: Path) -> None:

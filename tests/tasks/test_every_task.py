@@ -171,3 +171,19 @@ def test_nothing_is_relative_to_a_score_of_zero():
     assert delta_m({"depth": 0.4, "semseg": 0.0}, weak, two) == 25  # what is equal has not changed
     assert delta_m(weak, {"depth": 0.8, "semseg": 10.0}, two) == -50
     assert delta_m({"depth": float("nan"), "semseg": 10.0}, {"depth": 0.8, "semseg": 10.0}, two) is None
+
+
+@every
+def test_what_a_map_cannot_be(name):
+    task, made = TASKS[name], some_map(name, 1)
+    assert task.problem(made) is None
+    wrong = made.copy()
+    if made.dtype.kind == "i":
+        for value in (task.channels, 256 + 1, -1):  # 257 would be painted as class 1
+            wrong[1, 2] = value
+            assert task.problem(wrong) == f"class {value}; allowed: 0 to {task.channels - 1}"
+        assert task.problem(made.astype(np.float32)) == "float32, not class ids"
+        return
+    for value in (np.nan, np.inf, -np.inf):
+        wrong[..., 1, 2] = value
+        assert f"in {3 if name == 'normals' else 1} of {made.size} values" in task.problem(wrong)
