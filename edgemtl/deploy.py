@@ -1,6 +1,7 @@
 """Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ from edgemtl.verify import VERIFIED, verify
 PARTIAL = "deploy.json"  # in the run: scores over a part of the split
 FORMS = ("float", "calibrated", "int8")  # weights of a run, scored in torch
 HOW = {
-    "executed": "executed here: {}",
-    "stand-in": "stand-in: {}",
-    "evaluated": "evaluated, not run: {}",
+    "executed": "executed{}: {}",
+    "stand-in": "stand-in{}: {}",
+    "evaluated": "evaluated{}, not run: {}",
 }
 
 
@@ -34,6 +35,8 @@ class Row(NamedTuple):
     delta_m: float | None = None  # percent, against the run's float weights
     difference: str = ""  # from the torch model, on verify's frames
     checked: str = ""
+    how: str = ""  # a key of HOW; empty where the artifact was not run, and of torch itself
+    machine: str = ""  # that it was checked on
     checks: tuple[str, ...] = ()  # what the target's own checks said
     ok: bool = True
 
@@ -60,7 +63,7 @@ def deploy(
         show.table(str(run), _header(tasks), [_cells(row, tasks) for row in rows], left=2)
     if out is not None:
         with replacing(out) as temporary:
-            temporary.write_text(markdown(table, limit), encoding="utf-8")
+            temporary.write_text(markdown(table, limit, _command(runs, targets, data, limit, out)), encoding="utf-8")
         show.out.print(f"{out}: {sum(map(len, table.values()))} rows", highlight=False, soft_wrap=True)
     wrong = [f"{run}, {row.target} {row.precision}" for run, rows in table.items() for row in rows if not row.ok]
     if wrong:
@@ -68,11 +71,18 @@ def deploy(
     return table
 
 
-def markdown(table: dict[Path, list[Row]], limit: int | None = None) -> str:
-    """The tables as a page."""
-    part = [] if limit is None else [f"--limit {limit}"]
-    command = " ".join(["edgemtl deploy", *(run.as_posix() for run in table), *part])
-    parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})")]
+def _command(runs: Sequence[Path], targets: Sequence[str], data: Path | None, limit: int | None, out: Path) -> str:
+    """What was typed."""
+    words = ["edgemtl", "deploy", *map(str, runs), *(["--target", *targets] if targets else [])]
+    for option, value in (("--data", data), ("--limit", limit), ("--out", out)):
+        words += [] if value is None else [option, str(value)]
+    return shlex.join(words)
+
+
+def markdown(table: dict[Path, list[Row]], limit: int | None, command: str) -> str:
+    """The tables as a page, which says by which command it was written."""
+    ran = _ran([row for rows in table.values() for row in rows])
+    parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})", ran=ran)]
     for run, rows in table.items():
         stated = recipe.read(run / "recipe.json")
         header = _header(stated.tasks)
@@ -83,6 +93,24 @@ def markdown(table: dict[Path, list[Row]], limit: int | None = None) -> str:
         parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
         parts.append("")
     return "\n".join(parts)
+
+
+def _ran(rows: Sequence[Row]) -> str:
+    """How many artifacts were run in which way, and on which machines, as one sentence."""
+    made = [row for row in rows if row.target != "torch"]
+    ways = {
+        "executed": "executed by their targets' own runtimes",
+        "stand-in": "run by a stand-in alone",
+        "evaluated": "evaluated alone",
+        "": "not made, or not run",
+    }
+    parts = []
+    for way, text in ways.items():
+        here = [row for row in made if row.how == way]
+        where = sorted({row.machine for row in here} - {""})
+        if here:
+            parts.append(f"{len(here)} {text}" + (f" ({', '.join(where)})" if where else ""))
+    return f"Of {len(made)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
 def _weights(run: Path, data: Path | None, limit: int | None) -> list[Row]:
@@ -134,15 +162,22 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
         found = _entry(run / VERIFIED, folder.name)
         if found.get("digest") != digest:  # it broke off before there was anything to keep
             return Row(target, precision, checked=f"FAILED; {why}", ok=False)
-    scores = _scores(run, folder.name, {"digest": digest}, limit, partial(evaluate, folder, data=data, untested=True))
+    measure = partial(evaluate, folder, data=data, untested=True)
+    problem, scores = "", {}
+    try:
+        scores = _scores(run, folder.name, {"digest": digest}, limit, measure)
+    except CheckFailed as error:  # its maps cannot be right
+        problem = f"; not scored: {error}"
     row = _row(run, target, precision, scores, limit)
     return row._replace(
         megabytes=artifact.size(manifest) / 1e6,
         ledger=_ledger(found.get("ledger")),
         difference=_difference(found["tasks"]),
-        checked=_checked(found),
+        how=found["how"],
+        machine=found.get("machine", ""),
+        checked=_checked(found) + problem,
         checks=_checks(found),
-        ok=found["ok"],
+        ok=found["ok"] and not problem,
     )
 
 
@@ -185,7 +220,7 @@ def _row(run: Path, target: str, precision: str, scores: Scores, limit: int | No
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )
-    gain = delta_m(headlines, floats, tasks) if floats else None
+    gain = delta_m(headlines, floats, tasks) if headlines and floats else None
     return Row(target, precision, headlines=headlines, delta_m=gain)
 
 
@@ -205,7 +240,9 @@ def _difference(tasks: dict[str, Any]) -> str:
 
 def _checked(found: dict[str, Any]) -> str:
     wrong = [f"{check['name']}: {check['text']}" for check in found.get("checks", []) if not check["ok"]]
-    how = HOW[found["how"]].format(found["device"])
+    machine = found.get("machine", "")  # older results do not say
+    where = " here" if machine == processor.name() else f" on {machine}" if machine else ""
+    how = HOW[found["how"]].format(where, found["device"])
     return how if found["ok"] else "; ".join(["FAILED", *wrong, how])
 
 
@@ -235,7 +272,7 @@ PAGE = """# What was deployed, and how it was checked
 Written by
 
 ```
-{command} --out docs/deploy.md
+{command}
 ```
 
 Every row is one artifact, made from the run's weights, verified and scored by the same code. *Ledger*: quantized
@@ -244,8 +281,8 @@ mean relative change of the tasks' scores against the run's float weights. *Diff
 difference of a map as a share of its standard deviation, and the least share of pixels with the same class, on a few
 val frames.
 
-*Executed*: by the target's own runtime, on the machine that wrote this page: {processor}.
+*Executed*: by the target's own runtime; *here* is the machine that wrote this page: {processor}.
 *Stand-in*: another runtime ran the same file. *Evaluated*: our evaluator computed the saved package by the format's
-documentation. Nothing here ran on a Jetson or a phone. What a target's own checks said of an artifact is listed below
-its table: operations that overflow, the lint for TensorRT, and TensorRT-RTX's parser and builder.
+documentation. {ran} What a target's own checks said of an artifact is listed below its table: operations that overflow,
+the lint for TensorRT, and TensorRT-RTX's parser and builder.
 """

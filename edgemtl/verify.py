@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, proof, readback, recipe, registry, selftest, show
+from edgemtl import artifact, convert, equality, processor, proof, readback, recipe, registry, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
@@ -92,6 +92,7 @@ def verify(
         "digest": artifact.digest(manifest),
         "device": predictor.session.device,
         "how": predictor.session.how,
+        "machine": processor.name(),
         "reference": str(file),
         "frames": len(images),
         "source": source,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgemtl import artifact, checkpoint, convert, deploy, registry
+from edgemtl import artifact, checkpoint, convert, deploy, processor, registry
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_json, sha256
+from edgemtl.files import add_json, read_json, sha256, write_json
 from edgemtl.predictor import smooth_frames
 from tests import toy
 
@@ -130,14 +130,71 @@ def test_a_target_that_is_missing_here_is_a_row(run: Path, calls: list[str], mon
     assert [row.checked for row in rows[2:]] == ["not converted: no such package"] * 3
 
 
+def test_the_page_says_what_was_typed_and_what_ran(
+    run: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, data = tmp_path / "my page.md", tmp_path / "data"
+    deploy.deploy([run], targets=["openvino"], limit=2, out=page)
+    assert f"edgemtl deploy {run} --target openvino --limit 2 --out '{page}'\n" in page.read_text()
+    assert f"Of 3 artifacts: 3 executed by their targets' own runtimes ({processor.name()})." in page.read_text()
+    deploy.deploy([run], data=data, targets=["openvino"], limit=2, out=page)
+    assert f"edgemtl deploy {run} --target openvino --data {data} --limit 2 --out" in page.read_text()
+
+    kept = read_json(run / "verify.json")
+    kept["openvino"] |= {"machine": "Jetson Orin"}
+    kept["openvino-fp32"] |= {"how": "evaluated"}
+    write_json(run / "verify.json", kept)
+    deploy.deploy([run], targets=["openvino"], limit=2, out=page)
+    text = page.read_text()
+    assert "executed on Jetson Orin: CPU" in text and "2 executed by their targets' own runtimes (" in text
+    assert "Jetson Orin)" in text and f"1 evaluated alone ({processor.name()})." in text
+
+
+def test_what_cannot_be_scored_is_a_row_that_says_why(
+    run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = deploy.evaluate
+
+    def evaluate(path: Path, **options: Any) -> dict[str, Any]:
+        if path.name == "openvino-fp16":
+            raise CheckFailed("evaluate, frame 3: depth is NaN")
+        return scored(path, **options)
+
+    monkeypatch.setattr(deploy, "evaluate", evaluate)
+    with pytest.raises(CheckFailed, match="did not pass: .*run, openvino fp16$"):
+        deploy.deploy([run], targets=["openvino"])
+    row = deploy._artifact(run, "openvino", "fp16", None, None)
+    assert row.checked.endswith("; not scored: evaluate, frame 3: depth is NaN")
+    assert not row.ok and row.headlines == {} and row.delta_m is None
+
+
+def test_what_has_no_number_is_an_empty_cell() -> None:
+    nothing = deploy.Row("openvino", "int8", headlines=dict.fromkeys(toy.TASKS, float("nan")))
+    assert deploy._cells(nothing, toy.TASKS) == ["openvino", "int8", *[""] * (5 + len(toy.TASKS))]
+
+
+def test_what_has_no_self_test_is_made_again(run: Path, calls: list[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    deploy.deploy([run], targets=["onnx"])
+    made = artifact.read(run / "onnx-fp32")
+    files = {name: file for name, file in made.files.items() if name != artifact.SELFTEST}
+    artifact.write(run / "onnx-fp32", made.model_copy(update={"files": files}))
+    calls.clear()
+    deploy.deploy([run], targets=["onnx"])
+    assert "convert fp32" in calls and artifact.SELFTEST in artifact.read(run / "onnx-fp32").files
+
+
 def test_what_checks_said_is_told_once() -> None:
     def check(name: str, text: str, ok: bool = True) -> dict[str, Any]:
         return {"name": name, "ok": ok, "text": text}
 
     checks = [check("lint for 8.6", "nothing found"), check("lint for 10.3", "nothing found"), check("parser", "taken")]
+    here = processor.name()
     found = {"how": "stand-in", "device": "ONNX Runtime", "ok": True, "checks": checks}
     assert deploy._checks(found) == ("lint for 8.6, lint for 10.3: nothing found", "parser: taken")
     assert deploy._checked(found) == "stand-in: ONNX Runtime"
+    assert deploy._checked(found | {"machine": here}) == "stand-in here: ONNX Runtime"
+    assert deploy._checked(found | {"machine": "Orin", "how": "executed"}) == "executed on Orin: ONNX Runtime"
     failed = found | {"ok": False, "checks": [*checks, check("builder", "no memory", False)]}
     assert deploy._checked(failed) == "FAILED; builder: no memory; stand-in: ONNX Runtime"
 
