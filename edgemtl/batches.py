@@ -6,6 +6,7 @@ resuming nor the number of workers or processes changes what sample n is.
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generator, Iterator
 
 import cv2
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from edgemtl import show
 from edgemtl.data.augment import augment
 from edgemtl.errors import UsageError
 from edgemtl.models import MEAN, STD
@@ -90,6 +92,32 @@ class Augmented(Dataset):
         return {"image": view["image"], **labels}
 
 
+class Held:
+    """The samples of a data set, read once and held in memory. A sample's UsageError is raised when it is asked for."""
+
+    def __init__(self, samples: Any) -> None:
+        self.name = samples.name
+        with ThreadPoolExecutor() as pool:  # decoders run outside Python's lock
+            read = pool.map(lambda index: _read(samples, index), range(len(samples)))
+            self.samples = list(show.track(read, "reading frames", len(samples)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sample = self.samples[index]
+        if isinstance(sample, UsageError):
+            raise sample
+        return dict(sample)
+
+
+def _read(samples: Any, index: int) -> dict[str, np.ndarray] | UsageError:
+    try:
+        return samples[index]
+    except UsageError as error:
+        return error
+
+
 def loader(
     samples: Any, recipe: Recipe, start: int, *, rank: int = 0, processes: int = 1, pin: bool = False
 ) -> Generator[dict[str, Tensor], None, None]:
@@ -102,7 +130,7 @@ def loader(
     # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
     cv2.setNumThreads(1)
     batches = DataLoader(
-        Augmented(samples, recipe),
+        Augmented(Held(samples) if recipe.training.cache else samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
         collate_fn=stack,
         num_workers=workers,

@@ -82,6 +82,7 @@ class Training(Options):
     balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
     losses: Losses = Losses()
     workers: int = 2
+    cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
     seed: int = 0
 
 

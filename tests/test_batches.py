@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgemtl.batches import Stream, loader, normalise, tensors
 from edgemtl.errors import UsageError
-from edgemtl.recipe import Data, Network, Recipe, Training
+from edgemtl.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks import build
 
 
@@ -102,3 +102,36 @@ def test_a_task_that_a_sample_lacks_is_ignored_everywhere():
     assert (batch["semseg"][first] == 1).all() and (batch["semseg"][1 - first] == 255).all()
     assert (batch["normals"][first] == 0).all() and (batch["normals"][1 - first] != 0).any()
     assert (batch["sal"] == 255).all()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_held_frames_are_read_once_and_give_the_same_batches(cache):
+    reads = []
+
+    class Samples:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            reads.append(index)
+            if index == 2:
+                raise UsageError("2.png cannot be read")
+            return {"image": np.full((8, 8, 3), index, np.uint8), "depth": np.ones((8, 8), np.float32)}
+
+        def name(self, index):
+            return str(index)
+
+    given = Recipe(
+        name="r", summary="", data=Data(name="d"), size=(8, 8), network=Network(method="m", backbone="b"),
+        tasks={"depth": build("depth", None)}, augment=Augment(colour=0),
+        training=Training(
+            iterations=9, batch=1, rate=1, validate_every=1, save_every=1, weights={"depth": 1.0}, workers=0, cache=cache,
+        ),
+    )  # fmt: skip
+    order = [index for [(_, index)] in stream(length=3, batch=1, iterations=9)]
+    drawn = loader(Samples(), given, 0)
+    for index in order[: order.index(2)]:
+        assert (next(drawn)["image"] == index).all()
+    with pytest.raises(UsageError, match=r"2\.png"):
+        next(drawn)
+    assert sorted(reads) == ([0, 1, 2] if cache else sorted(order[: order.index(2) + 1]))
