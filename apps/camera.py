@@ -17,7 +17,7 @@ import numpy as np
 
 from edgemtl import draw, show
 from edgemtl.camera import Recorder, Source
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import replacing
 from edgemtl.predictor import Predictor
 
@@ -54,7 +54,8 @@ def run(
     """Shows every frame's predictions until the source ends, `limit` frames are shown, or the user quits (Ctrl-C too).
 
     Capture, inference and drawing overlap: while a picture is drawn, the next frame is already being inferred.
-    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears.
+    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears; CheckFailed when
+    all that can be read of a source has been shown and it was not whole.
     """
     if not headless and (problem := no_display()):
         raise UsageError(f"{problem}; use --headless, with --record FILE to see the result")
@@ -85,6 +86,12 @@ def run(
                     film.add(picture, at=time.perf_counter() if source.live else None)
         except KeyboardInterrupt:
             pass  # the usual way to end a headless run on a live camera; the film is completed
+        except (UsageError, CheckFailed):
+            if clock.frames:  # the source was lost or not whole: what was shown of it counts all the same
+                show.note(
+                    "{frames} frames, {fps:.1f} fps, latency {latency_p50_ms:.0f} ms".format(**vars(clock.summary()))
+                )
+            raise
     return clock.summary()
 
 

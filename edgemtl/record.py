@@ -173,8 +173,12 @@ def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Bounds, task: str) ->
 def _images(source: str | None, size: Size, count: int) -> list[np.ndarray]:
     if source is None:
         return smooth_frames(size, count)
+    images: list[np.ndarray] = []
     with open_source(source) as opened:
-        images = list(islice(opened, count))
+        try:
+            images.extend(islice(opened, count))
+        except CheckFailed as error:  # it ended; the frames that it gave are sound
+            show.note(str(error))
     if not images:
         raise UsageError(f"{source} gives no frame")
     return images

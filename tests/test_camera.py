@@ -3,7 +3,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import edgemtl.camera
+from edgemtl import capture
 from edgemtl.camera import Recorder, Source, csi_pipeline, open_source
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 
 SIZE = (120, 160)
 
@@ -58,7 +60,7 @@ def test_a_file_is_read_ahead_but_not_whole() -> None:
     with Source("x", frames(), size=SIZE, fps=30, live=False) as source:
         next(source)
         time.sleep(0.2)
-        assert 2 <= len(made) <= 2 + edgemtl.camera.AHEAD
+        assert 2 <= len(made) <= 2 + capture.AHEAD
 
 
 def test_a_paced_file_runs_no_faster_than_filmed(clip: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_live_source_gives_its_newest_frame() -> None:
 
 
 def test_a_silent_camera_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edgemtl.camera, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(capture, "PATIENCE_S", 0.1)
     gone = threading.Event()
 
     def frames() -> Iterator[np.ndarray]:
@@ -130,13 +132,70 @@ def test_one_image(tmp_path: Path) -> None:
     assert np.array_equal(frame, numbered(3))
 
 
-def test_a_broken_image_in_a_folder_is_named(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), numbered(3))
-    (tmp_path / "b.png").write_bytes(b"no image")
-    with open_source(str(tmp_path)) as source:
-        next(source)
-        with pytest.raises(UsageError, match="b.png is not an image"):
-            next(source)
+def test_broken_images_in_a_folder_are_left_out_and_named(tmp_path: Path) -> None:
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), numbered(index))
+    for broken in ("0.png", "2.png"):
+        (tmp_path / broken).write_bytes(b"no image")
+    seen = []
+    with open_source(str(tmp_path)) as source, pytest.raises(CheckFailed, match=r"2 of 4 images .*: 0.png, 2.png"):
+        for frame in source:
+            seen.append(number(frame))
+    assert seen == [1, 3]
+
+
+def read_all(text: str) -> tuple[list[int], str]:
+    """The numbers of a source's frames, and what it says at its end."""
+    seen = []
+    with open_source(text) as source:
+        try:
+            for frame in source:
+                seen.append(number(frame))
+        except CheckFailed as problem:
+            return seen, str(problem)
+    return seen, ""
+
+
+def busy(index: int) -> np.ndarray:
+    """A numbered frame whose border changes so much that it takes some thousand bytes."""
+    frame = np.full((*SIZE, 3), index * 8, np.uint8)
+    frame[:, :32] = np.random.default_rng(index).integers(0, 128, (SIZE[0], 32, 3), np.uint8)
+    return frame
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> dict[str, Path]:
+    """The same 30 frames as .mp4, .avi, .mkv and .webm."""
+    made = {}
+    for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v"), (".webm", "VP80")):
+        made[suffix] = tmp_path / f"film{suffix}"
+        code = cv2.VideoWriter.fourcc(*codec)
+        writer = cv2.VideoWriter(str(made[suffix]), cv2.CAP_FFMPEG, code, 25, (SIZE[1], SIZE[0]))
+        for index in range(30):
+            writer.write(busy(index)[..., ::-1])
+        writer.release()
+        assert read_all(str(made[suffix])) == (list(range(30)), "")
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".webm"])
+def test_damage_in_the_middle_is_read_over_and_told(films: dict[str, Path], suffix: str) -> None:
+    data = bytearray(films[suffix].read_bytes())
+    middle, some = len(data) // 2, len(data) // 8
+    data[middle : middle + some] = np.random.default_rng(0).bytes(some)
+    films[suffix].write_bytes(data)
+    seen, problem = read_all(str(films[suffix]))
+    assert seen[:5] == list(range(5)) and seen[-3:] == [27, 28, 29]
+    assert len(seen) < 30 and f"film{suffix} is damaged: {30 - len(seen)} of its 30 frames" in problem
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".webm"])  # of a cut .mp4 the index at its end is missing
+def test_a_file_that_is_cut_short_is_told(films: dict[str, Path], suffix: str) -> None:
+    data = films[suffix].read_bytes()
+    films[suffix].write_bytes(data[: len(data) // 2])
+    seen, problem = read_all(str(films[suffix]))
+    assert 5 < len(seen) < 25 and seen == list(range(len(seen)))
+    assert f"ended after {len(seen)} of its 30 frames" in problem
 
 
 @pytest.mark.parametrize(
@@ -181,31 +240,84 @@ def test_errors_are_one_line_and_ffmpeg_is_silent(tmp_path: Path) -> None:
     assert done.stderr == "" and done.stdout.count("\n") == 1
 
 
-def test_a_network_camera_is_live_and_its_end_is_named() -> None:
-    class Camera(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            for index in range(40):
-                jpeg = cv2.imencode(".jpg", numbered(index % 30))[1].tobytes()
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                self.wfile.write(head.encode() + jpeg + b"\r\n")
-                time.sleep(0.01)
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], None]], str]]:
+    """A function that has a server answer every request by a function of the request, and gives back its address."""
+    servers = []
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with suppress(ConnectionError):  # the client has gone
+                    answer(self)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with open_source(f"http://127.0.0.1:{server.server_port}/video") as source:
-            assert source.live and source.size == SIZE
-            with pytest.raises(UsageError, match="stopped giving frames"):
-                for _ in source:
-                    pass
-    finally:
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/video"
+
+    yield start
+    for server in servers:
         server.shutdown()
+        server.server_close()
+
+
+def send_jpegs(to: BaseHTTPRequestHandler, jpegs: Iterable[bytes]) -> None:
+    """Answers as network cameras do, a hundred pictures a second."""
+    to.send_response(200)
+    to.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+    to.end_headers()
+    for jpeg in jpegs:
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        to.wfile.write(head.encode() + jpeg + b"\r\n")
+        time.sleep(0.01)
+
+
+def jpeg(index: int) -> bytes:
+    return cv2.imencode(".jpg", numbered(index % 30))[1].tobytes()
+
+
+def test_a_network_camera_is_live_and_its_end_is_named(serve: Callable[..., str]) -> None:
+    with open_source(serve(lambda request: send_jpegs(request, map(jpeg, range(40))))) as source:
+        assert source.live and source.size == SIZE
+        with pytest.raises(UsageError, match="stopped giving frames"):
+            for _ in source:
+                pass
+
+
+def test_a_network_camera_goes_on_after_broken_pictures(serve: Callable[..., str]) -> None:
+    broken = [jpeg(1)] * 10 + [jpeg(2)[:300] + b"\0" * 300] * 5 + [jpeg(25)] * 20
+    seen = []
+    lost = pytest.raises(UsageError, match="stopped giving frames")
+    with open_source(serve(lambda request: send_jpegs(request, broken))) as source, lost:
+        for frame in source:
+            seen.append(number(frame))
+    assert seen[0] == 1 and seen[-5:] == [25] * 5
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_a_server_that_stops_half_way_is_told(
+    films: dict[str, Path], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stalls: bool
+) -> None:
+    monkeypatch.setattr(capture, "PATIENCE_S", 0.5)
+    data, done = films[".webm"].read_bytes(), threading.Event()
+
+    def half(request: BaseHTTPRequestHandler) -> None:
+        if request.headers.get("Range", "bytes=0-") != "bytes=0-":
+            return request.send_error(404)
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[: len(data) // 2])
+        if stalls:
+            done.wait(10)
+
+    seen, problem = read_all(serve(half))
+    done.set()
+    assert 5 < len(seen) < 25 and seen == list(range(len(seen)))
+    assert f"ended after {len(seen)} of its 30 frames" in problem and "its server stopped" in problem
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -282,5 +394,5 @@ except ValueError as error:
 
 def test_the_example_runs(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clip.parent)
-    result = doctest.testmod(edgemtl.camera)
+    result = doctest.testmod(capture)
     assert result.attempted >= 3 and not result.failed

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import Predictor
+from edgemtl import Predictor, cli
 from edgemtl.apps import camera
 from edgemtl.camera import Source, open_source
 from edgemtl.errors import UsageError
@@ -77,6 +77,21 @@ def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path:
         camera.run(Predictor(fake_artifact), camera_, record=film, headless=True)
     with open_source(str(film)) as recorded:
         assert len(list(recorded)) >= 1
+
+
+def test_a_damaged_file_is_shown_to_its_end_and_told(
+    fake_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((60, 80, 3), index * 5, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"no image")
+    film = tmp_path / "film" / "film.mp4"
+    line = ["demo", str(fake_artifact), "--source", str(tmp_path), "--headless", "--record", str(film), "--untested"]
+    assert cli.main(line) == 1
+    said = capsys.readouterr().err
+    assert "4 frames, " in said and said.endswith(": 1 of 5 images could not be read: 2.png\n")
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) == 4
 
 
 def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,189 @@
+"""Frames as they are captured: in a thread of their own, the newest first where they are live."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Generator
+from threading import Condition, Thread
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.tasks import Size
+
+# FFmpeg's own messages would bury the one line that we say instead; read when OpenCV first opens a video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+AHEAD = 4  # frames read before they are asked for
+PATIENCE_S = 5.0  # without a frame from a live source
+FAILURES = 100  # failed reads in a row that are read over; an ended stream fails as often within milliseconds
+
+Frames = Generator[np.ndarray, None, None]
+
+
+class Source:
+    """An iterator of uint8 RGB frames (H, W, 3), captured in a thread of its own.
+
+    A live source hands out only its newest frame, so a slow reader sees the present and never a queue.
+    Any other source hands out every frame in order, a few of them read ahead.
+
+    >>> from edgemtl.camera import open_source
+    >>> with open_source("clip.webm") as source:
+    ...     shapes = {frame.shape for frame in source}
+    >>> shapes
+    {(120, 160, 3)}
+    """
+
+    def __init__(
+        self, name: str, frames: Frames, *, size: Size, fps: float, live: bool, length: int | None = None
+    ) -> None:
+        self.name, self.size, self.fps, self.live = name, size, fps, live
+        self.length = length  # how many frames there are, about; None: endless or unknown
+        self.paced = False  # True: frames of a file come no faster than they were filmed
+        self.captured = 0.0  # time.perf_counter() of the last frame handed out; of a file: when it was handed out
+        self._frames = frames
+        self._held: deque[tuple[np.ndarray, float]] = deque(maxlen=1 if live else AHEAD)
+        self._changed = Condition()
+        self._ended = self._closed = False
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._capture, name=f"capture {name}", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> "Source":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next frame; UsageError where a live source is lost, CheckFailed at the end of one that was not whole."""
+        if self.paced and not self.live:
+            time.sleep(max(0.0, self.captured + 1 / self.fps - time.perf_counter()))
+        with self._changed:
+            ready = lambda: self._held or self._ended or self._closed  # noqa: E731
+            if not self._changed.wait_for(ready, PATIENCE_S if self.live else None):
+                raise UsageError(f"{self.name} gave no frame for {PATIENCE_S:.0f} seconds; is it still connected?")
+            if self._closed or not self._held:
+                raise (None if self._closed else self._error) or StopIteration
+            frame, at = self._held.popleft()
+            self._changed.notify_all()
+        self.captured = at if self.live else time.perf_counter()
+        return frame
+
+    def close(self) -> None:
+        """Ends the capture; a frame in the making is waited for briefly."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=2)
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _capture(self) -> None:
+        try:
+            for frame in self._frames:
+                at = time.perf_counter()
+                with self._changed:
+                    if not self.live:
+                        self._changed.wait_for(lambda: len(self._held) < AHEAD or self._closed)
+                    if self._closed:
+                        break
+                    self._held.append((frame, at))
+                    self._changed.notify_all()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._frames.close()  # releases the device
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+
+def open_stream(name: str, *where: Any, problem: str, live: bool | None = None) -> Source:
+    """A source of what OpenCV's VideoCapture opens; UsageError with `problem` where it gives no frame.
+
+    With live=None whatever does not know its length is live.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    capture = cv2.VideoCapture(*where)
+    length = max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
+    live = length is None if live is None else live
+    reader = Reader(name, capture, None if live else length)
+    first = reader.read()
+    if first is None:
+        capture.release()
+        raise UsageError(f"{name} {problem}")
+    if live:
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    fps = reader.fps if 1 <= reader.fps <= 240 else 30.0  # cameras that do not know say 0, some streams 90000
+    frames = reader.frames(first, live)
+    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=reader.length)
+
+
+def open_address(address: str) -> Source:
+    """A source of what a server sends; UsageError where it sends no frame."""
+    limit = int(1000 * PATIENCE_S)
+    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+    return open_stream(address, address, cv2.CAP_FFMPEG, options, problem="gives no picture; is the address right?")
+
+
+class Reader:
+    """Reads one VideoCapture to its end, over what is damaged, and says what was missing."""
+
+    def __init__(self, name: str, capture: cv2.VideoCapture, length: int | None) -> None:
+        self.name, self.length = name, length
+        self.fps = capture.get(cv2.CAP_PROP_FPS)
+        self.given = 0  # frames read
+        self.failed = 0  # reads that failed before another one did not
+        self.at = 0.0  # seconds into the film
+        self.jump = 0.0  # the longest time between two frames, in seconds
+        self._capture = capture
+
+    def read(self) -> np.ndarray | None:
+        """The next frame, BGR, or None where none comes any more."""
+        begin = time.perf_counter()
+        for failed in range(max(FAILURES, (self.length or 0) - self.given)):
+            _, frame = self._capture.read()
+            if frame is not None:
+                at = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                self.jump = max(self.jump, at - self.at) if self.given else 0.0
+                self.at = at
+                self.given += 1
+                self.failed += failed
+                return frame
+            if not self._capture.isOpened() or time.perf_counter() - begin > PATIENCE_S:
+                break
+        return None
+
+    def frames(self, first: np.ndarray, live: bool) -> Frames:
+        """All frames, RGB; then UsageError where a live one is lost, CheckFailed where a file was not whole."""
+        try:
+            frame: np.ndarray | None = first
+            while frame is not None:
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                frame = self.read()
+            if live:
+                raise UsageError(f"{self.name} stopped giving frames; was it disconnected?")
+            if problem := self.missing():
+                raise CheckFailed(f"{self.name} {problem}")
+        finally:
+            self._capture.release()
+
+    def missing(self) -> str | None:
+        """What a file lacks, in words, now that it has been read."""
+        length = self.length or self.given + self.failed
+        missing = max(self.failed, length - self.given)
+        if self.failed:
+            return f"is damaged: {missing} of its {length} frames could not be read"
+        # Some containers keep only a duration and a rate, which say how many frames there are if they come evenly: so
+        # it takes the time, too, to say that some are missing.
+        if missing <= 1 + 0.01 * length or self.fps <= 0:
+            return None
+        if self.at + 2 / self.fps < 0.99 * length / self.fps:
+            return f"ended after {self.given} of its {length} frames: it is cut short, or its server stopped"
+        if self.jump * self.fps - 1 > 0.8 * missing:
+            return f"is damaged: {missing} of its {length} frames are missing, in a gap of {self.jump:.2g} seconds"
+        return None
