@@ -1,9 +1,11 @@
 """Frames as they are captured: in a thread of their own, the newest first where they are live."""
 
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Generator
+from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
@@ -102,12 +104,11 @@ class Source:
                 self._changed.notify_all()
 
 
-def open_stream(name: str, *where: Any, problem: str, live: bool | None = None) -> Source:
+def open_stream(name: str, *where: Any, problem: str, live: bool | None = None, ends: bool = False) -> Source:
     """A source of what OpenCV's VideoCapture opens; UsageError with `problem` where it gives no frame.
 
-    With live=None whatever does not know its length is live.
+    With live=None whatever does not know its length is live. A live one is lost when it ends, unless it `ends`.
     """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(*where)
     length = max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
     live = length is None if live is None else live
@@ -119,7 +120,7 @@ def open_stream(name: str, *where: Any, problem: str, live: bool | None = None) 
     if live:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     fps = reader.fps if 1 <= reader.fps <= 240 else 30.0  # cameras that do not know say 0, some streams 90000
-    frames = reader.frames(first, live)
+    frames = reader.frames(first, endless=live and not ends)
     return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=reader.length)
 
 
@@ -128,6 +129,18 @@ def open_address(address: str) -> Source:
     limit = int(1000 * PATIENCE_S)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     return open_stream(address, address, cv2.CAP_FFMPEG, options, problem="gives no picture; is the address right?")
+
+
+def open_pipe(path: Path) -> Source:
+    """A live source of what another program writes into a named pipe; UsageError where none does, or no video."""
+    waiting = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # FFmpeg would wait for the writer, deaf to Ctrl-C
+    try:
+        if not select.select([waiting], [], [], PATIENCE_S)[0]:
+            raise UsageError(f"{path}: no program wrote into this pipe for {PATIENCE_S:.0f} seconds")
+        problem = "is not a video that can be read from a pipe, such as MPEG-TS or Matroska"
+        return open_stream(str(path), str(path), cv2.CAP_FFMPEG, problem=problem, live=True, ends=True)
+    finally:
+        os.close(waiting)
 
 
 class Reader:
@@ -158,14 +171,14 @@ class Reader:
                 break
         return None
 
-    def frames(self, first: np.ndarray, live: bool) -> Frames:
-        """All frames, RGB; then UsageError where a live one is lost, CheckFailed where a file was not whole."""
+    def frames(self, first: np.ndarray, endless: bool) -> Frames:
+        """All frames, RGB; then UsageError where an endless one is lost, CheckFailed where a file was not whole."""
         try:
             frame: np.ndarray | None = first
             while frame is not None:
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 frame = self.read()
-            if live:
+            if endless:
                 raise UsageError(f"{self.name} stopped giving frames; was it disconnected?")
             if problem := self.missing():
                 raise CheckFailed(f"{self.name} {problem}")

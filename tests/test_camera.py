@@ -1,4 +1,6 @@
 import doctest
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -203,16 +205,144 @@ def test_a_file_that_is_cut_short_is_told(films: dict[str, Path], suffix: str) -
     [
         ("97", "no camera 97: /dev/video97 does not exist; found:"),
         ("v4l2:///dev/video97", "/dev/video97 does not exist"),
+        ("V4L2://97", "/dev/video97 does not exist"),
+        ("/dev/video97", "no camera /dev/video97: /dev/video97 does not exist; found:"),
+        ("/dev/null", "/dev/null gives no picture: in use"),
         ("csi://left", "csi://0"),
         ("webrtc://here", "unknown source 'webrtc://here'; a source is"),
         ("none.mp4", "none.mp4 does not exist; a source is"),
+        ("none_%04d.png", "none_%04d.png"),
         ("http://127.0.0.1:9/x", "gives no picture"),
+        ("RTSP://127.0.0.1:9/x", "rtsp://127.0.0.1:9/x gives no picture"),
+        ("rtsps://127.0.0.1:9/x", "gives no picture"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="names Linux's devices")
 def test_what_is_no_source_is_named(text: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         open_source(text)
+
+
+def test_a_socket_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred characters
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("x.sock")
+        with pytest.raises(UsageError, match="x.sock is neither a file, a folder, a camera nor a pipe"):
+            open_source("x.sock")
+
+
+def test_a_device_is_opened_as_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(edgemtl.camera, "open_stream", lambda *where, **how: asked.append((where, how["live"])))
+    for text in ("/dev/null", "v4l2:///dev/null"):  # stands for any character device, such as /dev/v4l/by-id/…
+        open_source(text)
+    assert [(where[1:], live) for where, live in asked] == [(("/dev/null", cv2.CAP_V4L2), True)] * 2
+
+
+def test_an_address_of_a_file_is_decoded(films: dict[str, Path]) -> None:
+    odd = films[".mkv"].with_name("ä b%20.mkv")
+    films[".mkv"].rename(odd)
+    for text in (odd.as_uri(), odd.as_uri().replace("file:///", "FILE://localhost/"), f"file://{odd}"):
+        assert read_all(text) == (list(range(30)), "")
+
+
+def test_numbered_images_are_a_source(tmp_path: Path) -> None:
+    for name, index in (("frame_0009.png", 9), ("frame_0010.png", 10), ("frame_12345.png", 11), ("frame_x.png", 1)):
+        cv2.imwrite(str(tmp_path / name), numbered(index)[..., ::-1])
+    assert read_all(str(tmp_path / "frame_%04d.png")) == ([9, 10, 11], "")
+    assert read_all(str(tmp_path / "frame_%d.png")) == ([9, 10, 11], "")
+    with pytest.raises(UsageError, match=r"holds no images \(frame_%06d.png\)"):
+        open_source(str(tmp_path / "frame_%06d.png"))
+
+
+def test_what_a_mac_leaves_beside_images_is_none(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), numbered(3))
+    (tmp_path / "._x.png").write_bytes(b"\0\5\x16\7")
+    assert read_all(str(tmp_path)) == ([3], "")
+
+
+@pytest.mark.parametrize("suffix", [".mjpeg", ".mjpg", ""])
+def test_pictures_one_after_another_are_a_film(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"film{suffix}"
+    path.write_bytes(b"".join(jpeg(index) for index in range(30)))
+    assert read_all(str(path)) == (list(range(30)), "")
+    path.write_bytes(jpeg(7))
+    assert read_all(str(path)) == ([7], "")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif"])
+@pytest.mark.skipif(not hasattr(cv2, "imwriteanimation"), reason="this OpenCV writes no animations")
+def test_an_animation_is_a_film(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"film{suffix}"
+    animation = cv2.Animation()
+    animation.frames = [np.full((*SIZE, 3), 255 * (index % 2), np.uint8) for index in range(12)]
+    animation.durations = [50] * 11 + [2000]
+    assert cv2.imwriteanimation(str(path), animation)
+    with open_source(str(path)) as source:
+        assert source.fps == 20 and source.length == 12
+        assert [round(float(frame.mean())) > 127 for frame in source] == [False, True] * 6
+
+
+def test_the_pages_of_an_image_are_frames(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    cv2.imwritemulti(str(path), [numbered(index)[..., ::-1] for index in range(3)])
+    with open_source(str(path)) as source:
+        frames = list(source)
+    assert [number(frame) for frame in frames] == [0, 1, 2] and tuple(frames[0][5, 5]) == (255, 0, 0)
+
+
+@pytest.fixture
+def stream(films: dict[str, Path]) -> bytes:
+    """The 30 frames of a film as an MPEG transport stream."""
+    path = films[".mp4"].with_suffix(".ts")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MPG2"), 25, (SIZE[1], SIZE[0]))
+    for index in range(30):
+        writer.write(busy(index)[..., ::-1])
+    writer.release()
+    return path.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_a_live_stream_that_may_end(tmp_path: Path, stream: bytes) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(stream,), daemon=True)
+    writer.start()
+    with open_source(str(pipe)) as source:
+        assert source.live and source.size == SIZE
+        seen = [number(frame) for frame in source]
+    writer.join(10)
+    assert seen == sorted(seen) and seen[-1] == 29
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_that_nobody_writes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "PATIENCE_S", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="no program wrote into this pipe"):
+        open_source(str(tmp_path / "pipe"))
+
+
+def test_a_stream_over_udp(stream: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not done.is_set():  # from its beginning again and again, since nobody may have listened at first
+                for start in range(0, len(stream), 1316):
+                    with suppress(ConnectionError):
+                        sender.sendto(stream[start : start + 1316], ("127.0.0.1", port))
+                    time.sleep(0.001)
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        with open_source(f"udp://127.0.0.1:{port}") as source:
+            assert source.live and next(source).shape == (*SIZE, 3)
+    finally:
+        done.set()
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:

@@ -38,6 +38,15 @@ def test_headless_records_every_frame(fake_artifact: Path, tmp_path: Path, view:
         assert len(list(recorded)) == 8
 
 
+@pytest.mark.parametrize("view", ["tiles", "overlay"])
+@pytest.mark.parametrize("size", [(3100, 100), (6000, 20), (20, 6000), (1, 1)])
+def test_frames_of_any_shape_are_drawn(fake_artifact: Path, tmp_path: Path, size: tuple[int, int], view: str) -> None:
+    frame = (image for image in [np.zeros((*size, 3), np.uint8)])
+    strange = Source("test", frame, size=size, fps=25, live=False)
+    film = tmp_path / "film.mp4"
+    assert camera.run(Predictor(fake_artifact), strange, record=film, headless=True, view=view).frames == 1
+
+
 def test_limit_ends_an_endless_camera(fake_artifact: Path) -> None:
     endless = source(10**6, live=True, wait=0.005)
     assert camera.run(Predictor(fake_artifact), endless, headless=True, limit=5).frames == 5
