@@ -1,13 +1,15 @@
 """Every task on live frames: a window, a video file, or both."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,9 +56,13 @@ def run(
     """Shows every frame's predictions until the source ends, `limit` frames are shown, or the user quits (Ctrl-C too).
 
     Capture, inference and drawing overlap: while a picture is drawn, the next frame is already being inferred.
+    SIGTERM and a closed terminal end it as Ctrl-C does.
+
     Raises UsageError where there is no display, `record` cannot be written, or the camera disappears; CheckFailed when
     all that can be read of a source has been shown and it was not whole.
     """
+    if record and record.exists() and Path(source.name).exists() and record.samefile(source.name):
+        raise UsageError(f"{record} is what is shown; record to another file")
     if not headless and (problem := no_display()):
         raise UsageError(f"{problem}; use --headless, with --record FILE to see the result")
     pictures, clock = View(predictor, view, foot="" if headless else KEYS), Clock()
@@ -66,6 +72,7 @@ def run(
         screen: Terminal | Window = Terminal(clock, limit or source.length) if headless else Window(clock, pictures)
         stack.enter_context(screen)
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
+        stack.enter_context(interruptible())
         stack.callback(source.close)  # first of all, since the worker may be waiting for a frame
 
         def infer() -> tuple[np.ndarray, dict[str, np.ndarray], float] | None:
@@ -93,6 +100,26 @@ def run(
                 )
             raise
     return clock.summary()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP act as Ctrl-C does, unless they are ignored (nohup) or handled already."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # No other thread than the main one may set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class View:

@@ -1,5 +1,6 @@
 """Frames as they are captured: in a thread of their own, the newest first where they are live."""
 
+import math
 import os
 import select
 import time
@@ -21,6 +22,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 AHEAD = 4  # frames read before they are asked for
 PATIENCE_S = 5.0  # without a frame from a live source
 FAILURES = 100  # failed reads in a row that are read over; an ended stream fails as often within milliseconds
+FASTEST = 240.0  # frames per second that a camera may be believed to give
 
 Frames = Generator[np.ndarray, None, None]
 
@@ -119,9 +121,17 @@ def open_stream(name: str, *where: Any, problem: str, live: bool | None = None, 
         raise UsageError(f"{name} {problem}")
     if live:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    fps = reader.fps if 1 <= reader.fps <= 240 else 30.0  # cameras that do not know say 0, some streams 90000
-    frames = reader.frames(first, endless=live and not ends)
-    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=reader.length)
+    begin, fps, length = [first], reader.fps, reader.length
+    if not 0 < fps < math.inf or (live and fps > FASTEST):  # cameras that do not know say 0, some streams 90000
+        fps = 30.0
+    # A film whose frames come unevenly may give the ticks of its clock as its rate; the frames themselves tell.
+    elif fps > FASTEST and (second := reader.read()) is not None:
+        begin.append(second)
+        if (reader.at - reader.began) * fps > 1.5:
+            fps = 1 / (reader.at - reader.began)
+            length = length and max(2, round(length * fps / reader.fps))
+    frames = reader.frames(begin, endless=live and not ends)
+    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=length)
 
 
 def open_address(address: str) -> Source:
@@ -151,7 +161,7 @@ class Reader:
         self.fps = capture.get(cv2.CAP_PROP_FPS)
         self.given = 0  # frames read
         self.failed = 0  # reads that failed before another one did not
-        self.at = 0.0  # seconds into the film
+        self.began = self.at = 0.0  # seconds into the film: of the first frame, of the last one
         self.jump = 0.0  # the longest time between two frames, in seconds
         self._capture = capture
 
@@ -162,7 +172,10 @@ class Reader:
             _, frame = self._capture.read()
             if frame is not None:
                 at = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                self.jump = max(self.jump, at - self.at) if self.given else 0.0
+                if self.given:
+                    self.jump = max(self.jump, at - self.at)
+                else:
+                    self.began = at
                 self.at = at
                 self.given += 1
                 self.failed += failed
@@ -171,13 +184,16 @@ class Reader:
                 break
         return None
 
-    def frames(self, first: np.ndarray, endless: bool) -> Frames:
-        """All frames, RGB; then UsageError where an endless one is lost, CheckFailed where a file was not whole."""
+    def frames(self, begin: list[np.ndarray], endless: bool) -> Frames:
+        """All frames, RGB, `begin` of which have been read already.
+
+        Then UsageError where an endless one is lost, CheckFailed where a file was not whole.
+        """
         try:
-            frame: np.ndarray | None = first
+            frame: np.ndarray | None = begin[0]
             while frame is not None:
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                frame = self.read()
+                frame = begin.pop(1) if len(begin) > 1 else self.read()
             if endless:
                 raise UsageError(f"{self.name} stopped giving frames; was it disconnected?")
             if problem := self.missing():

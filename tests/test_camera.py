@@ -500,26 +500,96 @@ def test_unwritable_records_are_refused_at_once(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_full_disk_is_noticed(tmp_path: Path) -> None:
+def test_suffixes_may_be_upper_case(tmp_path: Path) -> None:
+    for name in ("film.MP4", "film.WebM"):
+        with Recorder(tmp_path / name, 25) as recorder:
+            recorder.add(numbered(3))
+        assert read_all(str(tmp_path / name)) == ([3], "")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("fps", [0.01, 0.5, 29.97, 240, 480, 959.04, 1000])
+def test_a_film_keeps_its_time(tmp_path: Path, suffix: str, fps: float) -> None:
+    path = tmp_path / f"film{suffix}"
+    with Recorder(path, fps) as recorder:
+        for index in range(10):
+            recorder.add(numbered(index))
+    with open_source(str(path)) as source:
+        length = len(list(source))
+    assert length % 10 == 0 and length / source.fps == pytest.approx(10 / fps, rel=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a stop of a process is not the same elsewhere")
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "exit"])
+def test_a_film_outlives_its_process(tmp_path: Path, suffix: str, end: str) -> None:
+    path = tmp_path / f"film{suffix}"
     code = f"""
-import resource, signal, numpy as np
+import os, signal, time, numpy as np
 from pathlib import Path
 from edgemtl.camera import Recorder
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-rng = np.random.default_rng(0)
-recorder = Recorder(Path({str(tmp_path / "film.mp4")!r}), 25)
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-for _ in range(30):
-    recorder.add(rng.integers(0, 256, (120, 160, 3), np.uint8))
-try:
-    recorder.close()
-except ValueError as error:
-    print(error)
+recorder = Recorder(Path({str(path)!r}), 25)
+for index in range(12):
+    recorder.add(np.full((120, 160, 3), index * 8, np.uint8))
+recorder._wait()
+if "{end}" == "exit":
+    os._exit(1)  # what Qt does when its display dies
+os.killpg(0, signal.{"SIGTERM" if end == "exit" else end})  # as a terminal sends it: to the whole group
+time.sleep(9)
 """
     root = Path(edgemtl.camera.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root, start_new_session=True)
+    assert done.returncode != 0
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert read_all(str(path)) == (list(range(12)), "")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+RECORDING = """
+import sys, numpy as np
+from pathlib import Path
+from edgemtl.camera import Recorder
+rng, path = np.random.default_rng(0), Path(sys.argv[1])
+for second in range(2):
+    try:
+        with Recorder(path.with_stem(path.stem + str(second)), 25) as recorder:
+            for index in range(3000):
+                recorder.add(rng.integers(0, 256, (240, 320, 3), np.uint8))
+        print("whole")
+    except ValueError as error:
+        print(index, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_file_that_cannot_grow_is_noticed(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))"
+    code = limit + RECORDING.replace("3000", "30").replace("range(2)", "range(1)")
+    root = Path(edgemtl.camera.__file__).parents[1]
+    line = [sys.executable, "-c", code, str(tmp_path / "film.mp4")]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=root)
     assert "is the disk full?" in done.stdout and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_full_disk_ends_a_film_that_can_be_seen(tmp_path: Path, suffix: str) -> None:
+    mount = f"mount -t tmpfs -o size=10m none {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this system lets nobody but its administrator mount a small disk")
+    root, film = Path(edgemtl.camera.__file__).parents[1], tmp_path / f"film{suffix}"
+    kept = tmp_path.with_name(f"kept{suffix}")
+    record = f"'{sys.executable}' -c '{RECORDING}' {film}"
+    script = f"{mount} && {record} && cp {tmp_path}/film0{suffix} {kept} && ls -A {tmp_path}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=root)
+    first, again, *left = done.stdout.splitlines()
+    count = int(first.split()[0])
+    assert 10 < count < 2000 and "the disk is full; the film ends after" in first  # noticed long before the last frame
+    assert again.endswith("the disk is full") and left == [f"film0{suffix}"]
+    seen, problem = read_all(str(kept))
+    assert 10 < len(seen) <= count and problem == ""
+    kept.unlink()
 
 
 def test_the_example_runs(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

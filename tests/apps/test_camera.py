@@ -1,3 +1,5 @@
+import os
+import signal
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from edgemtl.errors import UsageError
 def frames(count: int, wait: float = 0.0) -> Iterator[np.ndarray]:
     for index in range(count):
         time.sleep(wait)
-        yield np.full((60, 80, 3), index * 5, np.uint8)
+        yield np.full((60, 80, 3), index * 5 % 256, np.uint8)
 
 
 def source(count: int = 8, *, live: bool = False, wait: float = 0.0) -> Source:
@@ -101,6 +103,52 @@ def test_a_damaged_file_is_shown_to_its_end_and_told(
     assert "4 frames, " in said and said.endswith(": 1 of 5 images could not be read: 2.png\n")
     with open_source(str(film)) as recorded:
         assert len(list(recorded)) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_run_and_completes_the_film(fake_artifact: Path, tmp_path: Path, name: str) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    film, sent = tmp_path / "film.mp4", []
+    taken: set[float] = set()
+
+    def stopped() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(frames(10**6, 0.01)):
+            taken.add(endless.captured if index > 3 else 0.0)  # by then there is one
+            if len(taken) > 4 and not sent:  # some frames are in the film
+                sent.append(name)
+                os.kill(os.getpid(), getattr(signal, name))
+            yield frame
+
+    endless = Source("camera 0", stopped(), size=(60, 80), fps=25, live=True)
+    assert camera.run(Predictor(fake_artifact), endless, record=film, headless=True, limit=500).frames < 500
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) >= 1
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_film_does_not_replace_what_is_shown(fake_artifact: Path, tmp_path: Path) -> None:
+    film, alias = tmp_path / "film.mp4", tmp_path / "alias.mp4"
+    camera.run(Predictor(fake_artifact), source(), record=film, headless=True)
+    alias.symlink_to(film)
+    before = film.read_bytes()
+    for record in (film, alias, tmp_path / ".." / tmp_path.name / "film.mp4"):
+        with (
+            open_source(film.as_uri()) as shown,
+            pytest.raises(UsageError, match="is what is shown"),
+        ):
+            camera.run(Predictor(fake_artifact), shown, record=record, headless=True)
+    assert film.read_bytes() == before
+
+
+def test_slow_and_fast_films_keep_their_time(fake_artifact: Path, tmp_path: Path) -> None:
+    for fps in (0.5, 480):
+        slow = Source("test", frames(10), size=(60, 80), fps=fps, live=False)
+        camera.run(Predictor(fake_artifact), slow, record=tmp_path / "a.webm", headless=True)
+        with open_source(str(tmp_path / "a.webm")) as recorded:
+            camera.run(Predictor(fake_artifact), recorded, record=tmp_path / "b.webm", headless=True)
+        with open_source(str(tmp_path / "b.webm")) as recorded:
+            assert len(list(recorded)) / recorded.fps == pytest.approx(10 / fps, rel=1e-3)
 
 
 def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
