@@ -31,7 +31,12 @@ KEPT = 100_000  # frames that the summary's latencies are taken from
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to; latency is from a frame's capture to its picture being shown (drawn, when headless)."""
+    """What a run came to; latency is from a frame's capture to its picture being shown (drawn, when headless).
+
+    A camera's driver tells when it captured a frame. Of a network stream the frame's time stamp counts, so that a queue
+    on the way here shows; what its camera, the network and its container hold back of every frame does not. Of a file
+    reading counts, of all else arrival.
+    """
 
     frames: int
     fps: float

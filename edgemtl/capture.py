@@ -5,7 +5,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
@@ -22,6 +22,9 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 AHEAD = 4  # frames read before they are asked for
 PATIENCE_S = 5.0  # without a frame from a live source
 FAILURES = 100  # failed reads in a row that are read over; an ended stream fails as often within milliseconds
+ONE_THREAD = [cv2.CAP_PROP_N_THREADS, 1]  # FFmpeg decodes a frame in each, and so would hold back as many
+STAMPED = ("rtsp", "rtsps", "rtp", "rtmp", "rtmps", "srt", "tcp", "udp")  # what comes by http:// may be made-up times
+DRIFT = 2e-4  # by how much a camera's clock may go slower than ours
 FASTEST = 240.0  # frames per second that a camera may be believed to give
 
 Frames = Generator[np.ndarray, None, None]
@@ -41,13 +44,22 @@ class Source:
     """
 
     def __init__(
-        self, name: str, frames: Frames, *, size: Size, fps: float, live: bool, length: int | None = None
+        self,
+        name: str,
+        frames: Frames,
+        *,
+        size: Size,
+        fps: float,
+        live: bool,
+        length: int | None = None,
+        when: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.name, self.size, self.fps, self.live = name, size, fps, live
         self.length = length  # how many frames there are, about; None: endless or unknown
         self.paced = False  # True: frames of a file come no faster than they were filmed
-        self.captured = 0.0  # time.perf_counter() of the last frame handed out; of a file: when it was handed out
-        self._frames = frames
+        # time.perf_counter() when the last frame handed out was captured; of a file: when it was handed out.
+        self.captured = 0.0
+        self._frames, self._when = frames, when  # asked after each frame: when it was captured
         self._held: deque[tuple[np.ndarray, float]] = deque(maxlen=1 if live else AHEAD)
         self._changed = Condition()
         self._ended = self._closed = False
@@ -89,7 +101,7 @@ class Source:
     def _capture(self) -> None:
         try:
             for frame in self._frames:
-                at = time.perf_counter()
+                at = self._when()
                 with self._changed:
                     if not self.live:
                         self._changed.wait_for(lambda: len(self._held) < AHEAD or self._closed)
@@ -106,15 +118,18 @@ class Source:
                 self._changed.notify_all()
 
 
-def open_stream(name: str, *where: Any, problem: str, live: bool | None = None, ends: bool = False) -> Source:
+def open_stream(
+    name: str, *where: Any, problem: str, live: bool | None = None, ends: bool = False, stamped: bool = False
+) -> Source:
     """A source of what OpenCV's VideoCapture opens; UsageError with `problem` where it gives no frame.
 
     With live=None whatever does not know its length is live. A live one is lost when it ends, unless it `ends`.
+    The frames of a `stamped` one carry the time at which they were sent.
     """
     capture = cv2.VideoCapture(*where)
     length = max(0, round(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
     live = length is None if live is None else live
-    reader = Reader(name, capture, None if live else length)
+    reader = Reader(name, capture, None if live else length, stamped)
     first = reader.read()
     if first is None:
         capture.release()
@@ -131,14 +146,15 @@ def open_stream(name: str, *where: Any, problem: str, live: bool | None = None, 
             fps = 1 / (reader.at - reader.began)
             length = length and max(2, round(length * fps / reader.fps))
     frames = reader.frames(begin, endless=live and not ends)
-    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=length)
+    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=length, when=lambda: reader.captured)
 
 
 def open_address(address: str) -> Source:
     """A source of what a server sends; UsageError where it sends no frame."""
     limit = int(1000 * PATIENCE_S)
-    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
-    return open_stream(address, address, cv2.CAP_FFMPEG, options, problem="gives no picture; is the address right?")
+    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit, *ONE_THREAD]
+    problem, stamped = "gives no picture; is the address right?", address.partition(":")[0] in STAMPED
+    return open_stream(address, address, cv2.CAP_FFMPEG, options, problem=problem, stamped=stamped)
 
 
 def open_pipe(path: Path) -> Source:
@@ -148,7 +164,7 @@ def open_pipe(path: Path) -> Source:
         if not select.select([waiting], [], [], PATIENCE_S)[0]:
             raise UsageError(f"{path}: no program wrote into this pipe for {PATIENCE_S:.0f} seconds")
         problem = "is not a video that can be read from a pipe, such as MPEG-TS or Matroska"
-        return open_stream(str(path), str(path), cv2.CAP_FFMPEG, problem=problem, live=True, ends=True)
+        return open_stream(str(path), str(path), cv2.CAP_FFMPEG, ONE_THREAD, problem=problem, live=True, ends=True)
     finally:
         os.close(waiting)
 
@@ -156,8 +172,11 @@ def open_pipe(path: Path) -> Source:
 class Reader:
     """Reads one VideoCapture to its end, over what is damaged, and says what was missing."""
 
-    def __init__(self, name: str, capture: cv2.VideoCapture, length: int | None) -> None:
+    def __init__(self, name: str, capture: cv2.VideoCapture, length: int | None, stamped: bool) -> None:
         self.name, self.length = name, length
+        self.captured = 0.0  # time.perf_counter() when the last frame was captured, as far as anybody tells
+        self._sent = StreamClock() if stamped else None
+        self._driver = capture.isOpened() and capture.getBackendName() == "V4L2"
         self.fps = capture.get(cv2.CAP_PROP_FPS)
         self.given = 0  # frames read
         self.failed = 0  # reads that failed before another one did not
@@ -169,7 +188,9 @@ class Reader:
         """The next frame, BGR, or None where none comes any more."""
         begin = time.perf_counter()
         for failed in range(max(FAILURES, (self.length or 0) - self.given)):
-            _, frame = self._capture.read()
+            grabbed = self._capture.grab()
+            came = time.perf_counter()
+            frame = self._capture.retrieve()[1] if grabbed else None
             if frame is not None:
                 at = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if self.given:
@@ -177,12 +198,19 @@ class Reader:
                 else:
                     self.began = at
                 self.at = at
+                self.captured = self._when(at, came)
                 self.given += 1
                 self.failed += failed
                 return frame
             if not self._capture.isOpened() or time.perf_counter() - begin > PATIENCE_S:
                 break
         return None
+
+    def _when(self, at: float, came: float) -> float:
+        # A driver tells when it got the picture, on Linux by perf_counter's own clock; a few use another one.
+        if self._driver:
+            return at if 0 <= came - at < PATIENCE_S else came
+        return self._sent(at, came) if self._sent else came
 
     def frames(self, begin: list[np.ndarray], endless: bool) -> Frames:
         """All frames, RGB, `begin` of which have been read already.
@@ -216,3 +244,21 @@ class Reader:
         if self.jump * self.fps - 1 > 0.8 * missing:
             return f"is damaged: {missing} of its {length} frames are missing, in a gap of {self.jump:.2g} seconds"
         return None
+
+
+class StreamClock:
+    """When the frames of a stream were sent, by their time stamps: the least delayed one was sent as it came.
+
+    What all of them are late by, the camera's encoder and the way here, cannot be seen so; a queue can.
+    """
+
+    def __init__(self) -> None:
+        self._stamp, self._came, self._offset = -math.inf, 0.0, math.inf
+
+    def __call__(self, stamp: float, came: float) -> float:
+        """time.perf_counter() when a frame was sent that has this stamp, in seconds, and came at this time."""
+        if stamp <= self._stamp:  # it has begun anew, or tells no time
+            self._offset = math.inf
+        self._offset = min(self._offset + DRIFT * (came - self._came), came - stamp)
+        self._stamp, self._came = stamp, came
+        return stamp + self._offset

@@ -323,6 +323,115 @@ def test_a_pipe_that_nobody_writes_is_named(tmp_path: Path, monkeypatch: pytest.
         open_source(str(tmp_path / "pipe"))
 
 
+RATE = 10.0  # frames per second of the streams below
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[bytes]:
+    """80 frames of RATE as an MPEG transport stream, in as many parts that begin where a frame does."""
+    path, parts = tmp_path / "parts.ts", [b""]
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FMP4"), RATE, (SIZE[1], SIZE[0]))
+    for index in range(80):
+        writer.write(numbered(index % 30)[..., ::-1])
+    writer.release()
+    data = path.read_bytes()
+    for packet in (data[start : start + 188] for start in range(0, len(data), 188)):
+        if packet[1] & 0x40 and b"\0\0\1\xe0" in packet and b"\0\0\1\xe0" in parts[-1]:  # the next frame begins
+            parts.append(b"")
+        parts[-1] += packet
+    assert len(parts) == 80
+    return parts
+
+
+def test_a_decoder_holds_no_frame_back_for_each_processor(
+    parts: list[bytes], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "PATIENCE_S", 1.0)
+    done = threading.Event()
+
+    def send(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        for part in parts:
+            request.wfile.write(part)
+            time.sleep(0.01)
+        done.wait(10)  # a camera that waits: what the decoder holds back now would not come
+
+    with open_source(serve(send)) as source, pytest.raises(UsageError, match="gave no frame|stopped giving"):
+        for frame in source:
+            newest = number(frame)
+    done.set()
+    # The container says where a frame ends, and the codec too, by where the next one begins.
+    assert source.live and newest >= 79 % 30 - 2
+
+
+def test_the_latency_is_the_age_of_the_picture(parts: list[bytes]) -> None:
+    sent: list[float] = []
+
+    def send(listening: socket.socket) -> None:
+        with listening, suppress(ConnectionError):
+            connection, _ = listening.accept()
+            begin = time.perf_counter()
+            for index, part in enumerate(parts):
+                queued = 1.0 if index > 30 else 0.0  # from here on a second's frames wait somewhere on the way
+                time.sleep(max(0.0, begin + index / RATE + queued - time.perf_counter()))
+                sent.append(begin + index / RATE)
+                connection.sendall(part)
+            connection.close()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=send, args=(listening,), daemon=True).start()
+    shown, true = [], []
+    address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+    with open_source(address) as source, pytest.raises(UsageError, match="stopped giving"):
+        for frame in source:
+            now, behind = time.perf_counter(), (len(sent) - 1 - number(frame)) % 30
+            shown.append(now - source.captured)
+            true.append(now - sent[len(sent) - 1 - behind])  # by the clock in the picture
+    steady = np.median(shown[5:15]), np.median(true[5:15])
+    queued = np.median(shown[-25:-5]), np.median(true[-25:-5])
+    assert steady[1] < 0.5 < 0.9 < queued[1]
+    assert 0 <= steady[1] - steady[0] < 3 / RATE  # what the container holds back cannot be seen
+    assert queued[0] - steady[0] == pytest.approx(queued[1] - steady[1], abs=0.2)
+
+
+def test_the_clock_of_a_stream_follows_its_least_delayed_frame() -> None:
+    clock = capture.StreamClock()
+    late = [0.5, 0.3, 0.1, 0.1, 0.8, 0.2, 0.1]
+    ages = [100 + i + by - clock(float(i), 100 + i + by) for i, by in enumerate(late)]
+    assert ages == pytest.approx([0, 0, 0, 0, 0.7, 0.1, 0.0], abs=2e-3)
+    assert clock(2.0, 200.0) == 200.0  # the camera has begun anew
+    slow = [200 + i * 1.0001 - clock(2.0 + i, 200 + i * 1.0001) for i in range(1, 10_000)]  # its clock goes slower
+    assert max(slow) < 1e-3
+    assert [clock(0.0, 3e4), clock(0.0, 4e4), clock(0.0, 5e4)] == [3e4, 4e4, 5e4]  # it tells no time
+
+
+def test_a_driver_tells_when_it_captured() -> None:
+    now = time.perf_counter()
+
+    class Camera:
+        stamps = iter([now - 0.2, now - 1e6, 1.7e9])  # as V4L2 has it; of another clock; of the day
+
+        def get(self, what: int) -> float:
+            return 1000 * next(self.stamps) if what == cv2.CAP_PROP_POS_MSEC else 0.0
+
+        def isOpened(self) -> bool:
+            return True
+
+        def getBackendName(self) -> str:
+            return "V4L2"
+
+        def grab(self) -> bool:
+            return True
+
+        def retrieve(self) -> tuple[bool, np.ndarray]:
+            return True, numbered(0)
+
+    reader = capture.Reader("camera", Camera(), None, stamped=False)
+    captured = [reader.captured for _ in range(3) if reader.read() is not None]
+    assert captured[0] == pytest.approx(now - 0.2, abs=1e-3) and min(captured[1:]) >= now
+
+
 def test_a_stream_over_udp(stream: bytes) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
