@@ -1,6 +1,7 @@
 import doctest
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -393,6 +394,42 @@ def test_the_latency_is_the_age_of_the_picture(parts: list[bytes]) -> None:
     assert steady[1] < 0.5 < 0.9 < queued[1]
     assert 0 <= steady[1] - steady[0] < 3 / RATE  # what the container holds back cannot be seen
     assert queued[0] - steady[0] == pytest.approx(queued[1] - steady[1], abs=0.2)
+
+
+def rtsp(listening: socket.socket, parts: list[bytes]) -> None:
+    """Answers one client as an RTSP camera does, and sends it a transport stream over the same connection."""
+    connection, _ = listening.accept()
+    with listening, connection, connection.makefile("rb") as requests, suppress(ConnectionError):
+        verb = ""
+        while verb != "PLAY":
+            lines = [line.decode().strip() for line in iter(requests.readline, b"\r\n")]
+            verb, count = lines[0].split()[0], next(line for line in lines if line.startswith("CSeq"))
+            head, body = "Public: OPTIONS, DESCRIBE, SETUP, PLAY", ""
+            if verb == "DESCRIBE":
+                body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+                head = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}"
+            elif verb == "SETUP":
+                head = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1"
+            connection.sendall(f"RTSP/1.0 200 OK\r\n{count}\r\nSession: 1\r\n{head}\r\n\r\n{body}".encode())
+        number = 0
+        for index, part in enumerate(parts):
+            for start in range(0, len(part), 7 * 188):
+                data = part[start : start + 7 * 188]
+                header = struct.pack(">BBHII", 128, 33, number, int(90_000 * index / RATE), 1)
+                connection.sendall(struct.pack(">cBH", b"$", 0, len(header + data)) + header + data)
+                number += 1
+            time.sleep(0.02)
+
+
+def test_an_rtsp_camera_is_live_and_its_end_is_named(parts: list[bytes]) -> None:
+    listening, seen = socket.create_server(("127.0.0.1", 0)), []
+    threading.Thread(target=rtsp, args=(listening, parts), daemon=True).start()
+    lost = pytest.raises(UsageError, match="stopped giving frames")
+    with open_source(f"RTSP://127.0.0.1:{listening.getsockname()[1]}/camera") as source, lost:
+        assert source.live and source.size == SIZE
+        for frame in source:
+            seen.append(number(frame))
+    assert len(seen) > 20 and seen[-1] >= 79 % 30 - 2
 
 
 def test_the_clock_of_a_stream_follows_its_least_delayed_frame() -> None:
