@@ -104,6 +104,9 @@ def run(
                     "{frames} frames, {fps:.1f} fps, latency {latency_p50_ms:.0f} ms".format(**vars(clock.summary()))
                 )
             raise
+        finally:
+            if source.live and source.lost:
+                show.note(f"{source.lost} frames of {source.name} could not be read")
     return clock.summary()
 
 

@@ -53,6 +53,7 @@ class Source:
         live: bool,
         length: int | None = None,
         when: Callable[[], float] = time.perf_counter,
+        lost: Callable[[], int] = int,
     ) -> None:
         self.name, self.size, self.fps, self.live = name, size, fps, live
         self.length = length  # how many frames there are, about; None: endless or unknown
@@ -60,6 +61,7 @@ class Source:
         # time.perf_counter() when the last frame handed out was captured; of a file: when it was handed out.
         self.captured = 0.0
         self._frames, self._when = frames, when  # asked after each frame: when it was captured
+        self._lost = lost
         self._held: deque[tuple[np.ndarray, float]] = deque(maxlen=1 if live else AHEAD)
         self._changed = Condition()
         self._ended = self._closed = False
@@ -84,6 +86,11 @@ class Source:
             self._changed.notify_all()
         self.captured = at if self.live else time.perf_counter()
         return frame
+
+    @property
+    def lost(self) -> int:
+        """How many frames so far could not be read; a file says it by itself at its end."""
+        return self._lost()
 
     def close(self) -> None:
         """Ends the capture; a frame in the making is waited for briefly."""
@@ -146,7 +153,8 @@ def open_stream(
             fps = 1 / (reader.at - reader.began)
             length = length and max(2, round(length * fps / reader.fps))
     frames = reader.frames(begin, endless=live and not ends)
-    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=length, when=lambda: reader.captured)
+    when, lost = lambda: reader.captured, lambda: reader.failed
+    return Source(name, frames, size=first.shape[:2], fps=fps, live=live, length=length, when=when, lost=lost)
 
 
 def open_address(address: str) -> Source:

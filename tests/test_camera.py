@@ -570,7 +570,7 @@ def test_a_network_camera_goes_on_after_broken_pictures(serve: Callable[..., str
     with open_source(serve(lambda request: send_jpegs(request, broken))) as source, lost:
         for frame in source:
             seen.append(number(frame))
-    assert seen[0] == 1 and seen[-5:] == [25] * 5
+    assert seen[0] == 1 and seen[-5:] == [25] * 5 and source.lost == 5
 
 
 @pytest.mark.parametrize("stalls", [True, False])

@@ -151,6 +151,12 @@ def test_slow_and_fast_films_keep_their_time(fake_artifact: Path, tmp_path: Path
             assert len(list(recorded)) / recorded.fps == pytest.approx(10 / fps, rel=1e-3)
 
 
+def test_what_a_live_source_lost_is_told(fake_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = Source("camera 0", frames(10**6, 0.01), size=(60, 80), fps=25, live=True, lost=lambda: 7)
+    camera.run(Predictor(fake_artifact), live, headless=True, limit=3)
+    assert "7 frames of camera 0 could not be read" in capsys.readouterr().err
+
+
 def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(fake_artifact)
     monkeypatch.setattr(predictor, "maps", lambda frame: pytest.fail("ran"))
