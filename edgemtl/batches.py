@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgemtl.data.augment import augment
+from edgemtl.augment import augment
 from edgemtl.errors import UsageError
 from edgemtl.models import MEAN, STD
 from edgemtl.recipe import Recipe

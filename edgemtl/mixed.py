@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgemtl import checkpoint, evaluate, exact, predictor, quantizers, registry, sensitivity
 from edgemtl import recipe as recipes
-from edgemtl.data.augment import fit
+from edgemtl.augment import fit
 from edgemtl.errors import UsageError
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.quantizers import FakeQuantize
