@@ -6,6 +6,7 @@ resuming nor the number of workers or processes changes what sample n is.
 
 import signal
 import threading
+from functools import cache
 from typing import Any, Generator, Iterator
 
 import cv2
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgemtl.augment import augment
 from edgemtl.errors import UsageError
-from edgemtl.models import MEAN, STD
+from edgemtl.prepare import Normalise
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
 
@@ -159,9 +160,14 @@ def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, d
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(B, 3, H, W) float32, by ImageNet's mean and deviation, of uint8 RGB frames (B, H, W, 3)."""
-    mean, std = (torch.tensor(v, device=frames.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (frames.permute(0, 3, 1, 2).float() - mean) / std
+    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
+    made: Tensor = _deployed(frames.device)(frames.permute(0, 3, 1, 2).float())
+    return made
+
+
+@cache
+def _deployed(device: torch.device) -> Normalise:
+    return Normalise().to(device)
 
 
 def _quiet(worker: int) -> None:

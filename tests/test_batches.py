@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgemtl.batches import Stream, loader, normalise, tensors
 from edgemtl.errors import UsageError
+from edgemtl.prepare import Normalise
 from edgemtl.recipe import Data, Network, Recipe, Training
 from edgemtl.tasks import build
 
@@ -72,6 +73,11 @@ def test_normalise_is_torchvisions():
     frame = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), np.uint8)
     expected = (frame / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(normalise(torch.from_numpy(frame)).permute(0, 2, 3, 1), expected, atol=1e-5)
+
+
+def test_training_normalises_as_the_deployed_network_does():
+    frame = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)  # every value a camera gives
+    assert torch.equal(normalise(frame), Normalise()(frame.permute(0, 3, 1, 2).float()))
 
 
 def test_a_task_that_a_sample_lacks_is_ignored_everywhere():

@@ -9,11 +9,11 @@ import numpy as np
 
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Size
+from edgemtl.tasks.normals import Normals
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG's markers; neither occurs inside a scan's own data
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
-UNKNOWN_NORMAL = 0.5  # a shorter vector means: not known
 
 
 def place(root: Path, names: Iterable[str]) -> Path:
@@ -107,9 +107,9 @@ def directions(path: Path, raw: np.ndarray) -> np.ndarray:
     if raw.dtype == np.uint8:
         normal *= np.float32(2 / 255)
         normal -= 1
-    length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
-    known = length > UNKNOWN_NORMAL
+    known = Normals().valid(normal)
     normal[~known] = 0  # not by a factor of 0, which a NaN survives
+    length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
     normal *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
     return normal
 

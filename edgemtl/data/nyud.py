@@ -40,7 +40,7 @@ def _semseg(path: Path, raw: np.ndarray) -> np.ndarray:
 
 def _depth(path: Path, raw: np.ndarray) -> np.ndarray:
     check(path, raw, raw.dtype.kind == "f" and raw.ndim == 2, "one channel of metres as floats")
-    return np.where(np.isfinite(raw) & (raw > 0), raw, 0).astype(np.float32)
+    return np.where(TASKS["depth"].valid(raw), raw, 0).astype(np.float32)
 
 
 def _edge(path: Path, raw: np.ndarray) -> np.ndarray:

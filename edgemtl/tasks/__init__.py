@@ -67,8 +67,8 @@ class Task(BaseModel):
         """A label of this size in which every pixel is ignored."""
         raise NotImplementedError
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) bool: the pixels that count."""
+    def valid(self, label: Any) -> Any:
+        """(..., H, W) bool: the pixels that count, for metric and loss alike; of an array or of a tensor."""
         raise NotImplementedError
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the tasks share: labels of small integers (255 ignored), colours, and the scores of class ids."""
 
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -100,7 +101,7 @@ class ClassLabels(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Depth: metres from the camera's plane to what every pixel shows, scored by the root mean squared error."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ class Depth(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.zeros(size, np.float32)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return (label > 0) & (label < math.inf)
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:

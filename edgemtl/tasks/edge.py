@@ -1,6 +1,6 @@
 """Edges: the probability that a pixel lies on an object's boundary, scored by the boundary F-measure (odsF)."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -46,7 +46,7 @@ class Edge(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:

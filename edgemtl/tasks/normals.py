@@ -1,7 +1,7 @@
 """Surface normals: the direction every pixel's surface faces, scored by the mean angular error."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ class Normals(Task):
     headline: ClassVar[str] = "mean"
     higher_is_better: ClassVar[bool] = False
     unit: ClassVar[str] = "deg"
+    SHORTEST: ClassVar[float] = 0.5  # a vector of a label must be longer, or it means: not known
 
     @property
     def channels(self) -> int:
@@ -41,8 +42,10 @@ class Normals(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.zeros((*size, 3), np.float32)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
-        return np.einsum("hwc,hwc->hw", label, label) > 0.25
+    def valid(self, label: Any) -> Any:
+        x, y, z = label[..., 0], label[..., 1], label[..., 2]
+        square = x * x + y * y + z * z
+        return (square > self.SHORTEST**2) & (square < math.inf)
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return _unit(bilinear(np.moveaxis(np.asarray(map), 0, -1), size))

@@ -1,6 +1,6 @@
 """Saliency: the probability that a pixel belongs to what catches the eye, scored by the best F-measure."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -33,7 +33,7 @@ class Saliency(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:

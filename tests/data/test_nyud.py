@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edgemtl.data import nyud
+from edgemtl.data._files import directions
 from edgemtl.errors import UsageError
 
-TASKS = ("semseg", "depth", "normals", "edge")
+TASKS = nyud.TASKS
 H, W = 12, 16
 
 
@@ -45,7 +46,7 @@ def root(request, tmp_path: Path) -> Path:
 
 
 def test_values_and_ignore_rules(root):
-    samples = nyud.open(root, "val", TASKS)
+    samples = nyud.open(root, "val", tuple(TASKS))
     assert len(samples) == 2 and samples.name(1) == "0002"
     sample = samples[0]
     assert sample["image"][5, 5, 2] > 190 and sample["image"][5, 5, 0] < 30  # RGB
@@ -59,6 +60,15 @@ def test_values_and_ignore_rules(root):
     length = np.linalg.norm(sample["normals"], axis=-1)
     assert np.all((np.abs(length - 1) < 1e-5) | (length == 0))
     assert set(np.unique(sample["edge"])) == {0, 1}
+
+
+def test_the_normals_that_are_read_are_those_that_count(root):
+    raw = np.zeros((H, W, 3), np.float32)
+    raw[0, :7, 1] = 0.3, 0.499, 0.501, 1, 2, np.nan, np.inf
+    known = TASKS["normals"].valid(raw)
+    assert known[0, :7].tolist() == [False, False, True, True, True, False, False] and known.sum() == 3
+    label = directions(root, raw)
+    assert (TASKS["normals"].valid(label) == known).all() and np.isfinite(label).all() and not label[~known].any()
 
 
 def test_only_the_tasks_asked_for_are_read(root):
@@ -77,12 +87,12 @@ def test_only_the_tasks_asked_for_are_read(root):
 def test_a_broken_folder_is_named(root, break_it, names):
     break_it(root)
     with pytest.raises(UsageError) as error:
-        nyud.open(root, "val", TASKS)
+        nyud.open(root, "val", tuple(TASKS))
     assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)
 
 
 def test_broken_files_are_named_when_they_are_read(root):
-    samples = nyud.open(root, "val", TASKS)
+    samples = nyud.open(root, "val", tuple(TASKS))
     np.save(root / "depth/0001.npy", np.ones((H, W + 1), np.float32))
     with pytest.raises(UsageError, match=r"0001.npy has size \(12, 17\), its image \(12, 16\)"):
         samples[0]
@@ -96,14 +106,14 @@ def test_broken_files_are_named_when_they_are_read(root):
 
 def test_no_folder_and_unknown_tasks_say_what_to_do(root):
     with pytest.raises(UsageError, match="EDGEMTL_DATA"):
-        nyud.open(None, "val", TASKS)
+        nyud.open(None, "val", tuple(TASKS))
     with pytest.raises(UsageError, match="no labels for 'sal'"):
         nyud.open(root, "val", ("sal",))
 
 
 @pytest.mark.skipif("EDGEMTL_DATA" not in os.environ, reason="real NYUD-v2 data: set EDGEMTL_DATA")
 def test_real_frames_have_sane_labels():
-    samples = nyud.open(Path(os.environ["EDGEMTL_DATA"]), "val", TASKS)
+    samples = nyud.open(Path(os.environ["EDGEMTL_DATA"]), "val", tuple(TASKS))
     sample = samples[0]
     assert 0.3 < np.median(sample["depth"]) < 10
     assert sample["semseg"][sample["semseg"] != 255].max() < 40
