@@ -17,11 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgemtl.augment import augment
 from edgemtl.errors import UsageError
+from edgemtl.losses import CLASSES
 from edgemtl.prepare import Normalise
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
-
-CLASSES = ("semseg", "human_parts")  # tasks whose label is a class id
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
@@ -71,16 +70,13 @@ class Augmented(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray] | UsageError:
         number, index = key
         try:
-            return self._view(self.samples[index], self.samples.name(index), number)
+            return self._view(self.samples[index], number)
         except UsageError as error:
             return error
 
-    def _view(self, sample: dict[str, np.ndarray], name: str, number: int) -> dict[str, np.ndarray]:
+    def _view(self, sample: dict[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
         recipe = self.recipe
-        size, stride = sample["image"].shape[:2], recipe.training.label_stride
-        for task in recipe.tasks:
-            if task in sample and sample[task].shape[:2] != size:
-                raise UsageError(f"{name}: the {task} label is {sample[task].shape[:2]}, the image {size}")
+        stride = recipe.training.label_stride
         rng = np.random.default_rng([recipe.training.seed, number])
         view = augment(sample, recipe.size, recipe.augment, recipe.tasks, rng)
         small = (recipe.size[0] // stride, recipe.size[1] // stride)

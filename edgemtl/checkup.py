@@ -15,12 +15,12 @@ from edgemtl import draw, registry, show
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import replacing
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import IGNORED, ClassLabels
+from edgemtl.tasks._labels import ClassLabels
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 
-FAR_M = 100  # no depth label of a room or a street lies beyond; millimetres taken for metres do
 DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
+FAR_M = Depth.FARTHEST
 SHOWN = 5  # problems of a split, frames that recur
 PICTURED = 3  # frames of a split
 ROW = (340, 1800)  # the picture's canvas for a frame
@@ -65,7 +65,7 @@ class Split:
         for name, task in self.tasks.items():
             if name in sample:
                 counts[name] = _count(task, sample[name])
-                if wrong := _wrong(task, counts[name]):
+                if wrong := task.wrong(sample[name]):
                     problems.append(f"{paths[name][0]} holds {wrong}")
         image = sample.get("image")
         digest = b"" if image is None else hashlib.blake2b(image.tobytes(), digest_size=16).digest()
@@ -174,15 +174,6 @@ def _count(task: Task, label: np.ndarray) -> np.ndarray:
         backwards = np.take_along_axis(values, axis[:, None], -1)[:, 0] < 0
         return np.bincount(2 * axis + backwards, minlength=len(DIRECTIONS))
     return np.bincount(values, minlength=256)
-
-
-def _wrong(task: Task, counts: np.ndarray) -> str:
-    """Which values are out of range; empty where none are."""
-    if isinstance(task, Depth):
-        return f"depths of more than {FAR_M} m; metres are expected" if counts[-1] else ""
-    names = _names(task)
-    ids = np.flatnonzero(counts[len(names) :]) + len(names)
-    return f"{task.name} value {ids[-1]}; allowed: 0 to {len(names) - 1}, {IGNORED} for ignored" if len(ids) else ""
 
 
 def _names(task: Task) -> Sequence[str]:

@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, registry, sensitivity, show
+from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import CODES
-from edgemtl.losses import losses
+from edgemtl.losses import check_weights, losses
 from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.replay import Replay
+from edgemtl.samples import load
 from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
 
@@ -62,9 +63,7 @@ def compress(
     deployed = load_float(run)
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
-    if len(samples) == 0:
-        raise UsageError(f"the train split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
+    samples = load(recipe, data, "train")
     about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
     about["exact"] = recipe.compression.is_exact
     if recipe.compression.budget:
@@ -132,9 +131,10 @@ def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recip
                 f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like"
             )
     recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
-    if iterations is None:
-        return recipe
-    return recipes.override(recipe, [f"compression.iterations={iterations}"])
+    if iterations is not None:
+        recipe = recipes.override(recipe, [f"compression.iterations={iterations}"])
+    check_weights(recipe)
+    return recipe
 
 
 # ---- calibration

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemtl.recipe import Losses
+from edgemtl.errors import UsageError, unknown
+from edgemtl.recipe import Losses, Recipe
 from edgemtl.tasks import Task
 
 IGNORED = 255
+CLASSES = ("semseg", "human_parts")  # tasks whose label is a class id
 
 
 class Pixels(NamedTuple):
@@ -89,6 +91,21 @@ def count(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
         positive = (labels[name] == 1).sum() if name in ("edge", "sal") else torch.zeros_like(valid.sum())
         rows.append(torch.stack([torch.full_like(positive, valid.numel()), valid.sum(), positive]))
     return torch.stack(rows)
+
+
+def check_weights(recipe: Recipe) -> None:
+    """UsageError where the recipe's weights are not those of its tasks and of their classes."""
+    for name in recipe.tasks:
+        if name not in recipe.training.weights:
+            raise UsageError(f"training.weights has no {name}; it needs a number for every task")
+    for name, weights in recipe.training.losses.class_weights.items():
+        if name not in CLASSES:
+            raise unknown("task with classes in training.losses.class_weights", name, CLASSES)
+        if weights and name in recipe.tasks and len(weights) != recipe.tasks[name].channels:
+            raise UsageError(
+                f"training.losses.class_weights has {len(weights)} numbers for {name}, which has"
+                f" {recipe.tasks[name].channels} classes"
+            )
 
 
 def losses(

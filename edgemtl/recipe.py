@@ -81,8 +81,8 @@ class Training(Options):
     weights: dict[str, float]  # loss weight of each task
     balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
     losses: Losses = Losses()
-    workers: int = 2
-    seed: int = 0
+    workers: int = Field(2, ge=0)
+    seed: int = Field(0, ge=0)
 
 
 class Compression(Options):

@@ -12,17 +12,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl import balance, checkpoint, journal, reference, registry, show
+from edgemtl import balance, checkpoint, journal, reference, show
 from edgemtl.backbones import synchronised
-from edgemtl.batches import CLASSES, loader, tensors
+from edgemtl.batches import loader, tensors
 from edgemtl.checkpoint import FLOAT, LAST
-from edgemtl.errors import CheckFailed, UsageError, unknown
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores
 from edgemtl.files import read_json
 from edgemtl.launch import Precision, launch
-from edgemtl.losses import count, losses
+from edgemtl.losses import check_weights, count, losses
 from edgemtl.models import build
 from edgemtl.recipe import Recipe
+from edgemtl.samples import load
 from edgemtl.schedule import average, optimizer, set_rate
 from edgemtl.stop import Stop, Stopped
 from edgemtl.validate import merit, report, validate
@@ -58,7 +59,7 @@ def train(
     """
     init = init / FLOAT if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: _open(recipe, data, split) for split in ("train", "val")}
+    samples = {split: load(recipe, data, split) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     with Stop() as stop:
         training = _Training(recipe, run, fabric, samples, stop, resume, init)
@@ -288,17 +289,7 @@ class _Training:
 
 
 def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
-    for name in recipe.tasks:
-        if name not in recipe.training.weights:
-            raise UsageError(f"training.weights has no {name}; it needs a number for every task")
-    for name, weights in recipe.training.losses.class_weights.items():
-        if name not in CLASSES:
-            raise unknown("task with classes in training.losses.class_weights", name, CLASSES)
-        if weights and name in recipe.tasks and len(weights) != recipe.tasks[name].channels:
-            raise UsageError(
-                f"training.losses.class_weights has {len(weights)} numbers for {name}, which has"
-                f" {recipe.tasks[name].channels} classes"
-            )
+    check_weights(recipe)
     if resume and (run / journal.RECIPE).is_file():
         journal.check_same(run, recipe)
         begun = read_json(run / journal.RECIPE).get("init")
@@ -307,10 +298,3 @@ def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for name in (LAST, FLOAT):
         if not resume and (run / name).exists():
             raise UsageError(f"{run} already holds {name}; go on with --resume or choose another --run")
-
-
-def _open(recipe: Recipe, data: Path | None, split: str) -> Any:
-    samples = registry.load("data", recipe.data.name).open(data, split, tuple(recipe.tasks), **recipe.data.options)
-    if len(samples) == 0:
-        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
-    return samples

@@ -429,6 +429,7 @@ def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypa
     "setting, message",
     [
         ("size=[64,64]", "fixed once a network is trained"),
+        ("training.losses.class_weights=[1,2,3,4,5,6,7]", "class_weights has 7 numbers for semseg, which has "),
         ("compression.iteration=4", "did you mean 'compression.iterations'"),
         ("compression.rate=0", "greater than 0"),
     ],

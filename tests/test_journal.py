@@ -5,6 +5,7 @@ import torch
 
 from edgemtl import journal
 from edgemtl.errors import UsageError
+from edgemtl.files import read_lines
 from edgemtl.journal import Journal
 from edgemtl.recipe import Data, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
@@ -35,6 +36,14 @@ def test_only_what_will_not_come_again_is_kept(tmp_path):
         *lines,
         {"iteration": 5, "loss": {"total": 1.0}},
     ]
+
+
+def test_lines_of_others_stop_nobody(tmp_path):
+    ours = {"iteration": 2, "loss": {}}
+    foreign = [5, [], None, "text", {}, {"note": "x"}, {"iteration": "2"}, {"iteration": 1, "scores": 3}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in [*foreign, ours]))
+    Journal(tmp_path, iteration=4, validated=2).close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [ours]
 
 
 def test_the_same_recipe_passes_and_another_is_named(tmp_path):

@@ -235,8 +235,38 @@ def test_a_label_of_another_size_is_refused(tmp_path, data):
             return sample | {"depth": sample["depth"][:-1]}
 
     data(train=Broken(10))
-    with pytest.raises(UsageError, match=r"the depth label is \(31, 32\), the image \(32, 32\)"):
+    with pytest.raises(UsageError, match=r"the depth label of \d has size \(31, 32\), its image \(32, 32\)"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"semseg": np.uint8(254)}, "the semseg label of 1?1 holds semseg value 254; allowed: 0 to 1, 255 for ignored"),
+        ({"depth": np.float32(3000)}, "the depth label of 1?1 holds depths of more than 100 m; metres are expected"),
+        ({"depth": np.float32(1e30)}, "the depth label of 1?1 holds depths of more than 100 m; metres are expected"),
+    ],
+)
+def test_a_label_that_cannot_be_right_is_named(tmp_path, data, split, wrong, message):
+    class Broken(Tiles):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            for name, value in wrong.items() if index % 10 == 1 else ():
+                label = sample.setdefault(name, np.full((32, 32), 255, np.uint8))
+                label[-1, 7] = value
+            return sample
+
+    data(**{split: Broken(12)})
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        train(tmp_path)
+
+
+def test_a_wrong_option_of_the_data_is_one_line(tmp_path, data):
+    given = recipe()
+    given = given.model_copy(update={"data": Data(name="tiles", options={"sizes": 3})})
+    with pytest.raises(UsageError, match="unknown option in data.options of tiles 'sizes'; known: none"):
+        train(tmp_path, given)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):

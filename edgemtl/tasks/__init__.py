@@ -71,6 +71,10 @@ class Task(BaseModel):
         """(..., H, W) bool: the pixels that count, for metric and loss alike; of an array or of a tensor."""
         raise NotImplementedError
 
+    def wrong(self, label: np.ndarray) -> str:
+        """Which values of a label the task does not have and what it allows; empty where all is well."""
+        return ""
+
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         """The prediction at `size` from a deployed network's map."""
         raise NotImplementedError

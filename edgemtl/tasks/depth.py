@@ -20,6 +20,8 @@ class Depth(Task):
     higher_is_better: ClassVar[bool] = False
     unit: ClassVar[str] = "m"
 
+    FARTHEST: ClassVar[int] = 100  # no label of a room or a street lies beyond; millimetres taken for metres do
+
     far_m: Annotated[float, Field(gt=0)] = 10.0
 
     @property
@@ -37,6 +39,10 @@ class Depth(Task):
 
     def valid(self, label: Any) -> Any:
         return (label > 0) & (label < math.inf)
+
+    def wrong(self, label: np.ndarray) -> str:
+        far = label.max(initial=0, where=self.valid(label)) > self.FARTHEST
+        return f"depths of more than {self.FARTHEST} m; metres are expected" if far else ""
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)

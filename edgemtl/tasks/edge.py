@@ -7,7 +7,7 @@ from pydantic import Field
 
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, bilinear, ignored_row, nearest, paint_probability
+from edgemtl.tasks._labels import IGNORED, Colour, bilinear, ignored_row, nearest, paint_probability, past
 
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
@@ -48,6 +48,9 @@ class Edge(Task):
 
     def valid(self, label: Any) -> Any:
         return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)

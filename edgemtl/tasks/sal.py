@@ -6,7 +6,17 @@ import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import IGNORED, Colour, bilinear, colour, ignored_row, nearest, paint_probability, scale
+from edgemtl.tasks._labels import (
+    IGNORED,
+    Colour,
+    bilinear,
+    colour,
+    ignored_row,
+    nearest,
+    paint_probability,
+    past,
+    scale,
+)
 
 
 class Saliency(Task):
@@ -35,6 +45,9 @@ class Saliency(Task):
 
     def valid(self, label: Any) -> Any:
         return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
