@@ -7,11 +7,14 @@ from typing import Any, Iterable
 import cv2
 import numpy as np
 
-from edgemtl.errors import UsageError
+from edgemtl.errors import UsageError, needs
 from edgemtl.tasks import Size
 from edgemtl.tasks.normals import Normals
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8"
+PALETTE = b"\3"  # the kind of colours that a PNG has, its 26th byte
+ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".mat")
+PICTURES = (".png", ".jpg", ".jpeg")
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG's markers; neither occurs inside a scan's own data
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
 
@@ -22,13 +25,20 @@ def place(root: Path, names: Iterable[str]) -> Path:
 
 
 def read_names(listing: Path, what: str, where: str) -> list[str]:
-    """The frames that a split's text file lists, one a line."""
+    """The frames that a split's text file lists, one a line, without the endings of files."""
     if not listing.is_file():
         raise UsageError(f"{what} data: {listing} is missing; {where}")
-    names = listing.read_text(encoding="utf-8", errors="replace").split()
+    lines = map(str.strip, listing.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+    names = [line[: -len(end)] if (end := Path(line).suffix).lower() in ENDINGS else line for line in lines if line]
     if not names:
         raise UsageError(f"{what} data: {listing} names no frame")
     return names
+
+
+def find(folder: Path, name: str, endings: Iterable[str]) -> Path:
+    """A frame's file by the first ending that it has, in small or capital letters; without a file, by the first one."""
+    paths = [folder / (name + form) for ending in endings for form in (ending, ending.upper())]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
@@ -43,22 +53,29 @@ def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
 
 
 def read_plane(path: Path) -> np.ndarray:
-    """(H, W) uint8: a picture of one channel. UsageError where it has more of them or other numbers."""
+    """(H, W) uint8: a picture of one channel, or a grey one. UsageError where it has colours or other numbers."""
     raw = read_image(path, cv2.IMREAD_UNCHANGED)
+    if raw.ndim == 3 and (raw == raw[..., :1]).all():
+        raw = raw[..., 0]
     return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
-def read_palette(path: Path) -> np.ndarray:
-    """(H, W) uint8: a picture of one channel, or of colours by number, as VOC's are, where it gives the numbers."""
-    from PIL import Image  # OpenCV turns the numbers into colours
-
+def read_numbers(path: Path) -> np.ndarray:
+    """A picture of numbers: one channel, or colours by number, as VOC's labels are, of which it gives the numbers."""
+    if _read(path)[:26][-1:] != PALETTE:
+        return read_image(path, cv2.IMREAD_UNCHANGED)
+    with needs("pascal"):
+        from PIL import Image  # OpenCV turns the numbers into colours
     try:
         with Image.open(path) as picture:
-            raw = np.asarray(picture)
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing") from None
+            return np.asarray(picture)
     except Exception as error:  # Pillow's decoders raise what they like
         raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def read_classes(path: Path) -> np.ndarray:
+    """(H, W) uint8: class ids, as numbers or as colours by number."""
+    raw = read_numbers(path)
     return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
@@ -82,6 +99,8 @@ def read_mat(path: Path, variable: str) -> Any:
         raise UsageError(f"{path} is missing") from None
     except KeyError:
         raise UsageError(f"{path} holds no variable {variable}") from None
+    except NotImplementedError:  # MATLAB 7.3's, which is HDF5
+        return _read_hdf(path, variable)
     except Exception as error:  # SciPy lets through whatever a damaged file causes
         raise UsageError(f"{path} cannot be read: {error}") from None
 
@@ -118,6 +137,24 @@ def user_cache() -> Path:
     """The user's own folder for what can be made again."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgemtl"
+
+
+def _read_hdf(path: Path, variable: str) -> np.ndarray:
+    """An array of a MATLAB 7.3 file."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{path} is a file of MATLAB 7.3, which h5py reads; pip install h5py") from error
+    try:
+        with h5py.File(path) as file:
+            if variable not in file:
+                raise UsageError(f"{path} holds no variable {variable}")
+            found = file[variable]
+            if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
+                raise UsageError(f"{path} holds a struct in the format of MATLAB 7.3; save it again with -v7")
+            return np.asarray(found).T  # MATLAB's columns come first
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
 
 
 def _read(path: Path) -> bytes:

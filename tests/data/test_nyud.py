@@ -76,6 +76,54 @@ def test_only_the_tasks_asked_for_are_read(root):
     assert set(nyud.open(root, "train", ("semseg",))[0]) == {"image", "semseg"}
 
 
+def rename(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: (r / "gt_sets/val.txt").write_bytes(b"\xef\xbb\xbf0001\r\n\r\n 0002 \r\n"),
+        lambda r: (r / "gt_sets/val.txt").write_text("0001.png\n0002.JPG\n"),
+        lambda r: [rename(f, f.stem + f.suffix.upper()) for f in r.glob("*/0002.*")],
+        lambda r: (
+            cv2.imwrite(str(r / "images/0002.jpeg"), cv2.imread(str(next((r / "images").glob("0002.*")))))
+            and [f.unlink() for f in (r / "images").glob("0002.*") if f.suffix != ".jpeg"]
+        ),
+        lambda r: (
+            np.save(r / "edge/0001.npy", nyud.open(r, "val", ("edge",))[0]["edge"])
+            or [f.unlink() for f in r.glob("edge/0001.png")]
+        ),
+    ],
+    ids=["byte order mark", "ids with endings", "capital endings", "another ending in between", "array beside picture"],
+)
+def test_files_that_are_there_are_found(root, change):
+    expected = list(map(nyud.open(root, "val", tuple(TASKS)).__getitem__, range(2)))
+    change(root)
+    samples = nyud.open(root, "val", tuple(TASKS))
+    assert [samples.name(k) for k in range(2)] == ["0001", "0002"]
+    for k, before in enumerate(expected):
+        for name, value in samples[k].items():
+            np.testing.assert_allclose(value, before[name], atol=30 if name == "image" else 0)
+
+
+def test_ids_may_hold_spaces(root):
+    for file in root.glob("*/0002.*"):
+        rename(file, "a room 2" + file.suffix)
+    (root / "gt_sets/val.txt").write_text("0001\na room 2\n")
+    samples = nyud.open(root, "val", tuple(TASKS))
+    assert samples.name(1) == "a room 2" and set(samples[1]) == {"image", *TASKS}
+
+
+def test_classes_may_be_colours_by_number(root):
+    Image = pytest.importorskip("PIL.Image")
+    before = nyud.open(root, "val", ("semseg",))[0]["semseg"]
+    picture = Image.open(root / "segmentation/0001.png")
+    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tolist())
+    picture.save(root / "segmentation/0001.png")
+    np.testing.assert_array_equal(nyud.open(root, "val", ("semseg",))[0]["semseg"], before)
+
+
 @pytest.mark.parametrize(
     ("break_it", "names"),
     [
