@@ -101,8 +101,9 @@ def checkup(
 
     `dataset` is a file in edgemtl/data, else recognised by its listings; `out` is `doctor` in the current folder, and
     nothing is written beside the data. With `limit`, that many frames of each split, evenly spaced. CheckFailed where
-    files are missing, do not decode, differ in size from their image or hold values out of range; sizes of splits
-    other than the official ones and frames that recur are only told. UsageError where there is no data set.
+    files are missing, do not decode, differ in size from their image or hold values out of range, and where a task has
+    no labels in a split, or the same one everywhere; with a `limit` that is only told, as are sizes of splits other
+    than the official ones and frames that recur. UsageError where there is no data set.
     """
     name, source = _recognise(root, dataset)
     picture = (out or Path("doctor")) / f"{name}.png"
@@ -132,6 +133,12 @@ def checkup(
         _write(picture, splits, source.NAME)
         for note in _notes(splits, source):
             print(f"note: {note}")
+    for split in splits.values():
+        if limit is None:
+            split.problems += _empty(split)
+        else:
+            for problem in _empty(split):
+                print(f"note: {problem}")
     lists = {"": problems} | {split.name: split.found for split in splits.values()}
     for split_name, found in lists.items():
         for problem in found[:SHOWN]:
@@ -269,6 +276,20 @@ def _notes(splits: dict[str, Split], source: ModuleType) -> Iterator[str]:
     if pairs:
         many = f"{len(pairs)} pictures recur under another name, such as"
         yield f"{many if len(pairs) > 1 else '1 picture recurs under another name:'} {pairs[0]}"
+
+
+def _empty(split: Split) -> list[str]:
+    """The tasks for which no frame that was looked at has a label, or none but the same one for every pixel."""
+    found = []
+    for name, task in split.tasks.items():
+        looks = [look for look in split.looks.values() if name in look.counts]
+        values = np.flatnonzero(sum((look.counts[name] for look in looks), np.zeros(1, np.int64)))
+        where = f"of the {_number(len(looks), 'frame')} of {split.name} looked at"
+        if looks and not len(values):
+            found.append(f"none {where} has a {name} label")
+        elif len(values) == 1 and not isinstance(task, (Depth, Normals)):
+            found.append(f"every pixel {where} is {_names(task)[values[0]]!r} by its {name} label")
+    return found
 
 
 def _write(path: Path, splits: dict[str, Split], title: str) -> None:

@@ -1,6 +1,8 @@
 """Reading the files of a data set: whatever is wrong with one is a UsageError that names it."""
 
 import os
+import re
+import zlib
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -15,7 +17,9 @@ PNG, JPEG = b"\x89PNG", b"\xff\xd8"
 PALETTE = b"\3"  # the kind of colours that a PNG has, its 26th byte
 ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".mat")
 PICTURES = (".png", ".jpg", ".jpeg")
-SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG's markers; neither occurs inside a scan's own data
+MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # of JPEG; none of these occurs inside a scan's own data
+SCAN, END = 0xDA, 0xD9
+HOLE = 64  # zero bytes in a row that a JPEG's scan never has, but for flat areas
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
 
 
@@ -42,13 +46,22 @@ def find(folder: Path, name: str, endings: Iterable[str]) -> Path:
 
 
 def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
-    """The picture in a file, colours as RGB. A cut one is refused, which OpenCV may fill up with grey instead."""
+    """The picture in a file, colours as RGB. A cut or damaged one is refused, which OpenCV fills up with grey instead.
+
+    What stands after a picture's end is no concern of ours.
+    """
     data = _read(path)
-    cut = data[:4] == PNG and b"IEND" not in data[-64:]
-    cut |= data[:2] == JPEG and data.rfind(END) < data.rfind(SCAN)
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data and not cut else None
-    if raw is None:
-        raise UsageError(f"{path} is {'cut short' if cut or not data else 'not an image'}")
+    wrong, scan = "" if data else "cut short", b""
+    if data[:4] == PNG:
+        wrong = _wrong_png(data)
+    elif data[:2] == JPEG:
+        scan = data[_scan(data)]
+        wrong = "" if scan else "cut short"
+    raw = None if wrong else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if raw is not None and bytes(HOLE) in scan and _has_hole(scan, raw):
+        wrong = "damaged: there is a run of zeros in the middle"
+    if raw is None or wrong:
+        raise UsageError(f"{path} is {wrong or 'not an image'}")
     return raw if raw.ndim == 2 else cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
 
 
@@ -120,13 +133,19 @@ def check_size(path: Path, label: np.ndarray, size: Size) -> np.ndarray:
 
 
 def directions(path: Path, raw: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float32 unit vectors from uint8 codes (n = 2 v / 255 - 1) or floats; zero where unknown."""
+    """(H, W, 3) float32 unit vectors from uint8 codes (n = 2 v / 255 - 1) or floats; zero where unknown.
+
+    UsageError where all known ones have three times the same number: a black picture, or one of one channel.
+    """
     check(path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float")
     normal = raw.astype(np.float32)
     if raw.dtype == np.uint8:
         normal *= np.float32(2 / 255)
         normal -= 1
     known = Normals().valid(normal)
+    same = (normal[..., 0] == normal[..., 1]) & (normal[..., 1] == normal[..., 2])
+    if known.any() and same[known].all():
+        raise UsageError(f"{path} holds three times the same number at every pixel, which no normals do")
     normal[~known] = 0  # not by a factor of 0, which a NaN survives
     length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
     normal *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
@@ -137,6 +156,44 @@ def user_cache() -> Path:
     """The user's own folder for what can be made again."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgemtl"
+
+
+def _wrong_png(data: bytes) -> str:
+    """What is wrong with a PNG's pieces, each of which has its length and checksum; empty where nothing."""
+    at = 8
+    while len(data) >= at + 12:
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            break
+        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return "damaged: a checksum is wrong"
+        if data[at + 4 : at + 8] == b"IEND":
+            return ""
+        at = end
+    return "cut short"
+
+
+def _scan(data: bytes) -> slice:
+    """Where a JPEG's picture lies, from its first scan to its end; empty where it has none of the two."""
+    first, at = None, len(JPEG)
+    while found := MARKER.search(data, at):
+        kind, at = found[1][0], found.end()
+        if kind == END:
+            return slice(at if first is None else first, at)
+        if kind == SCAN and first is None:
+            first = at
+        at += int.from_bytes(data[at : at + 2], "big")
+    return slice(0)
+
+
+def _has_hole(scan: bytes, picture: np.ndarray) -> bool:
+    """Whether a JPEG's scan has more zero bytes in a row than the picture's flat blocks, of 18 bits at most, need."""
+    run = max(len(zeros) for zeros in re.findall(rb"\0+", scan))
+    grey = picture if picture.ndim == 2 else picture[..., 1]
+    h, w = (length // 8 * 8 for length in grey.shape)
+    blocks = grey[:h, :w].reshape(h // 8, 8, w // 8, 8)
+    flat = np.count_nonzero(np.ptp(blocks, axis=(1, 3)) <= 2)
+    return bool(run > HOLE + flat * 18 / 8)
 
 
 def _read_hdf(path: Path, variable: str) -> np.ndarray:

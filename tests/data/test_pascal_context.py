@@ -148,6 +148,13 @@ def test_saliency_is_what_exceeds_one_half(root: Path) -> None:
     assert label[0, :4].tolist() == [0, 1, 1, 0] and label.sum() == 2
 
 
+def test_saliency_of_zeros_and_ones_is_found(root: Path, tmp_path: Path) -> None:
+    for file in (root / "sal_distill").iterdir():
+        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) > 127).astype(np.uint8))
+    with pytest.raises(CheckFailed, match="every pixel of the 2 frames of train looked at is 'no sal'"):
+        checkup(root, out=tmp_path / "out")
+
+
 def test_normals_are_known_for_shared_classes_alone(root: Path) -> None:
     first, second = (pascal_context.open(root, "train", ("normals",))[k]["normals"] for k in range(2))
     np.testing.assert_allclose(first[1, 0], [1, 0, 0], atol=0.01)
@@ -337,7 +344,12 @@ def test_a_missing_folder_or_listing_is_named(root: Path) -> None:
 
 
 def test_the_check_up_reads_all_five_tasks_and_finds_what_a_loader_forgives(root: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(CheckFailed, match="none of the 2 frames of val looked at has a human_parts label"):
+        checkup(root, out=tmp_path / "out")
+    people = (root / f"human_parts/{NAMES[0]}.mat").read_bytes()
+    (root / f"human_parts/{NAMES[3]}.mat").write_bytes(people)
     before = content(root)
+    capsys.readouterr()
     checkup(root, out=tmp_path / "out")
     out = capsys.readouterr().out
     assert "nothing is broken" in out and "2 more" not in out and "31x47 (1), 40x50 (1)" in out
