@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgemtl import balance, checkpoint, journal, reference, show
 from edgemtl.backbones import synchronised
-from edgemtl.batches import loader, tensors
+from edgemtl.batches import Lost, loader, tensors
 from edgemtl.checkpoint import FLOAT, LAST
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores
@@ -138,7 +138,13 @@ class _Training:
         fabric, done = self.fabric, self.state.iteration
         pin = fabric.device.type == "cuda"
         self.batches = loader(
-            self.samples["train"], self.recipe, done, rank=fabric.global_rank, processes=fabric.world_size, pin=pin
+            self.samples["train"],
+            self.recipe,
+            done,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
+            pin=pin,
+            stop=self.stop,
         )
         if fabric.is_global_zero:
             for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
@@ -182,7 +188,12 @@ class _Training:
         self.model.train()
         set_rate(self.optimizer, options, state.iteration)
         begin = time.perf_counter()
-        batches = [next(self.batches) for _ in range(options.accumulate)]
+        try:
+            batches = [next(self.batches) for _ in range(options.accumulate)]
+        except Stopped:
+            self._stopped()
+        except Lost as lost:
+            self._stopped(f"{lost}: ", " (without such processes where --set training.workers=0 is added)")
         self.interval.waited += time.perf_counter() - begin
         parts = [tensors(fabric.to_device(batch), tasks) for batch in batches]
         counts = fabric.all_reduce(torch.stack([count(labels, tasks) for _, labels in parts]).sum(0), reduce_op="sum")
@@ -276,11 +287,14 @@ class _Training:
         self._show(True)
         self.interval = journal.Interval()
 
-    def _stopped(self) -> NoReturn:
-        self._save()
+    def _stopped(self, why: str = "", how: str = "") -> NoReturn:
+        done = self.state.iteration
+        if done:
+            self._save()
+        saved = f"saved as {self.run / LAST}" if done else "so nothing was saved"
         raise CheckFailed(
-            f"stopped after iteration {self.state.iteration} of {self.options.iterations}, saved as {self.run / LAST};"
-            " the same command with --resume goes on"
+            f"{why}stopped after iteration {done} of {self.options.iterations}, {saved}; the same command with --resume"
+            f" goes on{how}"
         )
 
     def _show(self, on: bool) -> None:

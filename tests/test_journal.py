@@ -53,6 +53,14 @@ def test_the_same_recipe_passes_and_another_is_named(tmp_path):
         journal.check_same(tmp_path, recipe(rate=0.2))
 
 
+@pytest.mark.parametrize("key", ["workers", "save_every"])
+def test_what_does_not_change_the_weights_may_change(tmp_path, key):
+    journal.begin(tmp_path, recipe())
+    other = recipe()
+    other = other.model_copy(update={"training": other.training.model_copy(update={key: 7})})
+    journal.check_same(tmp_path, other)
+
+
 def test_a_key_that_is_younger_than_the_run_counts_with_its_default(tmp_path):
     journal.begin(tmp_path, recipe())
     about = json.loads((tmp_path / "recipe.json").read_text())

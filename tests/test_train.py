@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -205,6 +206,48 @@ def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturb
     assert caught.tb and not multiprocessing.active_children()  # while the traceback keeps everything alive
     train(tmp_path / "run", recipe(workers=2), resume=True)
     assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
+
+
+def test_a_killed_worker_ends_training_with_one_line_and_resume_ends_the_same(tmp_path, data, undisturbed):
+    def die(index):
+        if index == 4 and os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    main = os.getpid()
+    data(train=Tiles(10, die))
+    message = "^a process that reads samples was killed by SIGKILL, as .* memory: stopped after iteration [0-3] of 6, "
+    with pytest.raises(CheckFailed, match=message) as caught:
+        train(tmp_path, recipe(workers=2))
+    assert "\n" not in str(caught.value) and "training.workers=0" in str(caught.value)
+    assert caught.tb and not multiprocessing.active_children()
+    train(tmp_path, recipe(workers=0), resume=True)
+    assert outcome(tmp_path)[:2] == undisturbed.outcome[:2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("last", "end"), [(0, "0 of 6, so nothing was saved"), (4, "1 of 6, saved as .*last.saf")])
+def test_a_wait_for_a_batch_is_told_and_answers_a_signal(
+    tmp_path, data, undisturbed, monkeypatch, capsys, number, last, end
+):
+    reads = []
+
+    def hang(index):
+        reads.append(index)
+        if len(reads) > last and os.getpid() != main:
+            time.sleep(3)
+            os.kill(main, number)
+            time.sleep(600)
+
+    main = os.getpid()
+    monkeypatch.setattr("edgemtl.batches.WAITED", 1)
+    data(train=Tiles(10, hang))
+    begin = time.monotonic()
+    with pytest.raises(CheckFailed, match=f"^stopped after iteration {end}.*--resume goes on$") as caught:
+        train(tmp_path, recipe(workers=1))
+    assert time.monotonic() - begin < 60 and caught.tb and not multiprocessing.active_children()
+    assert "no batch for 1 s: 1 processes read samples" in capsys.readouterr().err
+    train(tmp_path, recipe(workers=0), resume=True)
+    assert outcome(tmp_path)[:2] == undisturbed.outcome[:2]
 
 
 def test_no_handler_of_ended_children_is_left_behind(tmp_path, data, monkeypatch):
