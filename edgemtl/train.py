@@ -2,7 +2,6 @@
 
 import copy
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -267,12 +266,9 @@ class _Training:
         state, tasks = self.state, self.recipe.tasks
         network = self.network if self.average is None else self.average
         self._show(False)
-        scores = None
-        if self.fabric.is_global_zero:
-            with suppress(Stopped):
-                scores = validate(network, self.samples["val"], self.recipe, self.fabric.device, self.stop)
-        scores = self.fabric.broadcast(scores)
-        if scores is None:
+        try:
+            scores = validate(network, self.samples["val"], self.recipe, self.fabric, self.stop)
+        except Stopped:
             self._stopped()
         state.validated, value = state.iteration, merit(scores, tasks)
         better = state.best_merit is None or value > state.best_merit

@@ -560,9 +560,16 @@ def test_killed_and_resumed_ends_the_same(forked, name):
 
 @pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
 def test_two_processes_equal_one(forked, tmp_path, data, balance):
-    """Although one sees other labels than the other, and in some steps none at all for a task."""
+    """Although one sees other labels than the other, and in some steps none at all for a task. They share the frames."""
+    two = forked / f"two {balance}"
+    data(val=Tiles(3))
     train(tmp_path, recipe(plain=True, optimizer="sgd", balance=balance))
-    close(tmp_path, forked / f"two {balance}")
+    close(tmp_path, two)
+    assert [json.loads((two / f"validated {rank}").read_text()) for rank in range(2)] == [[0, 2] * 2, [1] * 2]
+    ours, theirs = ([line["scores"] for line in lines(run) if "scores" in line] for run in (tmp_path, two))
+    assert len(ours) == len(theirs) == 2
+    for mine, others in zip(ours, theirs):
+        assert all(mine[name] == pytest.approx(others[name], rel=1e-4) for name in ("depth", "semseg"))
 
 
 def play(folder):
@@ -617,11 +624,14 @@ def killed(run, what, call):
 
 
 def one_of(processes, rank, run, balance):
-    """Trains as one of torchrun's processes."""
+    """Trains as one of torchrun's processes, and leaves the numbers of the frames that it validated."""
     every = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
     every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500 + os.getppid() % 1000, "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= {name: str(value) for name, value in every.items()}
+    read = []
+    stand_in(setattr, val=Tiles(3, read.append))
     train(run, recipe(plain=True, optimizer="sgd", balance=balance))
+    (run / f"validated {rank}").write_text(json.dumps(read))
 
 
 if __name__ == "__main__":

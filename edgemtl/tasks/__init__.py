@@ -26,6 +26,10 @@ class Meter(Protocol):
         """Every score by name; the task's `headline` is among them."""
         ...
 
+    def add(self, other: Any) -> None:
+        """Takes in what another meter of the same task has seen."""
+        ...
+
     def constant(self) -> float:
         """The headline score, for the labels seen, of the best prediction that is the same at every pixel."""
         ...

@@ -1,7 +1,7 @@
 """What the tasks share: labels of small integers (255 ignored), colours, and the scores of class ids."""
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -133,12 +133,25 @@ class ClassLabels(Task):
         return palette(len(self.class_names), self.class_names[0] == "background")
 
 
-class ClassMeter:
+class Sums:
+    """A meter that holds nothing but sums over pixels, so that meters of a split's parts add up to the whole's."""
+
+    SUMS: ClassVar[tuple[str, ...]]  # the attributes
+
+    def add(self, other: "Sums") -> None:
+        """Takes in what another meter of the same task has seen."""
+        for name in self.SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class ClassMeter(Sums):
     """Intersection over union and accuracy, in percent, over all labelled pixels seen.
 
     `miou` is the mean over all classes, where one that neither occurs nor is predicted counts 0; `miou_present` the
     mean over the classes that occur in the labels; `pixacc` the share of labelled pixels whose class is right.
     """
+
+    SUMS = ("_hit", "_predicted", "_labelled")
 
     def __init__(self, classes: int) -> None:
         self._classes = classes

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import BLACK, Colour, bilinear, colour, look_up, nearest, scale
+from edgemtl.tasks._labels import BLACK, Colour, Sums, bilinear, colour, look_up, nearest, scale
 
 
 class Depth(Task):
@@ -72,8 +72,10 @@ def _table() -> np.ndarray:
     return table
 
 
-class DepthMeter:
+class DepthMeter(Sums):
     """`rmse`: the root of the mean squared error over all valid pixels seen, metres; predictions below 0 count as 0."""
+
+    SUMS = ("_squares", "_pixels", "_moments")
 
     def __init__(self, task: Depth) -> None:
         self._task = task

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, bilinear, ignored_row, nearest, paint_probability, past
+from edgemtl.tasks._labels import IGNORED, Colour, Sums, bilinear, ignored_row, nearest, paint_probability, past
 
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
@@ -67,8 +67,10 @@ class Edge(Task):
         return EdgeMeter(self)
 
 
-class EdgeMeter:
+class EdgeMeter(Sums):
     """`odsf`: the best F-measure of any one threshold over all images seen, in percent (optimal data set scale)."""
+
+    SUMS = ("_counts", "_constant")
 
     def __init__(self, task: Edge) -> None:
         self._thresholds = np.arange(1, task.thresholds + 1) / (task.thresholds + 1)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import GREY, Colour, bilinear, nearest
+from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
 
 
 class Normals(Task):
@@ -76,13 +76,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(length > 1e-9, length, np.inf).astype(vectors.dtype)[..., None]
 
 
-class NormalsMeter:
+class NormalsMeter(Sums):
     """Angular error in degrees over all valid pixels seen: `mean`, `median` and the percentage `within_11.25`.
 
     The angle is 2 atan2(|p - l|, |p + l|), exact near 0 and 180 degrees where the arc cosine is not. The median comes
     from a histogram in steps of 0.01 degrees.
     """
 
+    SUMS = ("_sum", "_near", "_histogram", "_directions")
     STEPS = 100  # a degree
     CELLS = 40  # along each axis of a cube in which the labels' directions are counted
     CANDIDATES = 100  # most frequent directions that are tried as the constant one

@@ -9,6 +9,7 @@ from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import (
     IGNORED,
     Colour,
+    Sums,
     bilinear,
     colour,
     ignored_row,
@@ -65,9 +66,10 @@ class Saliency(Task):
         return SaliencyMeter()
 
 
-class SaliencyMeter:
+class SaliencyMeter(Sums):
     """`maxf`: the best F-measure, beta^2 = 0.3, over the thresholds 0.05, 0.10 .. 0.95; global counts, percent."""
 
+    SUMS = ("_counts",)
     BETA2 = 0.3
     THRESHOLDS = np.arange(1, 20, dtype=np.float32) / np.float32(20)
 
