@@ -560,7 +560,7 @@ def test_killed_and_resumed_ends_the_same(forked, name):
 
 @pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
 def test_two_processes_equal_one(forked, tmp_path, data, balance):
-    """Although one sees other labels than the other, and in some steps none at all for a task. They share the frames."""
+    """Although one sees other labels than the other, and in some steps none for a task. They share the frames."""
     two = forked / f"two {balance}"
     data(val=Tiles(3))
     train(tmp_path, recipe(plain=True, optimizer="sgd", balance=balance))
