@@ -15,6 +15,7 @@ from torch import nn
 
 from edgemtl import checkpoint, compress, models, quantizers, registry
 from edgemtl import recipe as recipes
+from edgemtl.batches import Lost
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
@@ -413,6 +414,19 @@ def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
 
     monkeypatch.setattr(compress, "losses", interrupted)
     with pytest.raises(CheckFailed, match="stopped at iteration 1 of 3 of fine-tuning; .*int8.*was not touched"):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
+    def lost(*_, stop):
+        raise Lost("a process that reads samples was killed by SIGKILL")
+        yield
+
+    monkeypatch.setattr(compress, "loader", lost)
+    with pytest.raises(
+        CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
+    ):
         compress.compress(run)
     assert "int8.safetensors" not in contents(run)
 
