@@ -8,7 +8,7 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from edgemtl import artifact, recipe, registry, selftest, show
-from edgemtl.data.augment import pad, window
+from edgemtl.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
 from edgemtl.predictor import fit

@@ -21,6 +21,7 @@ from edgemtl.recipe import Recipe
 
 RECIPE = "recipe.json"
 METRICS = "metrics.jsonl"
+FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
 PACKAGES = ("edgemtl", "torch", "timm", "lightning-fabric", "safetensors", "numpy", "opencv-python-headless")
 
 
@@ -33,7 +34,7 @@ def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
 
 
 def check_same(run: Path, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`.
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
 
     A key that did not exist when the run began counts with its default.
     """
@@ -41,7 +42,12 @@ def check_same(run: Path, recipe: Recipe) -> None:
     stored = stored.get("recipe") if isinstance(stored, dict) else None
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
-    difference = _difference(*(json.loads(json.dumps(given)) for given in (stored, recipe.model_dump(mode="json"))))
+    given = [json.loads(json.dumps(each)) for each in (stored, recipe.model_dump(mode="json"))]
+    for each in given:
+        training = each.get("training") if isinstance(each, dict) else None
+        if isinstance(training, dict):
+            each["training"] = {key: value for key, value in training.items() if key not in FREE}
+    difference = _difference(*given)
     if difference:
         raise UsageError(
             f"{run} was started with another recipe: {difference}; resume with the same or choose another --run"

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl import checkpoint, evaluate, exact, predictor, quantizers, registry, sensitivity
+from edgemtl import checkpoint, evaluate, exact, predictor, quantizers, sensitivity
 from edgemtl import recipe as recipes
-from edgemtl.data.augment import fit
+from edgemtl.augment import fit
 from edgemtl.errors import UsageError
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.recipe import Recipe
 from edgemtl.replay import Replay
+from edgemtl.samples import load
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import delta_m
 
@@ -39,7 +40,7 @@ def measure(run: Path, *, data: Path | None = None, frames: int = MEASURED, out:
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(run / CALIBRATED, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
-    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
+    samples = load(recipe, data, "train")
     images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)

@@ -81,9 +81,9 @@ class Training(Options):
     weights: dict[str, float]  # loss weight of each task
     balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
     losses: Losses = Losses()
-    workers: int = 2
+    workers: int = Field(2, ge=0)
     cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class Compression(Options):

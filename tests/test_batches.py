@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgemtl.batches import Stream, loader, normalise, tensors
 from edgemtl.errors import UsageError
+from edgemtl.prepare import Normalise
 from edgemtl.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks import build
 
@@ -74,6 +75,11 @@ def test_normalise_is_torchvisions():
     np.testing.assert_allclose(normalise(torch.from_numpy(frame)).permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
+def test_training_normalises_as_the_deployed_network_does():
+    frame = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)  # every value a camera gives
+    assert torch.equal(normalise(frame), Normalise()(frame.permute(0, 3, 1, 2).float()))
+
+
 def test_a_task_that_a_sample_lacks_is_ignored_everywhere():
     class Samples:
         def __len__(self):
@@ -125,7 +131,8 @@ def test_held_frames_are_read_once_and_give_the_same_batches(cache):
         name="r", summary="", data=Data(name="d"), size=(8, 8), network=Network(method="m", backbone="b"),
         tasks={"depth": build("depth", None)}, augment=Augment(colour=0),
         training=Training(
-            iterations=9, batch=1, rate=1, validate_every=1, save_every=1, weights={"depth": 1.0}, workers=0, cache=cache,
+            iterations=9, batch=1, rate=1, validate_every=1, save_every=1, weights={"depth": 1.0}, workers=0,
+            cache=cache,
         ),
     )  # fmt: skip
     order = [index for [(_, index)] in stream(length=3, batch=1, iterations=9)]

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgemtl import checkpoint, compress, models, quantizers, registry
 from edgemtl import recipe as recipes
+from edgemtl.batches import Lost
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
@@ -417,6 +418,19 @@ def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
     assert "int8.safetensors" not in contents(run)
 
 
+def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
+    def lost(*_, stop):
+        raise Lost("a process that reads samples was killed by SIGKILL")
+        yield
+
+    monkeypatch.setattr(compress, "loader", lost)
+    with pytest.raises(
+        CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
+    ):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
 def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypatch):
     real = compress.losses
     monkeypatch.setattr(compress, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
@@ -429,6 +443,7 @@ def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypa
     "setting, message",
     [
         ("size=[64,64]", "fixed once a network is trained"),
+        ("training.losses.class_weights=[1,2,3,4,5,6,7]", "class_weights has 7 numbers for semseg, which has "),
         ("compression.iteration=4", "did you mean 'compression.iterations'"),
         ("compression.rate=0", "greater than 0"),
     ],

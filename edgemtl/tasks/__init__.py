@@ -26,6 +26,10 @@ class Meter(Protocol):
         """Every score by name; the task's `headline` is among them."""
         ...
 
+    def add(self, other: Any) -> None:
+        """Takes in what another meter of the same task has seen."""
+        ...
+
     def constant(self) -> float:
         """The headline score, for the labels seen, of the best prediction that is the same at every pixel."""
         ...
@@ -67,9 +71,13 @@ class Task(BaseModel):
         """A label of this size in which every pixel is ignored."""
         raise NotImplementedError
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) bool: the pixels that count."""
+    def valid(self, label: Any) -> Any:
+        """(..., H, W) bool: the pixels that count, for metric and loss alike; of an array or of a tensor."""
         raise NotImplementedError
+
+    def wrong(self, label: np.ndarray) -> str:
+        """Which values of a label the task does not have and what it allows; empty where all is well."""
+        return ""
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         """The prediction at `size` from a deployed network's map."""

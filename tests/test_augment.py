@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgemtl import augment as a
 from edgemtl import tasks
-from edgemtl.data import augment as a
 from edgemtl.recipe import Augment
 
 TASKS = {name: tasks.build(name) for name in ("depth", "normals", "edge", "human_parts", "sal")}
