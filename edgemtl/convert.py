@@ -156,5 +156,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
             raise
         raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
     finally:
+        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

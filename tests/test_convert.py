@@ -113,6 +113,28 @@ def test_a_conversion_that_fails_leaves_the_old_artifact(
     assert sorted(p.name for p in run.iterdir()) == before
 
 
+@pytest.mark.parametrize("error", [OSError(5, "broken"), PermissionError(13, "no"), KeyboardInterrupt()])
+def test_the_old_artifact_survives_an_error_between_the_two_renames(
+    run: Path, paper: Paper, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    folder = convert.convert(run, target="paper")
+    before = sorted(p.name for p in run.iterdir())
+    usual = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise error
+        return usual(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    paper.text = "second"
+    with pytest.raises(UsageError if isinstance(error, PermissionError) else type(error)):
+        convert.convert(run, target="paper")
+    assert artifact.read(folder)
+    assert (folder / "model.txt").read_text().startswith("first")
+    assert sorted(p.name for p in run.iterdir()) == before
+
+
 def test_a_full_disk_is_one_line(run: Path, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> list[str]:
         raise OSError(28, os.strerror(28))
