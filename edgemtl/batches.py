@@ -99,8 +99,6 @@ def loader(
     interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was.
     """
     workers = recipe.training.workers
-    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
-    cv2.setNumThreads(1)
     batches = DataLoader(
         Augmented(samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
@@ -111,7 +109,18 @@ def loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
-    return _draw(batches)
+    return _single_threaded(_draw(batches))
+
+
+def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """The same, with OpenCV's threads taken away meanwhile."""
+    threads = cv2.getNumThreads()
+    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
+    cv2.setNumThreads(1)
+    try:
+        yield from batches
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _draw(batches: DataLoader) -> Generator[dict[str, Tensor], None, None]:
