@@ -75,8 +75,11 @@ def test_pixels_of_the_whole_split_count_alike() -> None:
     assert scores == {"lower": {"error": 24 / 36, "pixels": 36}, "higher": {"error": 0, "pixels": 12}}
 
 
-def test_a_limit_takes_the_first_frames() -> None:
-    assert score(constant, samples(), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
+def test_a_limit_takes_frames_evenly_spaced() -> None:
+    # Of five frames the first, the middle and the last: |1 - i| over (2 + i) x 4 pixels is 8, 16 and 72, of 48.
+    assert score(constant, samples(5), TASKS, limit=3, quiet=True)["lower"] == {"error": 96 / 48, "pixels": 48}
+    assert score(constant, samples(5), TASKS, limit=2, quiet=True)["lower"] == {"error": 80 / 32, "pixels": 32}
+    assert score(constant, samples(5), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
     assert score(constant, samples(), TASKS, limit=99, quiet=True) == score(constant, samples(), TASKS, quiet=True)
 
 
