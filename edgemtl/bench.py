@@ -15,7 +15,8 @@ import numpy as np
 
 from edgemtl import artifact, draw, processor, selftest, show
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.predictor import Predictor, fit
+from edgemtl.frames import fit
+from edgemtl.predictor import Predictor
 from edgemtl.tasks import Size
 from edgemtl.threads import VARIABLE
 from edgemtl.threads import threads as thread_limit
@@ -103,7 +104,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
 
     made = predictor.manifest
     name, task = next(iter(made.tasks.items()))
-    fitted = fit(photo, made.size)
+    fitted = fit(photo, made.size, made.fit)
 
     def end_to_end() -> None:
         decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgemtl import show
 from edgemtl.evaluate import Scores, score
-from edgemtl.predictor import fit
+from edgemtl.frames import fit
 from edgemtl.prepare import Deployed
 from edgemtl.recipe import Recipe
 from edgemtl.stop import Stop, Stopped
@@ -29,11 +29,10 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, device: torch.dev
     def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
         if stop.asked:
             raise Stopped
-        batch = torch.from_numpy(fit(frame, recipe.size)).to(device)[None].permute(0, 3, 1, 2).float()
+        batch = torch.from_numpy(fit(frame, recipe.size, recipe.fit)).to(device)[None].permute(0, 3, 1, 2).float()
         return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
 
-    canvas = recipe.size if recipe.augment.native else None
-    return score(predict, samples, tasks, canvas=canvas, title="validate")
+    return score(predict, samples, tasks, size=recipe.size, how=recipe.fit, title="validate")
 
 
 def merit(scores: Scores, tasks: dict[str, Task]) -> float:

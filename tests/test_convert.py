@@ -8,7 +8,7 @@ import pytest
 
 from edgemtl import artifact, convert, registry
 from edgemtl.errors import UsageError
-from edgemtl.files import sha256, write_json
+from edgemtl.files import read_json, sha256, write_json
 from tests import toy
 
 
@@ -23,7 +23,7 @@ class Paper:
         self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str],
         *, sheets: int = 1,
     ) -> list[str]:  # fmt: skip
-        self.sheets = sheets
+        self.sheets, self.facts = sheets, metadata
         (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
         return ["model.txt"]
 
@@ -70,6 +70,15 @@ def test_a_targets_own_settings_reach_it_and_are_noted(run: Path, paper: Paper) 
     with pytest.raises(UsageError, match="--set takes key=value, got 'sheets'"):
         convert.convert(run, target="paper", settings=["sheets"])
     assert artifact.read(run / "paper").options == {"sheets": 2}
+
+
+@pytest.mark.parametrize(("native", "fit"), [(False, "stretched"), (True, "padded")])
+def test_how_frames_are_fitted_goes_into_the_artifact(run: Path, paper: Paper, native: bool, fit: str) -> None:
+    about = read_json(run / "recipe.json")
+    about["recipe"]["augment"]["native"] = native
+    write_json(run / "recipe.json", about)
+    assert artifact.read(convert.convert(run, target="paper")).fit == fit
+    assert paper.facts.get("fit", "stretched") == fit
 
 
 def test_float_goes_into_a_folder_of_its_own(run: Path, paper: Paper) -> None:
