@@ -150,7 +150,7 @@ class View:
         lines: dict[str, Any] = {"head": (self.title, reading), "foot": self.note or self.foot}
         names = [n for n, on in self.shown.items() if on] if self.kind == "tiles" else [self.selected]
         size = draw.cell(frame.shape[:2], 1 + len(names) if self.kind == "tiles" else 1)
-        predictions = self.predictor.decode({n: maps[n] for n in names}, size)
+        predictions = self.predictor.decode({n: maps[n] for n in names}, size, frame=frame.shape[:2])
         if self.kind == "tiles":
             self.picture = draw.tiles(frame, predictions, tasks, **lines)
         else:

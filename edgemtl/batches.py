@@ -119,8 +119,6 @@ def loader(
     worker died, and Stopped where `stop` was asked and no batch comes.
     """
     workers = recipe.training.workers
-    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
-    cv2.setNumThreads(1)
     batches = DataLoader(
         Augmented(Held(samples) if recipe.training.cache else samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
@@ -132,7 +130,18 @@ def loader(
         prefetch_factor=4 if workers else None,
         timeout=LOOK if workers else 0,
     )
-    return _draw(batches, stop)
+    return _single_threaded(_draw(batches, stop))
+
+
+def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """The same, with OpenCV's threads taken away meanwhile."""
+    threads = cv2.getNumThreads()
+    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
+    cv2.setNumThreads(1)
+    try:
+        yield from batches
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _draw(batches: DataLoader, stop: Stop | None) -> Generator[dict[str, Tensor], None, None]:

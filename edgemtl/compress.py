@@ -23,6 +23,7 @@ from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, qu
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost, loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.launch import has_bfloat16
 from edgemtl.ledger import CODES
 from edgemtl.losses import check_weights, losses
 from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
@@ -407,7 +408,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
     """Trains deployed.network, a quantized one, in place: AdamW, the rate falling to 0 along half a cosine."""
     options, tasks = recipe.compression, recipe.tasks
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = has_bfloat16(device.type)
     student = deployed.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher = teacher.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     normalise = deployed.normalise.to(device)

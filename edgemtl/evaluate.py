@@ -7,13 +7,11 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from edgemtl import artifact, recipe, registry, selftest, show
-from edgemtl.augment import pad, window
+from edgemtl import artifact, frames, recipe, registry, selftest, show
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import add_json, read_json, sha256
-from edgemtl.predictor import fit
 from edgemtl.recipe import Recipe
-from edgemtl.tasks import Meter, Size, Task, delta_m
+from edgemtl.tasks import Fit, Meter, Size, Task, delta_m
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
@@ -29,13 +27,14 @@ def score(
     samples: Any,
     tasks: Mapping[str, Task],
     *,
-    canvas: Size | None = None,
+    size: Size | None = None,
+    how: Fit = "stretched",
     limit: int | None = None,
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
     """Every task's scores over the samples; the same arguments as `measure`."""
-    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=title, quiet=quiet)
+    meters = measure(predict, samples, tasks, size=size, how=how, limit=limit, title=title, quiet=quiet)
     return {name: meter.scores() for name, meter in meters.items()}
 
 
@@ -44,15 +43,17 @@ def measure(
     samples: Any,
     tasks: Mapping[str, Task],
     *,
-    canvas: Size | None = None,
+    size: Size | None = None,
+    how: Fit = "stretched",
     limit: int | None = None,
     title: str = "evaluate",
     quiet: bool = False,
 ) -> dict[str, Meter]:
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
-    Each is judged at its label's own resolution, where it has one. With a `canvas` frames are not stretched but centred
-    on one of that size, and only their own pixels are judged. UsageError where there is nothing to score.
+    Each is judged at its label's own resolution, where it has one. `predict` fits each frame into the network's `size`,
+    `how` says in which way: of padded frames their own pixels alone are judged. UsageError where there is nothing to
+    score.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
@@ -61,16 +62,13 @@ def measure(
     chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
-        image = sample["image"] if canvas is None else pad({"image": sample["image"]}, canvas, {})["image"]
-        maps = predict(image)
+        frame = sample["image"].shape[:2]
+        maps = predict(sample["image"])
         for name, task in tasks.items():
             if name in sample:
                 label = sample[name]
-                if canvas is None:
-                    prediction = task.decode(maps[name], label.shape[:2])
-                else:
-                    prediction = task.decode(maps[name], image.shape[:2])[window(label.shape[:2], canvas)]
-                meters[name].update(prediction, label)
+                at = label.shape[:2]
+                meters[name].update(frames.predict(task, maps[name], frame, size or frame, how, at=at), label)
     return meters
 
 
@@ -225,6 +223,7 @@ class _Subject(NamedTuple):
     recipe: Recipe
     weights_sha256: str
     kind: Literal["run", "artifact", "reference"]
+    fit: Fit  # of an artifact the manifest's, by which a device shows it too
     digest: str | None = None  # of an artifact's files
 
 
@@ -232,7 +231,7 @@ def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
     stated = recipe.load(name, list(settings))
     if not file.is_file():
         raise UsageError(f"{file} does not exist")
-    return _Subject(file, file.name, None, stated, sha256(file), "reference")
+    return _Subject(file, file.name, None, stated, sha256(file), "reference", stated.fit)
 
 
 def _subject(path: Path, weights: str) -> _Subject:
@@ -241,7 +240,7 @@ def _subject(path: Path, weights: str) -> _Subject:
         run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
         origin = recipe.read(run / "recipe.json") if run else recipe.load(manifest.recipe)
         name, digest = path.resolve().name, artifact.digest(manifest)
-        return _Subject(path, name, run, origin, manifest.weights_sha256, "artifact", digest)
+        return _Subject(path, name, run, origin, manifest.weights_sha256, "artifact", manifest.fit, digest)
     if not (path / "recipe.json").is_file():
         raise UsageError(f"{path} is neither a run (it has no recipe.json) nor an artifact (it has no {artifact.FILE})")
     if weights not in WEIGHTS:
@@ -249,7 +248,8 @@ def _subject(path: Path, weights: str) -> _Subject:
     file = path / f"{weights}.safetensors"
     if not file.is_file():
         raise UsageError(f"{file} does not exist; `edgemtl {'train' if weights == 'float' else 'compress'}` makes it")
-    return _Subject(path, weights, path, recipe.read(path / "recipe.json"), sha256(file), "run")
+    stated = recipe.read(path / "recipe.json")
+    return _Subject(path, weights, path, stated, sha256(file), "run", stated.fit)
 
 
 def _measured(
@@ -260,11 +260,11 @@ def _measured(
     tasks = subject.recipe.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict, how = _predict(subject, device, untested)
-    canvas = subject.recipe.size if subject.recipe.augment.native else None
-    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=f"evaluate {subject.name}")
-    frames = len(samples) if limit is None else min(limit, len(samples))
+    fitted: dict[str, Any] = {"size": subject.recipe.size, "how": subject.fit}
+    meters = measure(predict, samples, tasks, **fitted, limit=limit, title=f"evaluate {subject.name}")
+    count = len(samples) if limit is None else min(limit, len(samples))
     entry = {
-        "frames": frames,
+        "frames": count,
         "split": split,
         "weights_sha256": subject.weights_sha256,
         "tasks": {name: meter.scores() for name, meter in meters.items()},
@@ -272,7 +272,7 @@ def _measured(
     }
     if subject.kind == "artifact":
         entry |= {"digest": subject.digest, **how}
-    if subject.run is not None and frames == len(samples):
+    if subject.run is not None and count == len(samples):
         add_json(subject.run / SCORES, subject.name, entry)
     return entry
 
@@ -307,7 +307,7 @@ def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Pre
 
     def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            batch = torch.from_numpy(fit(frame, size)).permute(2, 0, 1)[None].float().to(where)
+            batch = torch.from_numpy(frames.fit(frame, size, subject.fit)).permute(2, 0, 1)[None].float().to(where)
             return {task: map[0].cpu().numpy() for task, map in network(batch).items()}
 
     return predict, {}

@@ -6,15 +6,16 @@ import platform
 import subprocess
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Iterator
 
+import cv2
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from edgemtl import artifact
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
@@ -22,7 +23,8 @@ from edgemtl.recipe import Recipe
 RECIPE = "recipe.json"
 METRICS = "metrics.jsonl"
 FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
-PACKAGES = ("edgemtl", "torch", "timm", "lightning-fabric", "safetensors", "numpy", "opencv-python-headless")
+# Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
+PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
 def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
@@ -56,13 +58,8 @@ def check_same(run: Path, recipe: Recipe) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that has a say in the weights and is installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    # OpenCV has four packages on PyPI, and a system's own has none; the module itself knows.
+    return {"python": platform.python_version(), **artifact.versions(PACKAGES), "opencv": cv2.__version__}
 
 
 def commit() -> str | None:

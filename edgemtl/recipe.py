@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json
-from edgemtl.tasks import Size, Tasks
+from edgemtl.tasks import Fit, Size, Tasks
 
 
 class Options(BaseModel):
@@ -125,6 +125,11 @@ class Recipe(Options):
     augment: Augment = Augment()
     training: Training
     compression: Compression = Compression()
+
+    @property
+    def fit(self) -> Fit:
+        """How frames are fitted wherever the network is scored, calibrated or shown."""
+        return "padded" if self.augment.native else "stretched"
 
 
 def load(name: str, settings: list[str] | None = None) -> Recipe:

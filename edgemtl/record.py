@@ -20,7 +20,8 @@ from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, replacing, sha256
-from edgemtl.predictor import Predictor, fit, smooth_frames
+from edgemtl.frames import fit
+from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.readback import VERIFIED
 from edgemtl.tasks import Size
 
@@ -51,7 +52,7 @@ def record(
         raise UsageError(f"frames={frames}: at least one is needed")
     predictor = Predictor(path, device)
     manifest, session = predictor.manifest, predictor.session
-    images = [fit(image, manifest.size) for image in _images(source, manifest.size, frames)]
+    images = [fit(image, manifest.size, manifest.fit) for image in _images(source, manifest.size, frames)]
     made = [session(image) for image in show.track(images, f"record on {session.device}")]
     about = {
         "format": FORMAT,

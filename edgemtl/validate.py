@@ -10,7 +10,7 @@ from torch import nn
 
 from edgemtl import show
 from edgemtl.evaluate import Scores, measure
-from edgemtl.predictor import fit
+from edgemtl.frames import fit
 from edgemtl.prepare import Deployed
 from edgemtl.recipe import Recipe
 from edgemtl.stop import Stop, Stopped
@@ -64,13 +64,13 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
     @torch.no_grad()
     def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
         go_on()
-        batch = torch.from_numpy(fit(frame, recipe.size)).to(device)[None].permute(0, 3, 1, 2).float()
+        batch = torch.from_numpy(fit(frame, recipe.size, recipe.fit)).to(device)[None].permute(0, 3, 1, 2).float()
         return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
 
-    canvas = recipe.size if recipe.augment.native else None
     meters = {name: task.meter() for name, task in tasks.items()}
     if len(part):
-        meters = measure(predict, part, tasks, canvas=canvas, title="validate", quiet=not fabric.is_global_zero)
+        quiet = not fabric.is_global_zero
+        meters = measure(predict, part, tasks, size=recipe.size, how=recipe.fit, title="validate", quiet=quiet)
     for _ in range(len(part), rounds):  # the others have one frame more
         go_on()
     if processes > 1:

@@ -12,8 +12,9 @@ from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, sha256
+from edgemtl.frames import fit
 from edgemtl.ledger import Check
-from edgemtl.predictor import Predictor, fit, smooth_frames
+from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
 from edgemtl.recipe import Recipe
 
@@ -61,11 +62,11 @@ def verify(
     where = device if predictor.session.float32 else getattr(target, "exactly", None)
     if shown and (predictor.session.float32 or where) and hasattr(target, "tensors"):
         with show.err.status(f"comparing the codes of {path} with torch's"):
-            first = [fit(images[0], manifest.size)]
+            first = [fit(images[0], manifest.size, manifest.fit)]
             held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     for image in show.track(images, f"verify on {source}"):
-        frame = fit(image, manifest.size)
+        frame = fit(image, manifest.size, manifest.fit)
         got = predictor.session(frame)
         with torch.inference_mode():
             wanted = reference(torch.from_numpy(frame).permute(2, 0, 1)[None].float())

@@ -1,5 +1,7 @@
+import contextlib
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,47 @@ def test_held_frames_are_read_once_and_give_the_same_batches(cache):
     with pytest.raises(UsageError, match=r"2\.png"):
         next(drawn)
     assert sorted(reads) == ([0, 1, 2] if cache else sorted(order[: order.index(2) + 1]))
+
+
+class Grey:
+    """Eight frames, of which the last cannot be read where one is `broken`."""
+
+    def __init__(self, broken=False):
+        self.broken = broken
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if self.broken and index == 7:
+            raise UsageError("7.jpg cannot be read")
+        return {"image": np.full((16, 16, 3), cv2.getNumThreads(), np.uint8), "sal": np.ones((16, 16), np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("end", ["used up", "closed", "broken", "never begun"])
+def test_opencvs_threads_are_as_before_afterwards(workers, end):
+    given = Recipe(
+        name="r", summary="", data=Data(name="d"), size=(16, 16), network=Network(method="m", backbone="b"),
+        tasks={"sal": build("sal")}, augment=Augment(colour=0.0),
+        training=Training(
+            iterations=4, batch=2, rate=1, validate_every=1, save_every=1, weights={"sal": 1.0}, workers=workers,
+        ),
+    )  # fmt: skip
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        with contextlib.closing(loader(Grey(end == "broken"), given, 0)) as batches:
+            if end != "never begun":
+                assert (next(batches)["image"] == 1).all()  # thread while a frame is read
+            if end == "used up":
+                assert len(list(batches)) == 3
+            if end == "broken":
+                with pytest.raises(UsageError, match="cannot be read"):
+                    list(batches)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)

@@ -392,6 +392,23 @@ def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     assert far[1] < 0.5 * far[0]
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_fine_tuning_takes_bfloat16_only_where_it_is_native(run, quantized, monkeypatch, native):
+    asked, seen, usual = [], set(), compress.losses
+
+    def losses(raw, *rest):
+        seen.update(map.dtype for map in raw.values())
+        return usual(raw, *rest)
+
+    monkeypatch.setattr(compress, "losses", losses)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(compress, "has_bfloat16", lambda device: asked.append(device) or native)
+    deployed = load_float(run)
+    deployed.network = copy.deepcopy(quantized[0])
+    compress.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
+    assert asked == ["cpu"] and (torch.bfloat16 in seen) is native
+
+
 def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch):
     compress.compress(run)
     before = contents(run)

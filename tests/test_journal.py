@@ -1,9 +1,11 @@
 import json
+from importlib.metadata import version
 
+import cv2
 import pytest
 import torch
 
-from edgemtl import journal
+from edgemtl import doctor, journal
 from edgemtl.errors import UsageError
 from edgemtl.files import read_lines
 from edgemtl.journal import Journal
@@ -77,6 +79,15 @@ def test_the_file_a_run_starts_from_is_recorded(tmp_path):
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     expected = {"path": str(tmp_path / "start.ckpt"), "sha256": sha256}
     assert json.loads((tmp_path / "recipe.json").read_text())["init"] == expected
+
+
+def test_the_version_of_every_package_that_has_a_say_is_recorded(tmp_path):
+    journal.begin(tmp_path, recipe())
+    found = json.loads((tmp_path / "recipe.json").read_text())["versions"]
+    needed = {requirement.name for extra in ("", "train") for requirement in doctor.requirements()[extra]}
+    no_say = {"jinja2", "matplotlib", "packaging", "pydantic", "rich", "tensorboard"}
+    assert found.keys() == {"python", "edgemtl", "opencv"} | needed - no_say - {"opencv-python"}
+    assert found["opencv"] == cv2.__version__ and found["torch"] == version("torch")
 
 
 def test_means_are_over_the_steps_with_labels():

@@ -7,7 +7,7 @@ Words, with the shapes of one frame (no batch axis):
 - prediction: the map brought to a frame's size, in the label's layout.
 """
 
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 from edgemtl import registry
 
 Size = tuple[int, int]  # (height, width)
+Fit = Literal["stretched", "padded"]  # how a frame becomes the network's, see edgemtl.frames
 
 
 class Meter(Protocol):
