@@ -84,11 +84,12 @@ out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(ELSEWHERE:%=$(RUN)/.verifie
 		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.webm
 	$(EDGEMTL) report $(RUN) --out out
 
+# Not --dist loadfile: pytest-xdist would give a test that kills its worker to the next one again, and then wait for ever.
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
 
 prove: .venv/installed-dev
 	$(BIN)/python -m tests.prove $(PROVE)

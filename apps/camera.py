@@ -1,13 +1,15 @@
 """Every task on live frames: a window, a video file, or both."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 
 from edgemtl import draw, show
 from edgemtl.camera import Recorder, Source
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import replacing
 from edgemtl.predictor import Predictor
 from edgemtl.tasks import numbered
@@ -31,7 +33,12 @@ KEPT = 100_000  # frames that the summary's latencies are taken from
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to; latency is from a frame's capture to its picture being shown (drawn, when headless)."""
+    """What a run came to; latency is from a frame's capture to its picture being shown (drawn, when headless).
+
+    A camera's driver tells when it captured a frame. Of a network stream the frame's time stamp counts, so that a queue
+    on the way here shows; what its camera, the network and its container hold back of every frame does not. Of a file
+    reading counts, of all else arrival.
+    """
 
     frames: int
     fps: float
@@ -56,9 +63,13 @@ def run(
     """Shows every frame's predictions until the source ends, `limit` frames are shown, or the user quits (Ctrl-C too).
 
     Capture, inference and drawing overlap: while a picture is drawn, the next frame is already being inferred.
-    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears; CheckFailed
-    where the maps of a frame cannot be right.
+    SIGTERM and a closed terminal end it as Ctrl-C does.
+
+    Raises UsageError where there is no display, `record` cannot be written, or the camera disappears; CheckFailed when
+    all that can be read of a source has been shown and it was not whole, or the maps of a frame cannot be right.
     """
+    if record and record.exists() and Path(source.name).exists() and record.samefile(source.name):
+        raise UsageError(f"{record} is what is shown; record to another file")
     if not headless and (problem := no_display()):
         raise UsageError(f"{problem}; use --headless, with --record FILE to see the result")
     pictures, clock = View(predictor, view, foot="" if headless else KEYS), Clock()
@@ -68,6 +79,7 @@ def run(
         screen: Terminal | Window = Terminal(clock, limit or source.length) if headless else Window(clock, pictures)
         stack.enter_context(screen)
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
+        stack.enter_context(interruptible())
         stack.callback(source.close)  # first of all, since the worker may be waiting for a frame
 
         numbers = count()
@@ -93,7 +105,36 @@ def run(
                     film.add(picture, at=time.perf_counter() if source.live else None)
         except KeyboardInterrupt:
             pass  # the usual way to end a headless run on a live camera; the film is completed
+        except (UsageError, CheckFailed):
+            if clock.frames:  # the source was lost or not whole: what was shown of it counts all the same
+                show.note(
+                    "{frames} frames, {fps:.1f} fps, latency {latency_p50_ms:.0f} ms".format(**vars(clock.summary()))
+                )
+            raise
+        finally:
+            if source.live and source.lost:
+                show.note(f"{source.lost} frames of {source.name} could not be read")
     return clock.summary()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP act as Ctrl-C does, unless they are ignored (nohup) or handled already."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # No other thread than the main one may set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class View:
@@ -116,7 +157,7 @@ class View:
         lines: dict[str, Any] = {"head": (self.title, reading), "foot": self.note or self.foot}
         names = [n for n, on in self.shown.items() if on] if self.kind == "tiles" else [self.selected]
         size = draw.cell(frame.shape[:2], 1 + len(names) if self.kind == "tiles" else 1)
-        predictions = self.predictor.decode({n: maps[n] for n in names}, size)
+        predictions = self.predictor.decode({n: maps[n] for n in names}, size, frame=frame.shape[:2])
         if self.kind == "tiles":
             self.picture = draw.tiles(frame, predictions, tasks, **lines)
         else:

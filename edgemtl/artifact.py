@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.recipe import Data, first_problem
-from edgemtl.tasks import Size, Tasks
+from edgemtl.tasks import Fit, Size, Tasks
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -36,6 +36,7 @@ class Manifest(BaseModel):
     precision: str
     options: dict[str, Any] = {}  # the target's own, where others than its defaults were asked for
     size: Size  # of the frame the network takes
+    fit: Fit = "stretched"  # how frames of other sizes become that, see edgemtl.frames
     map_stride: int
     tasks: Tasks  # decode parameters, class names
     data: Data | None = None  # the data set it is scored on; older versions did not write it

@@ -1,6 +1,7 @@
 """timm backbones that return four maps, from local weights, timm's or none."""
 
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ except RuntimeError:
     torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import timm
+from timm.layers import Format
 from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 
@@ -34,13 +36,12 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             raise unknown("backbone", name, timm.list_models())
         swin, hrnet = name.startswith("swin_"), name.startswith("hrnet")
-        options: dict[str, Any] = {"out_indices": (0, 1, 2, 3) if swin else (1, 2, 3, 4)}
-        if swin:
-            options |= {"strict_img_size": False, "always_partition": True}
+        options: dict[str, Any] = {"strict_img_size": False, "always_partition": True} if swin else {}
         if hrnet:  # the raw branches, not the classification head's widened ones
             options["feature_location"] = ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            options["out_indices"] = _levels(name)
             net: Any = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
         if swin:
             net.patch_embed.dynamic_img_pad = True
@@ -48,7 +49,7 @@ class Backbone(nn.Module):
         self.net: nn.Module = net
         self.channels: list[int] = net.feature_info.channels()
         self.strides: list[int] = net.feature_info.reduction()
-        self.channels_last_maps = swin
+        self.channels_last_maps = getattr(net, "output_fmt", None) == Format.NHWC
         # Dense-prediction Swins normalise each output; the classification net that timm keeps does not.
         self.norms = nn.ModuleList(nn.LayerNorm(c) if swin else nn.Identity() for c in self.channels)
         if weights is not None:
@@ -82,6 +83,22 @@ class Exchange(HighResolutionModule):
             parts = [_resize(layer(y), x[i].shape[2:]) for layer, y in zip(layers, x, strict=True)]
             fused.append(self.fuse_act(sum(parts[1:], parts[0])))
         return fused
+
+
+@cache
+def _levels(name: str) -> tuple[int, ...]:
+    """Which of a network's levels are its four stages: those of strides 4 to 32; without them all, but for a stem's.
+
+    UsageError where there are fewer.
+    """
+    with torch.device("meta"):
+        described: Any = timm.create_model(name).feature_info
+    strides = [level["reduction"] for level in getattr(described, "info", described)]
+    if len(strides) < 4:
+        raise UsageError(f"backbone {name} has {len(strides)} stages, four are needed (as of mobilenetv4_conv_small)")
+    if {4, 8, 16, 32} <= set(strides):
+        return tuple(strides.index(stride) for stride in (4, 8, 16, 32))
+    return (0, 1, 2, 3) if len(strides) == 4 else (1, 2, 3, 4)
 
 
 def _for_dense_prediction(net: nn.Module) -> None:

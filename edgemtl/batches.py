@@ -6,6 +6,8 @@ resuming nor the number of workers or processes changes what sample n is.
 
 import signal
 import threading
+import time
+from functools import cache
 from typing import Any, Generator, Iterator
 
 import cv2
@@ -14,13 +16,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgemtl.data.augment import augment
+from edgemtl import show
+from edgemtl.augment import augment
 from edgemtl.errors import UsageError
-from edgemtl.models import MEAN, STD
+from edgemtl.losses import CLASSES
+from edgemtl.prepare import Normalise
 from edgemtl.recipe import Recipe
+from edgemtl.samples import Held
+from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 
-CLASSES = ("semseg", "human_parts")  # tasks whose label is a class id
+LOOK = 1  # seconds of waiting for a batch after which somebody asks whether to go on
+WAITED = 30  # seconds after which a wait is told, and again each time it has doubled
+HINTS = {
+    "SIGKILL": ", as a system does that runs out of memory",
+    "SIGBUS": ", as happens where shared memory (/dev/shm) is full",
+}
+
+
+class Lost(Exception):
+    """A process that reads samples is gone, and a batch with it."""
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
@@ -70,16 +85,13 @@ class Augmented(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray] | UsageError:
         number, index = key
         try:
-            return self._view(self.samples[index], self.samples.name(index), number)
+            return self._view(self.samples[index], number)
         except UsageError as error:
             return error
 
-    def _view(self, sample: dict[str, np.ndarray], name: str, number: int) -> dict[str, np.ndarray]:
+    def _view(self, sample: dict[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
         recipe = self.recipe
-        size, stride = sample["image"].shape[:2], recipe.training.label_stride
-        for task in recipe.tasks:
-            if task in sample and sample[task].shape[:2] != size:
-                raise UsageError(f"{name}: the {task} label is {sample[task].shape[:2]}, the image {size}")
+        stride = recipe.training.label_stride
         rng = np.random.default_rng([recipe.training.seed, number])
         view = augment(sample, recipe.size, recipe.augment, recipe.tasks, rng)
         small = (recipe.size[0] // stride, recipe.size[1] // stride)
@@ -91,18 +103,24 @@ class Augmented(Dataset):
 
 
 def loader(
-    samples: Any, recipe: Recipe, start: int, *, rank: int = 0, processes: int = 1, pin: bool = False
+    samples: Any,
+    recipe: Recipe,
+    start: int,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    pin: bool = False,
+    stop: Stop | None = None,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Micro-batches of stacked arrays, uint8 images (B, H, W, 3) and labels, from iteration `start` to the last.
 
     Worker processes live from the first batch until the generator is closed or used up. They ignore SIGTERM, so the
-    interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was.
+    interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was, Lost where a
+    worker died, and Stopped where `stop` was asked and no batch comes.
     """
     workers = recipe.training.workers
-    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
-    cv2.setNumThreads(1)
     batches = DataLoader(
-        Augmented(samples, recipe),
+        Augmented(Held(samples) if recipe.training.cache else samples, recipe),
         batch_sampler=Stream(len(samples), recipe, start, rank, processes),
         collate_fn=stack,
         num_workers=workers,
@@ -110,24 +128,80 @@ def loader(
         generator=torch.Generator(),  # its own, or starting an iteration would draw from the one that drives dropout
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        timeout=LOOK if workers else 0,
     )
-    return _draw(batches)
+    return _single_threaded(_draw(batches, stop))
 
 
-def _draw(batches: DataLoader) -> Generator[dict[str, Tensor], None, None]:
+def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """The same, with OpenCV's threads taken away meanwhile."""
+    threads = cv2.getNumThreads()
+    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
+    cv2.setNumThreads(1)
+    try:
+        yield from batches
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _draw(batches: DataLoader, stop: Stop | None) -> Generator[dict[str, Tensor], None, None]:
     usual = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None  # Windows has none
     drawn = iter(batches)
+    # DataLoader's handler of ended children, which it would leave behind for good, raises wherever the main process is,
+    # so in the middle of a step; a wait finds out as well. And on a kernel under which signals to a process with AMX
+    # state are fatal (seen on a virtual 6.18) each would be.
+    if usual is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, usual)
+    workers = list(getattr(drawn, "_workers", ()))
     try:
-        for batch in drawn:
+        while True:
+            try:
+                batch = _wait(drawn, workers, stop)
+            except StopIteration:
+                return
             if isinstance(batch, UsageError):
                 raise batch
             yield batch
+    except (Lost, Stopped):
+        for worker in workers:  # which may never answer
+            worker.kill()
+            worker.join(LOOK)
+        raise
     finally:
         del drawn  # which ends the workers
-        # DataLoader leaves its handler of ended children behind for good. None of ours is a worker from here on, and
-        # on a kernel under which signals to a process with AMX state are fatal (seen on a virtual 6.18) each would be.
-        if usual is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, usual)
+
+
+def _wait(drawn: Iterator[Any], workers: list[Any], stop: Stop | None) -> Any:
+    """The next batch, however long it takes; StopIteration, Lost, or Stopped."""
+    begin, tell = time.monotonic(), float(WAITED)
+    while True:
+        try:
+            return next(drawn)
+        except StopIteration:
+            raise
+        except Exception as error:
+            dead = [worker for worker in workers if not worker.is_alive()]
+            if dead:
+                raise Lost(f"a process that reads samples {_end(dead[0].exitcode)}") from error
+            if not str(error).startswith("DataLoader timed out after"):
+                raise
+        if stop is not None and stop.asked:
+            raise Stopped("while it waited for a batch")
+        waited = time.monotonic() - begin
+        if waited >= tell:
+            tell *= 2
+            show.note(
+                f"no batch for {waited:.0f} s: {len(workers)} processes read samples, and none is ready; is the disk or"
+                " the memory too slow? Ctrl-C stops"
+            )
+
+
+def _end(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with status {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{HINTS.get(name, '')}"
 
 
 def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor] | UsageError:
@@ -159,9 +233,14 @@ def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, d
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(B, 3, H, W) float32, by ImageNet's mean and deviation, of uint8 RGB frames (B, H, W, 3)."""
-    mean, std = (torch.tensor(v, device=frames.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (frames.permute(0, 3, 1, 2).float() - mean) / std
+    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
+    made: Tensor = _deployed(frames.device)(frames.permute(0, 3, 1, 2).float())
+    return made
+
+
+@cache
+def _deployed(device: torch.device) -> Normalise:
+    return Normalise().to(device)
 
 
 def _quiet(worker: int) -> None:

@@ -13,16 +13,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-import edgemtl
 from edgemtl import artifact, draw, processor, selftest, show
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps
-from edgemtl.predictor import Predictor, fit
+from edgemtl.frames import fit
+from edgemtl.predictor import Predictor
 from edgemtl.tasks import Size, numbered
 from edgemtl.threads import VARIABLE
 from edgemtl.threads import threads as thread_limit
 
 FRAME: Size = (480, 640)  # of the JPEG that the end-to-end measurement starts from
+# The measuring process imports from the very places that this one does, in the same order.
+START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from edgemtl import bench; bench.main()"
 MODULES = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # whose versions matter, where they are used
 
 
@@ -55,11 +57,8 @@ def bench(
     if seconds <= 0 or warmup < 0:
         raise UsageError(f"seconds={seconds:g}, warmup={warmup}: a positive time and a count are needed")
     order = {"folder": str(folder), "seconds": seconds, "warmup": warmup, "device": device, "untested": untested}
-    home = str(Path(edgemtl.__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
-    if threads is not None:
-        environment[VARIABLE] = str(threads)
-    command = [sys.executable, "-m", "edgemtl.bench", json.dumps(order)]
+    environment = os.environ | ({} if threads is None else {VARIABLE: str(threads)})
+    command = [sys.executable, "-c", START, json.dumps([*map(str, sys.path)]), json.dumps(order)]
     child = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = child.stdout.splitlines()
     if child.returncode in (1, 2) and lines:
@@ -108,7 +107,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
 
     made = predictor.manifest
     name, task = next(iter(made.tasks.items()))
-    fitted = fit(photo, made.size)
+    fitted = fit(photo, made.size, made.fit)
 
     def end_to_end() -> None:
         decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
@@ -183,7 +182,8 @@ def _peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints what `measure` found for the order in the process's argument, or what is wrong."""
     try:
         print(dumps(measure(**json.loads(sys.argv[1]))))
     except (UsageError, CheckFailed) as error:

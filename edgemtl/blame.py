@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgemtl import artifact, convert, ledger, quantizers, recipe, registry, show
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps
-from edgemtl.predictor import fit
+from edgemtl.frames import fit
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.verify import frames_of
 
@@ -58,7 +58,7 @@ def blame(
         raise UsageError(f"target {manifest.target} does not tell what its network computes inside")
     run = run or path.resolve().parent
     source, [image] = frames_of(recipe.read(run / "recipe.json"), data, 1)
-    frame = fit(image, manifest.size)
+    frame = fit(image, manifest.size, manifest.fit)
     bound = BOUNDS[manifest.precision] if bound is None else bound
     with show.err.status(f"running {path} and torch"):
         values = dict(target.tensors(path, manifest, frame, device))

@@ -15,12 +15,12 @@ from edgemtl import draw, registry, show
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import replacing
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import IGNORED, ClassLabels
+from edgemtl.tasks._labels import ClassLabels
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 
-FAR_M = 100  # no depth label of a room or a street lies beyond; millimetres taken for metres do
 DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
+FAR_M = Depth.FARTHEST
 SHOWN = 5  # problems of a split, frames that recur
 PICTURED = 3  # frames of a split
 ROW = (340, 1800)  # the picture's canvas for a frame
@@ -65,7 +65,7 @@ class Split:
         for name, task in self.tasks.items():
             if name in sample:
                 counts[name] = _count(task, sample[name])
-                if wrong := _wrong(task, counts[name]):
+                if wrong := task.wrong(sample[name]):
                     problems.append(f"{paths[name][0]} holds {wrong}")
         image = sample.get("image")
         digest = b"" if image is None else hashlib.blake2b(image.tobytes(), digest_size=16).digest()
@@ -101,8 +101,9 @@ def checkup(
 
     `dataset` is a file in edgemtl/data, else recognised by its listings; `out` is `doctor` in the current folder, and
     nothing is written beside the data. With `limit`, that many frames of each split, evenly spaced. CheckFailed where
-    files are missing, do not decode, differ in size from their image or hold values out of range; sizes of splits
-    other than the official ones and frames that recur are only told. UsageError where there is no data set.
+    files are missing, do not decode, differ in size from their image or hold values out of range, and where a task has
+    no labels in a split, or the same one everywhere; with a `limit` that is only told, as are sizes of splits other
+    than the official ones and frames that recur. UsageError where there is no data set.
     """
     name, source = _recognise(root, dataset)
     picture = (out or Path("doctor")) / f"{name}.png"
@@ -131,6 +132,12 @@ def checkup(
         _show(f"{source.NAME} in {root}", splits, source)
         for note in _notes(splits, source):
             print(f"note: {note}")
+    for split in splits.values():
+        if limit is None:
+            split.problems += _empty(split)
+        else:
+            for problem in _empty(split):
+                print(f"note: {problem}")
     lists = {"": problems} | {split.name: split.found for split in splits.values()}
     for split_name, found in lists.items():
         for problem in found[:SHOWN]:
@@ -175,15 +182,6 @@ def _count(task: Task, label: np.ndarray) -> np.ndarray:
         backwards = np.take_along_axis(values, axis[:, None], -1)[:, 0] < 0
         return np.bincount(2 * axis + backwards, minlength=len(DIRECTIONS))
     return np.bincount(values, minlength=256)
-
-
-def _wrong(task: Task, counts: np.ndarray) -> str:
-    """Which values are out of range; empty where none are."""
-    if isinstance(task, Depth):
-        return f"depths of more than {FAR_M} m; metres are expected" if counts[-1] else ""
-    names = _names(task)
-    ids = np.flatnonzero(counts[len(names) :]) + len(names)
-    return f"{task.name} value {ids[-1]}; allowed: 0 to {len(names) - 1}, {IGNORED} for ignored" if len(ids) else ""
 
 
 def _names(task: Task) -> Sequence[str]:
@@ -279,6 +277,20 @@ def _notes(splits: dict[str, Split], source: ModuleType) -> Iterator[str]:
     if pairs:
         many = f"{len(pairs)} pictures recur under another name, such as"
         yield f"{many if len(pairs) > 1 else '1 picture recurs under another name:'} {pairs[0]}"
+
+
+def _empty(split: Split) -> list[str]:
+    """The tasks for which no frame that was looked at has a label, or none but the same one for every pixel."""
+    found = []
+    for name, task in split.tasks.items():
+        looks = [look for look in split.looks.values() if name in look.counts]
+        values = np.flatnonzero(sum((look.counts[name] for look in looks), np.zeros(1, np.int64)))
+        where = f"of the {_number(len(looks), 'frame')} of {split.name} looked at"
+        if looks and not len(values):
+            found.append(f"none {where} has a {name} label")
+        elif len(values) == 1 and not isinstance(task, (Depth, Normals)):
+            found.append(f"every pixel {where} is {_names(task)[values[0]]!r} by its {name} label")
+    return found
 
 
 def _write(path: Path, splits: dict[str, Split], title: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgemtl import artifact, recipe, selftest, show
 from edgemtl.errors import UsageError, needs
-from edgemtl.predictor import fit
+from edgemtl.frames import fit
 from edgemtl.tasks import numbered
 
 BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switching at every call would disturb the next

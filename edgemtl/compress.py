@@ -19,17 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, registry, sensitivity, show
+from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, sensitivity, show
 from edgemtl import recipe as recipes
-from edgemtl.batches import loader, tensors
+from edgemtl.batches import Lost, loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.launch import has_bfloat16
 from edgemtl.ledger import CODES
-from edgemtl.losses import losses
+from edgemtl.losses import check_weights, losses
 from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.replay import Replay
+from edgemtl.samples import load
 from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
 
@@ -62,9 +64,7 @@ def compress(
     deployed = load_float(run)
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
-    if len(samples) == 0:
-        raise UsageError(f"the train split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
+    samples = load(recipe, data, "train")
     about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
     about["exact"] = recipe.compression.is_exact
     if recipe.compression.budget:
@@ -85,6 +85,8 @@ def compress(
                 _settle(deployed, recipe)
         except Stopped as stopped:
             raise CheckFailed(f"stopped {stopped}; {run / INT8} was not touched") from None
+        except Lost as lost:
+            raise CheckFailed(f"{lost}; {run / INT8} was not touched; try --set training.workers=0") from None
     quantizers.save(run / INT8, deployed.network, about)
     files.write_json(
         run / SCALES,
@@ -132,9 +134,10 @@ def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recip
                 f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like"
             )
     recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
-    if iterations is None:
-        return recipe
-    return recipes.override(recipe, [f"compression.iterations={iterations}"])
+    if iterations is not None:
+        recipe = recipes.override(recipe, [f"compression.iterations={iterations}"])
+    check_weights(recipe)
+    return recipe
 
 
 # ---- calibration
@@ -405,7 +408,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
     """Trains deployed.network, a quantized one, in place: AdamW, the rate falling to 0 along half a cosine."""
     options, tasks = recipe.compression, recipe.tasks
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = has_bfloat16(device.type)
     student = deployed.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher = teacher.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     normalise = deployed.normalise.to(device)
@@ -413,7 +416,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
     optimizer = torch.optim.AdamW(trained, lr=options.rate, weight_decay=0.0)
     began = time.perf_counter()
     history: list[dict[str, float]] = []
-    with show.progress() as bar, contextlib.closing(_batches(samples, recipe)) as batches:
+    with show.progress() as bar, contextlib.closing(_batches(samples, recipe, stop)) as batches:
         task = bar.add_task("fine-tuning", total=options.iterations, status="")
         _tune(student, True)
         for batch in batches:
@@ -456,11 +459,11 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
     }
 
 
-def _batches(samples: Any, recipe: Recipe) -> Generator[dict[str, Tensor], None, None]:
+def _batches(samples: Any, recipe: Recipe, stop: Stop) -> Generator[dict[str, Tensor], None, None]:
     """The augmented batches of fine-tuning: training's stream under another seed."""
     own = {"iterations": recipe.compression.iterations, "batch": recipe.compression.batch, "accumulate": 1}
     training = recipe.training.model_copy(update={**own, "seed": recipe.training.seed + 1})
-    yield from loader(samples, recipe.model_copy(update={"training": training}), 0)
+    yield from loader(samples, recipe.model_copy(update={"training": training}), 0, stop=stop)
 
 
 def _tune(network: nn.Module, on: bool) -> None:

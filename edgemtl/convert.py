@@ -52,6 +52,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             precision=precision,
             options=options,
             size=recipe.size,
+            fit=recipe.fit,
             map_stride=recipe.map_stride,
             tasks=recipe.tasks,
             data=recipe.data,
@@ -134,6 +135,7 @@ def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
     """What goes into the target's own files, so that they explain themselves without the manifest."""
     tasks = {name: task.model_dump(mode="json") for name, task in recipe.tasks.items()}
     described = {"recipe": recipe.name, "precision": precision, "map_stride": recipe.map_stride, "tasks": tasks}
+    described |= {"fit": recipe.fit} if recipe.fit != "stretched" else {}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
 
 
@@ -161,5 +163,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
             raise
         raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
     finally:
+        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

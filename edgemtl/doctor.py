@@ -70,20 +70,37 @@ def doctor(*, target: str | None = None) -> list[Finding]:
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """What each extra asks for ("" is the device side), from a checkout's setup.cfg or the installed metadata."""
+    """What each extra ("" is the device side) needs on this machine, with what the extras that it names need.
+
+    Read from a checkout's setup.cfg or the installed metadata, which turn an underscore into a hyphen.
+    """
     if SETUP.is_file():
         config = RawConfigParser()
         config.read(SETUP, encoding="utf-8")
         texts = {"": config["options"]["install_requires"], **config["options.extras_require"]}
-        every = {extra: [Requirement(line) for line in text.split("\n") if line] for extra, text in texts.items()}
+        listed = {extra: [Requirement(line) for line in text.split("\n") if line] for extra, text in texts.items()}
     else:
         about = metadata.metadata("edgemtl")
-        listed = [Requirement(line) for line in about.get_all("Requires-Dist") or []]
-        every = {"": [r for r in listed if _applies(r, "")]}
-        for extra in about.get_all("Provides-Extra") or []:
-            # Metadata turn an underscore into a hyphen.
-            every[extra.replace("-", "_")] = [r for r in listed if _applies(r, extra) and r not in every[""]]
-    return {extra: [r for r in listed if r.name != "edgemtl"] for extra, listed in every.items()}
+        every = [Requirement(line) for line in about.get_all("Requires-Dist") or []]
+        basic = [r for r in every if _applies(r, "")]
+        listed = {extra: [r for r in every if r not in basic] for extra in about.get_all("Provides-Extra") or []}
+        listed[""] = basic
+    here = {_spelled(extra): [r for r in needed if _applies(r, extra)] for extra, needed in listed.items()}
+    return {extra: _whole(extra, here) for extra in here}
+
+
+def _whole(extra: str, listed: dict[str, list[Requirement]]) -> list[Requirement]:
+    """What an extra lists, each package once, with the content of an edgemtl[other] in its place."""
+    found: dict[str, Requirement] = {}
+    for requirement in listed[extra]:
+        others = requirement.extras if requirement.name == "edgemtl" else ()
+        inner = [r for name in sorted(others) for r in _whole(_spelled(name), listed)] if others else [requirement]
+        found |= {str(r): r for r in inner}
+    return list(found.values())
+
+
+def _spelled(extra: str) -> str:
+    return extra.replace("-", "_")
 
 
 def inspect(requirement: Requirement, extra: str) -> Finding:

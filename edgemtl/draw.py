@@ -125,7 +125,7 @@ def _key(task: Task, prediction: np.ndarray, width: int) -> np.ndarray:
     left = 0
     if task.name == "normals":
         ball = _ball(task, ROWS * ROW - 6)
-        key[4 : 4 + len(ball), : len(ball)] = ball
+        key[4 : 4 + len(ball), : len(ball)] = ball[:, :width]  # a cell may be narrower: of a frame 30 times as tall
         left = len(ball) + GAP
     _chips(key, rows, left)
     return key

@@ -5,15 +5,13 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from edgemtl import artifact, recipe, registry, selftest, show
+from edgemtl import artifact, frames, recipe, registry, selftest, show
 from edgemtl import budget as budgets
 from edgemtl.budget import Allowed
-from edgemtl.data.augment import pad, window
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import dumps, keep, read_json, sha256
-from edgemtl.predictor import fit
 from edgemtl.recipe import Data, Recipe
-from edgemtl.tasks import Meter, Size, Task, check, delta_m, numbered
+from edgemtl.tasks import Fit, Meter, Size, Task, check, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
@@ -38,13 +36,14 @@ def score(
     samples: Any,
     tasks: Mapping[str, Task],
     *,
-    canvas: Size | None = None,
+    size: Size | None = None,
+    how: Fit = "stretched",
     limit: int | None = None,
     title: str = "evaluate",
     quiet: bool = False,
 ) -> Scores:
     """Every task's scores over the samples; the same arguments as `measure`."""
-    meters = measure(predict, samples, tasks, canvas=canvas, limit=limit, title=title, quiet=quiet)
+    meters = measure(predict, samples, tasks, size=size, how=how, limit=limit, title=title, quiet=quiet)
     return {name: meter.scores() for name, meter in meters.items()}
 
 
@@ -53,16 +52,17 @@ def measure(
     samples: Any,
     tasks: Mapping[str, Task],
     *,
-    canvas: Size | None = None,
+    size: Size | None = None,
+    how: Fit = "stretched",
     limit: int | None = None,
     title: str = "evaluate",
     quiet: bool = False,
 ) -> dict[str, Meter]:
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
-    Each is judged at its label's own resolution, where it has one. With a `canvas` frames are not stretched but centred
-    on one of that size, and only their own pixels are judged. UsageError where there is nothing to score; CheckFailed
-    where a map cannot be right, naming the frame and the task.
+    Each is judged at its label's own resolution, where it has one. `predict` fits each frame into the network's `size`,
+    `how` says in which way: of padded frames their own pixels alone are judged. UsageError where there is nothing to
+    score; CheckFailed where a map cannot be right, naming the frame and the task.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
@@ -71,18 +71,15 @@ def measure(
     chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
-        image = sample["image"] if canvas is None else pad({"image": sample["image"]}, canvas, {})["image"]
+        frame = sample["image"].shape[:2]
         with numbered(index, title):
-            maps = predict(image)
+            maps = predict(sample["image"])
             check(maps, tasks)
         for name, task in tasks.items():
             if name in sample:
                 label = sample[name]
-                if canvas is None:
-                    prediction = task.decode(maps[name], label.shape[:2])
-                else:
-                    prediction = task.decode(maps[name], image.shape[:2])[window(label.shape[:2], canvas)]
-                meters[name].update(prediction, label)
+                at = label.shape[:2]
+                meters[name].update(frames.predict(task, maps[name], frame, size or frame, how, at=at), label)
     return meters
 
 
@@ -206,7 +203,8 @@ class _Subject(NamedTuple):
     run: Path | None
     tasks: dict[str, Task]
     data: Data
-    canvas: Size | None  # see `measure`
+    size: Size
+    fit: Fit  # of an artifact the manifest's, by which a device shows it too
     recipe: Recipe | None  # an artifact does without
     weights_sha256: str
     kind: Literal["run", "artifact", "reference"]
@@ -233,31 +231,30 @@ def _subject(path: Path, weights: str) -> _Subject:
     return _Subject(path, weights, path, *_stated(recipe.read(path / "recipe.json")), sha256(file), "run")
 
 
-def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size | None, Recipe]:
-    return of.tasks, of.data, of.size if of.augment.native else None, of
+def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size, Fit, Recipe]:
+    return of.tasks, of.data, of.size, of.fit, of
 
 
 def _artifact(path: Path) -> _Subject:
     """By its manifest alone; the recipe is asked only for what manifests of older versions do not say."""
     manifest = artifact.read(path)
     run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
-    origin = _origin(manifest, run)
-    data = manifest.data or (origin.data if origin else None)
+    data = manifest.data or _data(manifest, run)
     if data is None:
         raise UsageError(f"{path} says no data set, as older versions did not; convert again")
-    canvas = manifest.size if origin and origin.augment.native else None
+    fitted = manifest.size, manifest.fit
     name, digest = path.resolve().name, artifact.digest(manifest)
     return _Subject(
-        path, name, run, manifest.tasks, data, canvas, None, manifest.weights_sha256, "artifact", digest
+        path, name, run, manifest.tasks, data, *fitted, None, manifest.weights_sha256, "artifact", digest
     )  # fmt: skip
 
 
-def _origin(manifest: artifact.Manifest, run: Path | None) -> Recipe | None:
-    """The recipe that an artifact came from, where it can be had."""
+def _data(manifest: artifact.Manifest, run: Path | None) -> Data | None:
+    """The data set of the recipe that an artifact came from, where that can be had."""
     if run is not None:
-        return recipe.read(run / "recipe.json")
+        return recipe.read(run / "recipe.json").data
     try:
-        return recipe.load(manifest.recipe)
+        return recipe.load(manifest.recipe).data
     except UsageError:
         return None
 
@@ -279,10 +276,11 @@ def _measured(
     source, tasks = subject.data, subject.tasks
     samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
     predict, how = _predict(subject, device, untested)
-    meters = measure(predict, samples, tasks, canvas=subject.canvas, limit=limit, title=f"evaluate {subject.name}")
-    frames = len(samples) if limit is None else min(limit, len(samples))
+    fitted: dict[str, Any] = {"size": subject.size, "how": subject.fit}
+    meters = measure(predict, samples, tasks, **fitted, limit=limit, title=f"evaluate {subject.name}")
+    count = len(samples) if limit is None else min(limit, len(samples))
     entry = {
-        "frames": frames,
+        "frames": count,
         "split": split,
         "weights_sha256": subject.weights_sha256,
         "tasks": {name: meter.scores() for name, meter in meters.items()},
@@ -290,7 +288,7 @@ def _measured(
     }
     if subject.kind == "artifact":
         entry |= {"digest": subject.digest, **how}
-    return entry, frames == len(samples)
+    return entry, count == len(samples)
 
 
 def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
@@ -332,7 +330,7 @@ def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Pre
 
     def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            batch = torch.from_numpy(fit(frame, size)).permute(2, 0, 1)[None].float().to(where)
+            batch = torch.from_numpy(frames.fit(frame, size, subject.fit)).permute(2, 0, 1)[None].float().to(where)
             return {task: map[0].cpu().numpy() for task, map in network(batch).items()}
 
     return predict, {}

@@ -117,14 +117,17 @@ def sha256(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file with one JSON object per line; none without the file.
+    """The records of a journal, one JSON object with an `iteration` per line; none without the file.
 
-    A line that is no JSON is left out: of a killed process the last may be half a line.
+    Any other line is left out: of a killed process the last may be half a line.
     """
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            found.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        parts = (record.get(key, {}) for key in ("loss", "scores")) if isinstance(record, dict) else [None]
+        if all(isinstance(part, dict) for part in parts) and isinstance(record.get("iteration"), int):
+            found.append(record)
     return found

@@ -5,22 +5,25 @@ import platform
 import subprocess
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Iterator
 
+import cv2
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from edgemtl import artifact
 from edgemtl.errors import UsageError
 from edgemtl.files import difference, dumps, read_json, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
 
 RECIPE = "recipe.json"
 METRICS = "metrics.jsonl"
-PACKAGES = ("edgemtl", "torch", "timm", "lightning-fabric", "safetensors", "numpy", "opencv-python-headless")
+FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
+# Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
+PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
 def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
@@ -32,7 +35,7 @@ def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
 
 
 def check_same(run: Path, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`.
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
 
     A key that did not exist when the run began counts with its default.
     """
@@ -40,7 +43,12 @@ def check_same(run: Path, recipe: Recipe) -> None:
     stored = stored.get("recipe") if isinstance(stored, dict) else None
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
-    other = difference(stored, recipe.model_dump(mode="json"))
+    given = [stored, recipe.model_dump(mode="json")]
+    for number, each in enumerate(given):
+        training = each.get("training") if isinstance(each, dict) else None
+        if isinstance(training, dict):
+            given[number] = each | {"training": {key: value for key, value in training.items() if key not in FREE}}
+    other = difference(*given)
     if other:
         raise UsageError(
             f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
@@ -49,13 +57,8 @@ def check_same(run: Path, recipe: Recipe) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of every package that has a say in the weights and is installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    # OpenCV has four packages on PyPI, and a system's own has none; the module itself knows.
+    return {"python": platform.python_version(), **artifact.versions(PACKAGES), "opencv": cv2.__version__}
 
 
 def commit() -> str | None:

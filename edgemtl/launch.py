@@ -54,9 +54,16 @@ def _made(options: dict[str, Any]) -> Fabric:
         raise UsageError(str(error).strip().splitlines()[0]) from error
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether "cuda" or "cpu" multiplies bfloat16 natively here; emulated it would be slower than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def _fastest(accelerator: str) -> str:
     if accelerator != "cpu" and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = "cuda"
     else:
-        native = accelerator in ("auto", "cpu") and torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if native else "32-true"
+        device = "cpu" if accelerator == "auto" else accelerator
+    return "bf16-mixed" if has_bfloat16(device) else "32-true"

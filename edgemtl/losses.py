@@ -7,17 +7,18 @@ Multi-Task-Learning-PyTorch, on which MTI-Net and SCA-MTL build, differs in two 
 cross entropy and its L1 of depth are the same. (It also took ignored pixels for edges and salient ones. Not here.)
 """
 
-import math
 from typing import Callable, Mapping, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemtl.recipe import Losses
+from edgemtl.errors import UsageError, unknown
+from edgemtl.recipe import Losses, Recipe
 from edgemtl.tasks import Task
 
 IGNORED = 255
+CLASSES = ("semseg", "human_parts")  # tasks whose label is a class id
 
 
 class Pixels(NamedTuple):
@@ -28,10 +29,10 @@ class Pixels(NamedTuple):
     positive: Tensor  # edge and salient pixels
 
 
-def _valid(name: str, label: Tensor) -> Tensor:
-    if name == "depth":
-        return (label > 0) & (label < math.inf)
-    return label.abs().sum(1, keepdim=True) > 0 if name == "normals" else label != IGNORED
+def _valid(task: Task, label: Tensor) -> Tensor:
+    """The pixels that count, by the task's own word, in the label's layout with one channel."""
+    known: Tensor = task.valid(label.movedim(1, -1))[:, None] if task.name == "normals" else task.valid(label)
+    return known
 
 
 def _classes(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
@@ -47,32 +48,34 @@ def _classes(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pi
 def _sal(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """Balanced by each batch's share of negatives; two channels (softmax) or one (sigmoid)."""
     share = (pixels.labelled - pixels.positive) / pixels.labelled
-    return _balanced(raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw, label, share, options, pixels)
+    return _balanced(raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw, label, task, share, options, pixels)
 
 
 def _edge(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """Balanced by the task's own weight of edge pixels."""
-    return _balanced(raw, label, task.positive, options, pixels)  # type: ignore[attr-defined]
+    return _balanced(raw, label, task, task.positive, options, pixels)  # type: ignore[attr-defined]
 
 
-def _balanced(logit: Tensor, label: Tensor, weight: float | Tensor, options: Losses, pixels: Pixels) -> Tensor:
+def _balanced(
+    logit: Tensor, label: Tensor, task: Task, weight: float | Tensor, options: Losses, pixels: Pixels
+) -> Tensor:
     """Binary cross entropy with a weight w on positive pixels and 1 - w on the others."""
     positive = label == 1
     each = F.binary_cross_entropy_with_logits(logit, positive.float(), reduction="none")
-    total = (each * torch.where(positive, weight, 1 - weight) * _valid("", label)).sum()
+    total = (each * torch.where(positive, weight, 1 - weight) * _valid(task, label)).sum()
     return total / (pixels.all if options.bce_mean == "all" else pixels.labelled)
 
 
 def _depth(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """Mean absolute error in metres, plus `depth_square` times half the mean squared error."""
-    error = torch.where(_valid("depth", label), raw - label, 0)
+    error = torch.where(_valid(task, label), raw - label, 0)
     return (error.abs().sum() + 0.5 * options.depth_square * error.square().sum()) / pixels.labelled
 
 
 def _normals(raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
     """L1 of the unit vectors, per pixel (summed over the three components) or per component."""
-    each = (F.normalize(raw, dim=1) - label).abs().sum(1, keepdim=True) * _valid("normals", label)
-    return each.sum() / (pixels.labelled if options.normals_mean == "pixels" else 3 * pixels.labelled)
+    error = torch.where(_valid(task, label), F.normalize(raw, dim=1) - label, 0)
+    return error.abs().sum() / (pixels.labelled if options.normals_mean == "pixels" else 3 * pixels.labelled)
 
 
 BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses, Pixels], Tensor]] = {
@@ -83,11 +86,26 @@ BY_TASK: dict[str, Callable[[Tensor, Tensor, Task, Losses, Pixels], Tensor]] = {
 def count(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
     """(T, 3) int64: each task's number of pixels, of those with a label, and of positive ones. Counts of parts add."""
     rows = []
-    for name in tasks:
-        valid = _valid(name, labels[name])
+    for name, task in tasks.items():
+        valid = _valid(task, labels[name])
         positive = (labels[name] == 1).sum() if name in ("edge", "sal") else torch.zeros_like(valid.sum())
         rows.append(torch.stack([torch.full_like(positive, valid.numel()), valid.sum(), positive]))
     return torch.stack(rows)
+
+
+def check_weights(recipe: Recipe) -> None:
+    """UsageError where the recipe's weights are not those of its tasks and of their classes."""
+    for name in recipe.tasks:
+        if name not in recipe.training.weights:
+            raise UsageError(f"training.weights has no {name}; it needs a number for every task")
+    for name, weights in recipe.training.losses.class_weights.items():
+        if name not in CLASSES:
+            raise unknown("task with classes in training.losses.class_weights", name, CLASSES)
+        if weights and name in recipe.tasks and len(weights) != recipe.tasks[name].channels:
+            raise UsageError(
+                f"training.losses.class_weights has {len(weights)} numbers for {name}, which has"
+                f" {recipe.tasks[name].channels} classes"
+            )
 
 
 def losses(

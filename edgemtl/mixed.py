@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl import checkpoint, evaluate, exact, predictor, quantizers, registry, sensitivity
+from edgemtl import checkpoint, evaluate, exact, quantizers, sensitivity
 from edgemtl import recipe as recipes
-from edgemtl.data.augment import fit
 from edgemtl.errors import UsageError
+from edgemtl.frames import fit
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.recipe import Recipe
 from edgemtl.replay import Replay
+from edgemtl.samples import load
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import delta_m
 
@@ -40,7 +41,7 @@ def measure(run: Path, *, data: Path | None = None, frames: int = MEASURED, out:
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(run / CALIBRATED, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
-    samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)
+    samples = load(recipe, data, "train")
     images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)
@@ -71,12 +72,13 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
     def scores(on: Collection[FakeQuantize]) -> dict[str, float]:
         def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
             check()
-            raw = graph.run(deployed.normalise(frames(torch.from_numpy(predictor.fit(frame, recipe.size))[None])), on)
+            fitted = torch.from_numpy(fit(frame, recipe.size, recipe.fit))[None]
+            raw = graph.run(deployed.normalise(frames(fitted)), on)
             return {task: map[0].numpy() for task, map in deployed.activate(raw).items()}
 
         chosen = [samples[i] for i in many]
-        canvas = recipe.size if recipe.augment.native else None
-        found = evaluate.score(predict, chosen, tasks, canvas=canvas, title=f"judged on {len(chosen)} training frames")
+        title = f"judged on {len(chosen)} training frames"
+        found = evaluate.score(predict, chosen, tasks, size=recipe.size, how=recipe.fit, title=title)
         return {name: found[name][task.headline] for name, task in tasks.items()}
 
     every = frozenset(graph.quantizers.values())
@@ -116,8 +118,8 @@ def spread(samples: Any, count: int) -> list[int]:
 
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:
     """What the network gets of a sample: (1, 3, H, W), normalised."""
-    sample = fit({"image": samples[index]["image"]}, recipe.size, recipe.tasks, native=recipe.augment.native)
-    return deployed.normalise(frames(torch.from_numpy(sample["image"])[None]))
+    fitted = fit(samples[index]["image"], recipe.size, recipe.fit)
+    return deployed.normalise(frames(torch.from_numpy(fitted)[None]))
 
 
 def frames(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from edgemtl import artifact, registry
-from edgemtl.errors import UsageError
+from edgemtl.frames import fit, predict
 from edgemtl.tasks import Size, check
 
 
@@ -56,26 +56,17 @@ class Predictor:
 
         CheckFailed where one cannot be right: what is not finite, or no class, is never painted or scored.
         """
-        maps: dict[str, np.ndarray] = self.session(fit(frame, self.manifest.size))
+        maps: dict[str, np.ndarray] = self.session(fit(frame, self.manifest.size, self.manifest.fit))
         check(maps, self.manifest.tasks)
         return maps
 
-    def decode(self, maps: dict[str, np.ndarray], size: Size) -> dict[str, np.ndarray]:
-        """The predictions at `size` from these maps."""
-        return {name: self.manifest.tasks[name].decode(map, size) for name, map in maps.items()}
-
-
-def fit(frame: np.ndarray, size: Size) -> np.ndarray:
-    """The frame stretched to `size`, contiguous; UsageError where it is not a uint8 (H, W, 3) array."""
-    array = isinstance(frame, np.ndarray)
-    if not array or frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
-        got = f"{frame.dtype} {frame.shape}" if array else type(frame).__name__
-        raise UsageError(f"a frame is a uint8 RGB array of shape (height, width, 3), got {got}")
-    height, width = size
-    if frame.shape[:2] != (height, width):
-        shrinks = frame.shape[0] * frame.shape[1] > height * width
-        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.ascontiguousarray(frame)
+    def decode(self, maps: dict[str, np.ndarray], size: Size, *, frame: Size | None = None) -> dict[str, np.ndarray]:
+        """The predictions at `size` from these maps of a frame, which has that size where `frame` states no other."""
+        made = self.manifest
+        return {
+            name: predict(made.tasks[name], map, frame or size, made.size, made.fit, at=size)
+            for name, map in maps.items()
+        }
 
 
 def smooth_frames(size: Size, count: int) -> list[np.ndarray]:

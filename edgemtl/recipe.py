@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json
-from edgemtl.tasks import Size, Tasks
+from edgemtl.tasks import Fit, Size, Tasks
 
 
 class Options(BaseModel):
@@ -81,8 +81,9 @@ class Training(Options):
     weights: dict[str, float]  # loss weight of each task
     balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
     losses: Losses = Losses()
-    workers: int = 2
-    seed: int = 0
+    workers: int = Field(2, ge=0)
+    cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
+    seed: int = Field(0, ge=0)
 
 
 class Compression(Options):
@@ -124,6 +125,11 @@ class Recipe(Options):
     augment: Augment = Augment()
     training: Training
     compression: Compression = Compression()
+
+    @property
+    def fit(self) -> Fit:
+        """How frames are fitted wherever the network is scored, calibrated or shown."""
+        return "padded" if self.augment.native else "stretched"
 
 
 def load(name: str, settings: list[str] | None = None) -> Recipe:

@@ -20,7 +20,8 @@ from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, replacing, sha256
-from edgemtl.predictor import Predictor, fit, smooth_frames
+from edgemtl.frames import fit
+from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.readback import VERIFIED
 from edgemtl.tasks import Size
 
@@ -45,13 +46,13 @@ def record(
     Frames are the first of `source`, whatever `edgemtl demo --source` takes, or smooth random ones. UsageError where
     the artifact or the source does not open, or the file cannot be written.
     """
-    if out.suffix != ".npz":
+    if out.suffix.lower() != ".npz":
         raise UsageError(f"{out}: a recording is a .npz file")
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
     predictor = Predictor(path, device)
     manifest, session = predictor.manifest, predictor.session
-    images = [fit(image, manifest.size) for image in _images(source, manifest.size, frames)]
+    images = [fit(image, manifest.size, manifest.fit) for image in _images(source, manifest.size, frames)]
     made = [session(image) for image in show.track(images, f"record on {session.device}")]
     about = {
         "format": FORMAT,
@@ -69,8 +70,8 @@ def record(
         "toolchain": artifact.versions(registry.load("targets", manifest.target).target.packages),
     }
     stacks: dict[str, Any] = {PREFIX + task: np.stack([maps[task] for maps in made]) for task in manifest.tasks}
-    with replacing(out) as temporary:
-        np.savez_compressed(temporary, about=np.array(json.dumps(about)), frames=np.stack(images), **stacks)
+    with replacing(out) as temporary, temporary.open("wb") as stream:  # to a path, NumPy would add its own suffix
+        np.savez_compressed(stream, about=np.array(json.dumps(about)), frames=np.stack(images), **stacks)
     show.out.print(f"{out}: {len(images)} frames, {_told(about)}, {about['device']}", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl verify {path} --recording {out}", highlight=False, soft_wrap=True)
     return about
@@ -176,8 +177,12 @@ def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Bounds, task: str) ->
 def _images(source: str | None, size: Size, count: int) -> list[np.ndarray]:
     if source is None:
         return smooth_frames(size, count)
+    images: list[np.ndarray] = []
     with open_source(source) as opened:
-        images = list(islice(opened, count))
+        try:
+            images.extend(islice(opened, count))
+        except CheckFailed as error:  # it ended; the frames that it gave are sound
+            show.note(str(error))
     if not images:
         raise UsageError(f"{source} gives no frame")
     return images

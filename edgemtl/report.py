@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import cv2
 import matplotlib
@@ -20,9 +20,10 @@ from edgemtl import artifact, recipe, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.bench import FRAME
 from edgemtl.errors import UsageError
-from edgemtl.evaluate import SCORES, Predict
+from edgemtl.evaluate import SCORES
 from edgemtl.files import read_json, read_lines, replacing, sha256
-from edgemtl.predictor import Predictor, fit
+from edgemtl.frames import fit, predict
+from edgemtl.predictor import Predictor
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size, Task, delta_m
 from edgemtl.tasks.depth import Depth
@@ -35,6 +36,9 @@ SLOWER = "This processor lacks VNNI, one instruction for three of int8: int8 gai
 # Stand-ins for the page's own colours, which differ between light and dark.
 INK, LINE, POINT, GRID = "#010203", "#040506", "#070809", "#0a0b0c"
 PAINT = {INK: "currentColor", LINE: "var(--accent)", POINT: "var(--second)", GRID: "var(--border)"}
+
+
+Model = Callable[[np.ndarray, Size], dict[str, np.ndarray]]  # a frame and a size -> each task's prediction at that
 
 
 class Form(NamedTuple):
@@ -94,7 +98,7 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
     stated = recipe.read(run / "recipe.json")
     artifacts = {f.parent: artifact.read(f.parent) for f in sorted(run.glob(f"[!.]*/{artifact.FILE}"))}
     forms = _forms(run, stated, artifacts)
-    models, parameters = _models(run, stated.size, artifacts)
+    models, parameters = _models(run, stated, artifacts)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     listed = [*forms, *_constant(run, stated)]
     table, notes = _table(listed, stated.tasks), _notes(run, forms)
@@ -299,9 +303,9 @@ def _facts(run: Path, stated: Recipe, parameters: int | None) -> list[tuple[str,
 # ---- pictures
 
 
-def _models(run: Path, size: Size, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predict], int | None]:
+def _models(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Model], int | None]:
     """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
-    found: dict[str, Predict] = {}
+    found: dict[str, Model] = {}
     parameters = None
     torch = importlib.util.find_spec("torch") is not None
     if torch and (run / "float.safetensors").is_file():
@@ -309,39 +313,48 @@ def _models(run: Path, size: Size, artifacts: dict[Path, Manifest]) -> tuple[dic
 
         network = prepare.load_float(run)
         parameters = sum(p.numel() for p in network.parameters())
-        found["float, torch"] = _predict(network, size)
+        found["float, torch"] = _torch(network, stated)
     else:
         found |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
     small = _opened("int8", {f: m for f, m in artifacts.items() if m.precision == "int8"})
     if not small and torch and (run / "int8.safetensors").is_file():
         from edgemtl import compress
 
-        small = {"int8, torch": _predict(compress.load_int8(run), size)}
+        small = {"int8, torch": _torch(compress.load_int8(run), stated)}
     return found | small, parameters
 
 
-def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Predict]:
+def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Model]:
     """The first artifact whose runtime is here, OpenVINO's before others."""
     for folder, manifest in sorted(artifacts.items(), key=lambda item: item[1].target != "openvino"):
         try:
-            return {f"{title}, {manifest.target}": Predictor(folder).maps}
+            predictor = Predictor(folder)
         except UsageError:
             continue
+
+        def model(frame: np.ndarray, at: Size, predictor: Predictor = predictor) -> dict[str, np.ndarray]:
+            return predictor.decode(predictor.maps(frame), at, frame=frame.shape[:2])
+
+        return {f"{title}, {manifest.target}": model}
     return {}
 
 
-def _predict(network: Any, size: Size) -> Predict:
+def _torch(network: Any, stated: Recipe) -> Model:
     import torch
 
-    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+    def model(frame: np.ndarray, at: Size) -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            batch = torch.from_numpy(fit(frame, size)).permute(2, 0, 1)[None].float()
-            return {task: map[0].numpy() for task, map in network(batch).items()}
+            batch = torch.from_numpy(fit(frame, stated.size, stated.fit)).permute(2, 0, 1)[None].float()
+            maps = {name: map[0].numpy() for name, map in network(batch).items()}
+        return {
+            name: predict(task, maps[name], frame.shape[:2], stated.size, stated.fit, at=at)
+            for name, task in stated.tasks.items()
+        }
 
-    return predict
+    return model
 
 
-def _pictures(stated: Recipe, models: dict[str, Predict], data: Path | None, count: int) -> list[dict[str, Any]]:
+def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count: int) -> list[dict[str, Any]]:
     """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
     tasks = stated.tasks
     try:
@@ -358,11 +371,11 @@ def _pictures(stated: Recipe, models: dict[str, Predict], data: Path | None, cou
         frame = sample["image"]
         scale = min(1.0, WIDTH / frame.shape[1])
         size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
-        maps = [predict(frame) for predict in models.values()]
+        predictions = [model(frame, size) for model in models.values()]
         rows = []
         for name, task in tasks.items():
             label = task.resize(sample[name], size) if name in sample else task.unlabelled(size)
-            shown = [label, *(task.decode(map[name], size) for map in maps)]
+            shown = [label, *(of[name] for of in predictions)]
             rows.append(
                 {
                     "title": task.title,

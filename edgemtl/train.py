@@ -2,7 +2,6 @@
 
 import copy
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,17 +11,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl import balance, checkpoint, journal, reference, registry, show
+from edgemtl import balance, checkpoint, journal, reference, show
 from edgemtl.backbones import synchronised
-from edgemtl.batches import CLASSES, loader, tensors
+from edgemtl.batches import Lost, loader, tensors
 from edgemtl.checkpoint import FLOAT, LAST
-from edgemtl.errors import CheckFailed, UsageError, unknown
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores
 from edgemtl.files import read_json
 from edgemtl.launch import Precision, launch
-from edgemtl.losses import count, losses
+from edgemtl.losses import check_weights, count, losses
 from edgemtl.models import build
 from edgemtl.recipe import Recipe
+from edgemtl.samples import load
 from edgemtl.schedule import average, optimizer, set_rate
 from edgemtl.stop import Stop, Stopped
 from edgemtl.validate import merit, report, validate
@@ -58,7 +58,7 @@ def train(
     """
     init = init / FLOAT if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: _open(recipe, data, split) for split in ("train", "val")}
+    samples = {split: load(recipe, data, split) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     with Stop() as stop:
         training = _Training(recipe, run, fabric, samples, stop, resume, init)
@@ -137,7 +137,13 @@ class _Training:
         fabric, done = self.fabric, self.state.iteration
         pin = fabric.device.type == "cuda"
         self.batches = loader(
-            self.samples["train"], self.recipe, done, rank=fabric.global_rank, processes=fabric.world_size, pin=pin
+            self.samples["train"],
+            self.recipe,
+            done,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
+            pin=pin,
+            stop=self.stop,
         )
         if fabric.is_global_zero:
             for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
@@ -181,7 +187,12 @@ class _Training:
         self.model.train()
         set_rate(self.optimizer, options, state.iteration)
         begin = time.perf_counter()
-        batches = [next(self.batches) for _ in range(options.accumulate)]
+        try:
+            batches = [next(self.batches) for _ in range(options.accumulate)]
+        except Stopped:
+            self._stopped()
+        except Lost as lost:
+            self._stopped(f"{lost}: ", " (without such processes where --set training.workers=0 is added)")
         self.interval.waited += time.perf_counter() - begin
         parts = [tensors(fabric.to_device(batch), tasks) for batch in batches]
         counts = fabric.all_reduce(torch.stack([count(labels, tasks) for _, labels in parts]).sum(0), reduce_op="sum")
@@ -255,12 +266,9 @@ class _Training:
         state, tasks = self.state, self.recipe.tasks
         network = self.network if self.average is None else self.average
         self._show(False)
-        scores = None
-        if self.fabric.is_global_zero:
-            with suppress(Stopped):
-                scores = validate(network, self.samples["val"], self.recipe, self.fabric.device, self.stop)
-        scores = self.fabric.broadcast(scores)
-        if scores is None:
+        try:
+            scores = validate(network, self.samples["val"], self.recipe, self.fabric, self.stop)
+        except Stopped:
             self._stopped()
         state.validated, value = state.iteration, merit(scores, tasks)
         better = state.best_merit is None or value > state.best_merit
@@ -275,11 +283,14 @@ class _Training:
         self._show(True)
         self.interval = journal.Interval()
 
-    def _stopped(self) -> NoReturn:
-        self._save()
+    def _stopped(self, why: str = "", how: str = "") -> NoReturn:
+        done = self.state.iteration
+        if done:
+            self._save()
+        saved = f"saved as {self.run / LAST}" if done else "so nothing was saved"
         raise CheckFailed(
-            f"stopped after iteration {self.state.iteration} of {self.options.iterations}, saved as {self.run / LAST};"
-            " the same command with --resume goes on"
+            f"{why}stopped after iteration {done} of {self.options.iterations}, {saved}; the same command with --resume"
+            f" goes on{how}"
         )
 
     def _show(self, on: bool) -> None:
@@ -288,17 +299,7 @@ class _Training:
 
 
 def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
-    for name in recipe.tasks:
-        if name not in recipe.training.weights:
-            raise UsageError(f"training.weights has no {name}; it needs a number for every task")
-    for name, weights in recipe.training.losses.class_weights.items():
-        if name not in CLASSES:
-            raise unknown("task with classes in training.losses.class_weights", name, CLASSES)
-        if weights and name in recipe.tasks and len(weights) != recipe.tasks[name].channels:
-            raise UsageError(
-                f"training.losses.class_weights has {len(weights)} numbers for {name}, which has"
-                f" {recipe.tasks[name].channels} classes"
-            )
+    check_weights(recipe)
     if resume and (run / journal.RECIPE).is_file():
         journal.check_same(run, recipe)
         begun = read_json(run / journal.RECIPE).get("init")
@@ -307,10 +308,3 @@ def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for name in (LAST, FLOAT):
         if not resume and (run / name).exists():
             raise UsageError(f"{run} already holds {name}; go on with --resume or choose another --run")
-
-
-def _open(recipe: Recipe, data: Path | None, split: str) -> Any:
-    samples = registry.load("data", recipe.data.name).open(data, split, tuple(recipe.tasks), **recipe.data.options)
-    if len(samples) == 0:
-        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {data}' if data else ''}")
-    return samples

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from edgemtl import show
-from edgemtl.evaluate import Scores, score
-from edgemtl.predictor import fit
+from edgemtl.evaluate import Scores, measure
+from edgemtl.frames import fit
 from edgemtl.prepare import Deployed
 from edgemtl.recipe import Recipe
 from edgemtl.stop import Stop, Stopped
@@ -18,22 +19,68 @@ from edgemtl.tasks import Task
 EDGE_THRESHOLDS = 9  # instead of 99: enough to choose a checkpoint by, and boundary matching takes an eleventh
 
 
-def validate(network: nn.Module, samples: Any, recipe: Recipe, device: torch.device, stop: Stop) -> Scores:
-    """Every task's scores over a split, in float32; Stopped where `stop` was asked meanwhile."""
+class Part:
+    """Every n-th of some samples, from the one of this number on."""
+
+    def __init__(self, samples: Any, number: int, n: int) -> None:
+        self.samples, self.indices = samples, range(number, len(samples), n)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """The frame's name."""
+        given: str = self.samples.name(self.indices[index])
+        return given
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sample: dict[str, np.ndarray] = self.samples[self.indices[index]]
+        return sample
+
+
+def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, stop: Stop) -> Scores:
+    """Every task's scores over a split, in float32; Stopped where `stop` was asked meanwhile, in any process.
+
+    Processes share the frames and go through them in step, so that none waits longer for another than for a frame.
+    All give back the scores of the first one's network.
+    """
+    processes, device = fabric.world_size, fabric.device
+    if processes > 1:
+        for value in network.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+    part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
     tasks = dict(recipe.tasks)
     if "edge" in tasks:
         tasks["edge"] = tasks["edge"].model_copy(update={"thresholds": EDGE_THRESHOLDS})
     deployed = Deployed(network, recipe.size, recipe.map_stride).to(device).eval()
 
+    def go_on() -> None:
+        asked = torch.tensor(float(stop.asked), device=device)
+        if processes > 1:
+            torch.distributed.all_reduce(asked)
+        if asked > 0:
+            raise Stopped
+
     @torch.no_grad()
     def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
-        if stop.asked:
-            raise Stopped
-        batch = torch.from_numpy(fit(frame, recipe.size)).to(device)[None].permute(0, 3, 1, 2).float()
+        go_on()
+        batch = torch.from_numpy(fit(frame, recipe.size, recipe.fit)).to(device)[None].permute(0, 3, 1, 2).float()
         return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
 
-    canvas = recipe.size if recipe.augment.native else None
-    return score(predict, samples, tasks, canvas=canvas, title="validate")
+    meters = {name: task.meter() for name, task in tasks.items()}
+    if len(part):
+        quiet = not fabric.is_global_zero
+        meters = measure(predict, part, tasks, size=recipe.size, how=recipe.fit, title="validate", quiet=quiet)
+    for _ in range(len(part), rounds):  # the others have one frame more
+        go_on()
+    if processes > 1:
+        every: list[Any] = [None] * processes
+        torch.distributed.all_gather_object(every, meters)
+        meters = every[0]
+        for others in every[1:]:
+            for name, meter in meters.items():
+                meter.add(others[name])
+    return {name: meter.scores() for name, meter in meters.items()}
 
 
 def merit(scores: Scores, tasks: dict[str, Task]) -> float:

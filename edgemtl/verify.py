@@ -11,8 +11,9 @@ from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
+from edgemtl.frames import fit
 from edgemtl.ledger import Check
-from edgemtl.predictor import Predictor, fit, smooth_frames
+from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.readback import VERIFIED as VERIFIED
 from edgemtl.recipe import Recipe
 
@@ -60,12 +61,12 @@ def verify(
     where = device if predictor.session.float32 else getattr(target, "exactly", None)
     if shown and (predictor.session.float32 or where) and hasattr(target, "tensors"):
         with show.err.status(f"comparing the codes of {path} with torch's"):
-            first = [fit(images[0], manifest.size)]
+            first = [fit(images[0], manifest.size, manifest.fit)]
             held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     unsound: dict[str, str] = {}  # by task, in the first frame where it is
     for index, image in enumerate(show.track(images, f"verify on {source}")):
-        frame = fit(image, manifest.size)
+        frame = fit(image, manifest.size, manifest.fit)
         got = predictor.session(frame)
         with torch.inference_mode():
             wanted = reference(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
@@ -128,7 +129,8 @@ def verify(
 
 def _difference(manifest: Manifest, stated: Recipe) -> str | None:
     """What a device reads in the manifest that is not what the run's recipe says."""
-    wanted = stated.model_dump(mode="json", include={"size", "map_stride", "tasks", "data"}) | {"recipe": stated.name}
+    wanted = stated.model_dump(mode="json", include={"size", "map_stride", "tasks", "data"})
+    wanted |= {"recipe": stated.name, "fit": stated.fit}
     if manifest.data is None:  # as of older versions
         del wanted["data"]
     return difference(manifest.model_dump(mode="json", include=set(wanted)), wanted)

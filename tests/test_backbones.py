@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from edgemtl.backbones import ZOO, Backbone, synchronised
 from edgemtl.errors import UsageError
-from edgemtl.models import from_reference
+from edgemtl.models import build, from_reference
+from edgemtl.recipe import Network
+from edgemtl.tasks.depth import Depth
 from tests.golden import published
 
 NAME = "mobilenetv4_conv_small"
@@ -41,6 +43,35 @@ def test_odd_sizes(name, size):
     assert [x.shape[1:] for x in maps] == [
         (c, -(-h // s), -(-w // s)) for c, s in zip(backbone.channels, (4, 8, 16, 32))
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fastvit_t8", "convnext_atto", "pvt_v2_b0", "efficientvit_b0", "mambaout_femto", "mobilenetv2_100", "vgg11"],
+)
+def test_four_stages_of_any_network_that_has_them(name):
+    """Some have levels before their first stage, some have not; mambaout's maps are channels last."""
+    with torch.device("meta"):
+        network = build(Network(method="fcn", backbone=name), {"depth": Depth()})
+        maps = network.backbone(torch.empty(1, 3, 128, 160))
+        assert network(torch.empty(1, 3, 128, 160))["depth"].shape[:2] == (1, 1)
+    assert network.backbone.strides == [4, 8, 16, 32]
+    wanted = [(c, 128 // s, 160 // s) for c, s in zip(network.backbone.channels, (4, 8, 16, 32), strict=True)]
+    assert [tuple(x.shape[1:]) for x in maps] == wanted
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0", "visformer_tiny"])
+def test_fewer_stages_are_refused(name):
+    with pytest.raises(UsageError, match=f"^backbone {name} has 3 stages, four are needed"):
+        Backbone(name)
+
+
+def test_looking_for_the_stages_leaves_the_random_numbers_alone():
+    drawn = []
+    for _ in range(2):  # the second time the stages are known
+        torch.manual_seed(0)
+        drawn.append(next(Backbone("resnet10t").parameters()))
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", ""])

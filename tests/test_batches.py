@@ -1,5 +1,7 @@
+import contextlib
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from edgemtl.batches import Stream, loader, normalise, tensors
 from edgemtl.errors import UsageError
-from edgemtl.recipe import Data, Network, Recipe, Training
+from edgemtl.prepare import Normalise
+from edgemtl.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks import build
 
 
@@ -74,6 +77,11 @@ def test_normalise_is_torchvisions():
     np.testing.assert_allclose(normalise(torch.from_numpy(frame)).permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
+def test_training_normalises_as_the_deployed_network_does():
+    frame = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)  # every value a camera gives
+    assert torch.equal(normalise(frame), Normalise()(frame.permute(0, 3, 1, 2).float()))
+
+
 def test_a_task_that_a_sample_lacks_is_ignored_everywhere():
     class Samples:
         def __len__(self):
@@ -102,3 +110,81 @@ def test_a_task_that_a_sample_lacks_is_ignored_everywhere():
     assert (batch["semseg"][first] == 1).all() and (batch["semseg"][1 - first] == 255).all()
     assert (batch["normals"][first] == 0).all() and (batch["normals"][1 - first] != 0).any()
     assert (batch["sal"] == 255).all()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_held_frames_are_read_once_and_give_the_same_batches(cache):
+    reads = []
+
+    class Samples:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            reads.append(index)
+            if index == 2:
+                raise UsageError("2.png cannot be read")
+            return {"image": np.full((8, 8, 3), index, np.uint8), "depth": np.ones((8, 8), np.float32)}
+
+        def name(self, index):
+            return str(index)
+
+    given = Recipe(
+        name="r", summary="", data=Data(name="d"), size=(8, 8), network=Network(method="m", backbone="b"),
+        tasks={"depth": build("depth", None)}, augment=Augment(colour=0),
+        training=Training(
+            iterations=9, batch=1, rate=1, validate_every=1, save_every=1, weights={"depth": 1.0}, workers=0,
+            cache=cache,
+        ),
+    )  # fmt: skip
+    order = [index for [(_, index)] in stream(length=3, batch=1, iterations=9)]
+    drawn = loader(Samples(), given, 0)
+    for index in order[: order.index(2)]:
+        assert (next(drawn)["image"] == index).all()
+    with pytest.raises(UsageError, match=r"2\.png"):
+        next(drawn)
+    assert sorted(reads) == ([0, 1, 2] if cache else sorted(order[: order.index(2) + 1]))
+
+
+class Grey:
+    """Eight frames, of which the last cannot be read where one is `broken`."""
+
+    def __init__(self, broken=False):
+        self.broken = broken
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if self.broken and index == 7:
+            raise UsageError("7.jpg cannot be read")
+        return {"image": np.full((16, 16, 3), cv2.getNumThreads(), np.uint8), "sal": np.ones((16, 16), np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("end", ["used up", "closed", "broken", "never begun"])
+def test_opencvs_threads_are_as_before_afterwards(workers, end):
+    given = Recipe(
+        name="r", summary="", data=Data(name="d"), size=(16, 16), network=Network(method="m", backbone="b"),
+        tasks={"sal": build("sal")}, augment=Augment(colour=0.0),
+        training=Training(
+            iterations=4, batch=2, rate=1, validate_every=1, save_every=1, weights={"sal": 1.0}, workers=workers,
+        ),
+    )  # fmt: skip
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        with contextlib.closing(loader(Grey(end == "broken"), given, 0)) as batches:
+            if end != "never begun":
+                assert (next(batches)["image"] == 1).all()  # thread while a frame is read
+            if end == "used up":
+                assert len(list(batches)) == 3
+            if end == "broken":
+                with pytest.raises(UsageError, match="cannot be read"):
+                    list(batches)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)

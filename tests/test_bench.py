@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgemtl
 from edgemtl import bench as module
 from edgemtl import cli
 from edgemtl.bench import bench, show_table
@@ -27,6 +28,16 @@ def test_bench_measures_in_a_process_of_its_own(fake_artifact: Path, capsys: pyt
     show_table(result)
     printed = capsys.readouterr().out
     assert "model alone" in printed and "end to end" in printed and "cold start" in printed
+
+
+def test_the_child_imports_in_our_order(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some old packages put modules of the standard library's names beside edgemtl into site-packages.
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    (site / "platform.py").write_text("raise ImportError('not the standard library')")
+    monkeypatch.setattr(edgemtl, "__file__", str(site / "edgemtl" / "__init__.py"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    assert bench(fake_artifact, seconds=0.1, warmup=0)["device"] == "nowhere"
 
 
 def test_the_childs_complaint_is_ours(fake_artifact: Path, tmp_path: Path) -> None:

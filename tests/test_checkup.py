@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from edgemtl.checkup import checkup
+from edgemtl.data._files import read_image
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.tasks.semseg import NYUD_CLASSES
 
 H, W = 30, 40
 
@@ -66,6 +68,67 @@ def test_a_limit_looks_at_frames_evenly_spaced(root, tmp_path):
     assert [list(split.looks) for split in splits.values()] == [[0, 3], [0, 2]]
 
 
+def overwrite(path: Path, part: bytes) -> None:
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + part + data[middle + len(part) :])
+
+
+@pytest.mark.parametrize("file", ["images/0002.jpg", "segmentation/0002.png"])
+def test_bytes_after_a_picture_are_no_damage(file, root, tmp_path):
+    with (root / file).open("ab") as stream:
+        stream.write(b"\xff\xda and more, such as a film behind the picture" * 9)
+    checkup(root, out=tmp_path)
+
+
+@pytest.mark.parametrize("form", [[], [cv2.IMWRITE_JPEG_OPTIMIZE, 1], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]])
+def test_zeros_are_told_from_flat_pictures(form, tmp_path):
+    path = tmp_path / "x.jpg"
+    rng = np.random.default_rng(0)
+    flat = np.full((480, 640, 3), 255, np.uint8)
+    part = np.where(np.arange(480)[:, None, None] < 60, rng.integers(0, 256, flat.shape), flat).astype(np.uint8)
+    for picture in (flat, part):
+        cv2.imwrite(str(path), picture, form)
+        assert read_image(path).shape == flat.shape
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3)).astype(np.uint8), (0, 0), 5)
+    smooth = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+    for size in (100, 600, 4000):
+        cv2.imwrite(str(path), smooth, [cv2.IMWRITE_JPEG_QUALITY, 90, *form])
+        assert read_image(path).shape == smooth.shape
+        overwrite(path, bytes(size))
+        with pytest.raises(UsageError, match="x.jpg is damaged"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("value", [0, 128])
+def test_pictures_of_one_channel_are_no_normals(value, root, tmp_path):
+    for file in (root / "normals").iterdir():
+        grey = np.random.default_rng(0).integers(0, 128, (32 if file.stem == "0000" else H, W)).astype(np.uint8)
+        cv2.imwrite(str(file.with_suffix(".png")), np.zeros_like(grey) if value == 0 else grey)
+        file.unlink()
+    with pytest.raises(CheckFailed, match=r"nyud has 7 problems; the first: .*0000.png holds three times the same"):
+        checkup(root, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "task, empty, message",
+    [
+        ("segmentation", 0, "none of the 4 frames of train looked at has a semseg label"),
+        ("segmentation", 3, "every pixel of the 4 frames of train looked at is 'bed' by its semseg label"),
+        ("edge", 0, "every pixel of the 4 frames of train looked at is 'no edge' by its edge label"),
+    ],
+)
+def test_a_task_without_any_label_is_a_problem(task, empty, message, root, tmp_path, capsys):
+    for k in range(4):
+        path = root / f"{task}/{k:04}.png"
+        cv2.imwrite(str(path), np.full_like(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), empty))
+    message = message.replace("'bed'", repr(NYUD_CLASSES[2]))
+    with pytest.raises(CheckFailed, match=f"nyud has 1 problem; the first: {message}"):
+        checkup(root, out=tmp_path)
+    checkup(root, out=tmp_path, limit=4)
+    assert f"note: {message}" in capsys.readouterr().out
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -78,6 +141,9 @@ def truncate(path: Path) -> None:
         ("images/0002.jpg", truncate, "is cut short"),
         ("segmentation/0002.png", truncate, "is cut short"),
         ("depth/0002.npy", truncate, "cannot be read"),
+        ("images/0002.jpg", lambda p: overwrite(p, bytes(300)), "is damaged: there is a run of zeros in the middle"),
+        ("segmentation/0002.png", lambda p: overwrite(p, b"\1"), "is damaged: a checksum is wrong"),
+        ("normals/0002.npy", lambda p: np.save(p, np.full((H, W, 3), -1.0)), "three times the same number at every"),
         ("depth/0002.npy", lambda p: np.save(p, np.ones((H, W), np.uint16)), "holds uint16 (30, 40), not one channel"),
         ("depth/0002.npy", lambda p: np.save(p, np.full((H, W), 2000.0)), "depths of more than 100 m"),
         ("depth/0002.npy", lambda p: np.save(p, np.ones((H, W + 1))), "has size (30, 41), its image (30, 40)"),

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgemtl import checkpoint, compress, models, quantizers, registry
 from edgemtl import recipe as recipes
+from edgemtl.batches import Lost
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
@@ -400,6 +401,23 @@ def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     assert far[1] < 0.5 * far[0]
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_fine_tuning_takes_bfloat16_only_where_it_is_native(run, quantized, monkeypatch, native):
+    asked, seen, usual = [], set(), compress.losses
+
+    def losses(raw, *rest):
+        seen.update(map.dtype for map in raw.values())
+        return usual(raw, *rest)
+
+    monkeypatch.setattr(compress, "losses", losses)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(compress, "has_bfloat16", lambda device: asked.append(device) or native)
+    deployed = load_float(run)
+    deployed.network = copy.deepcopy(quantized[0])
+    compress.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
+    assert asked == ["cpu"] and (torch.bfloat16 in seen) is native
+
+
 def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch):
     compress.compress(run)
     before = contents(run)
@@ -426,6 +444,19 @@ def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
     assert "int8.safetensors" not in contents(run)
 
 
+def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
+    def lost(*_, stop):
+        raise Lost("a process that reads samples was killed by SIGKILL")
+        yield
+
+    monkeypatch.setattr(compress, "loader", lost)
+    with pytest.raises(
+        CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
+    ):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
 def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypatch):
     real = compress.losses
     monkeypatch.setattr(compress, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
@@ -438,6 +469,7 @@ def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypa
     "setting, message",
     [
         ("size=[64,64]", "fixed once a network is trained"),
+        ("training.losses.class_weights=[1,2,3,4,5,6,7]", "class_weights has 7 numbers for semseg, which has "),
         ("compression.iteration=4", "did you mean 'compression.iterations'"),
         ("compression.rate=0", "greater than 0"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from edgemtl import artifact, convert, registry
 from edgemtl.errors import UsageError
-from edgemtl.files import sha256, write_json
+from edgemtl.files import read_json, sha256, write_json
 from tests import toy
 
 
@@ -23,7 +23,7 @@ class Paper:
         self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str],
         *, sheets: int = 1,
     ) -> list[str]:  # fmt: skip
-        self.sheets = sheets
+        self.sheets, self.facts = sheets, metadata
         (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
         return ["model.txt"]
 
@@ -73,6 +73,15 @@ def test_a_targets_own_settings_reach_it_and_are_noted(run: Path, paper: Paper) 
     assert artifact.read(run / "paper").options == {"sheets": 2}
 
 
+@pytest.mark.parametrize(("native", "fit"), [(False, "stretched"), (True, "padded")])
+def test_how_frames_are_fitted_goes_into_the_artifact(run: Path, paper: Paper, native: bool, fit: str) -> None:
+    about = read_json(run / "recipe.json")
+    about["recipe"]["augment"]["native"] = native
+    write_json(run / "recipe.json", about)
+    assert artifact.read(convert.convert(run, target="paper")).fit == fit
+    assert paper.facts.get("fit", "stretched") == fit
+
+
 def test_float_goes_into_a_folder_of_its_own(run: Path, paper: Paper) -> None:
     folder = convert.convert(run, target="paper", precision="fp32")
     assert folder == run / "paper-fp32"
@@ -111,6 +120,28 @@ def test_a_conversion_that_fails_leaves_the_old_artifact(
     with pytest.raises(type(error)):
         convert.convert(run, target="paper")
     assert artifact.read(folder)
+    assert sorted(p.name for p in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("error", [OSError(5, "broken"), PermissionError(13, "no"), KeyboardInterrupt()])
+def test_the_old_artifact_survives_an_error_between_the_two_renames(
+    run: Path, paper: Paper, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    folder = convert.convert(run, target="paper")
+    before = sorted(p.name for p in run.iterdir())
+    usual = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise error
+        return usual(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    paper.text = "second"
+    with pytest.raises(UsageError if isinstance(error, PermissionError) else type(error)):
+        convert.convert(run, target="paper")
+    assert artifact.read(folder)
+    assert (folder / "model.txt").read_text().startswith("first")
     assert sorted(p.name for p in run.iterdir()) == before
 
 

@@ -15,6 +15,7 @@ from edgemtl import evaluate as module
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import compare, evaluate, score
 from edgemtl.files import read_json, sha256, write_json
+from edgemtl.frames import fit
 from edgemtl.predictor import Predictor
 from edgemtl.tasks import Meter, Task
 
@@ -76,8 +77,11 @@ def test_pixels_of_the_whole_split_count_alike() -> None:
     assert scores == {"lower": {"error": 24 / 36, "pixels": 36}, "higher": {"error": 0, "pixels": 12}}
 
 
-def test_a_limit_takes_the_first_frames() -> None:
-    assert score(constant, samples(), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
+def test_a_limit_takes_frames_evenly_spaced() -> None:
+    # Of five frames the first, the middle and the last: |1 - i| over (2 + i) x 4 pixels is 8, 16 and 72, of 48.
+    assert score(constant, samples(5), TASKS, limit=3, quiet=True)["lower"] == {"error": 96 / 48, "pixels": 48}
+    assert score(constant, samples(5), TASKS, limit=2, quiet=True)["lower"] == {"error": 80 / 32, "pixels": 32}
+    assert score(constant, samples(5), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
     assert score(constant, samples(), TASKS, limit=99, quiet=True) == score(constant, samples(), TASKS, quiet=True)
 
 
@@ -296,7 +300,7 @@ def test_a_folder_that_is_neither_run_nor_artifact(tmp_path: Path) -> None:
         evaluate(tmp_path)
 
 
-def test_on_a_canvas_only_the_frames_own_pixels_are_judged():
+def test_of_padded_frames_their_own_pixels_alone_are_judged():
     """The map is right inside the frame and wrong in the padding around it, at half the canvas' resolution."""
 
     class Where(Lower):
@@ -308,12 +312,13 @@ def test_on_a_canvas_only_the_frames_own_pixels_are_judged():
     frame = {"image": np.full((4, 6, 3), 200, np.uint8), "where": np.ones((4, 6))}
     seen = []
 
-    def predict(canvas: np.ndarray) -> dict[str, np.ndarray]:
+    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+        canvas = fit(frame, (8, 10), "padded")
         seen.append(canvas)
         return {"where": (canvas[::2, ::2, 0] == 200).astype(float)}
 
     tasks: dict[str, Task] = {"where": Where()}
-    assert score(predict, [frame], tasks, canvas=(8, 10), quiet=True)["where"] == {"error": 0, "pixels": 24}
+    assert score(predict, [frame], tasks, size=(8, 10), how="padded", quiet=True)["where"] == {"error": 0, "pixels": 24}
     assert seen[0].shape == (8, 10, 3) and (seen[0][2:6, 2:8] == 200).all() and (seen[0] == 200).sum() == 4 * 6 * 3
 
 

@@ -1,10 +1,13 @@
 import json
+from importlib.metadata import version
 
+import cv2
 import pytest
 import torch
 
-from edgemtl import journal
+from edgemtl import doctor, journal
 from edgemtl.errors import UsageError
+from edgemtl.files import read_lines
 from edgemtl.journal import Journal
 from edgemtl.recipe import Data, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
@@ -37,11 +40,27 @@ def test_only_what_will_not_come_again_is_kept(tmp_path):
     ]
 
 
+def test_lines_of_others_stop_nobody(tmp_path):
+    ours = {"iteration": 2, "loss": {}}
+    foreign = [5, [], None, "text", {}, {"note": "x"}, {"iteration": "2"}, {"iteration": 1, "scores": 3}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in [*foreign, ours]))
+    Journal(tmp_path, iteration=4, validated=2).close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [ours]
+
+
 def test_the_same_recipe_passes_and_another_is_named(tmp_path):
     journal.begin(tmp_path, recipe())
     journal.check_same(tmp_path, recipe())
     with pytest.raises(UsageError, match="its training.rate is 0.1, not 0.2"):
         journal.check_same(tmp_path, recipe(rate=0.2))
+
+
+@pytest.mark.parametrize("key", ["workers", "save_every"])
+def test_what_does_not_change_the_weights_may_change(tmp_path, key):
+    journal.begin(tmp_path, recipe())
+    other = recipe()
+    other = other.model_copy(update={"training": other.training.model_copy(update={key: 7})})
+    journal.check_same(tmp_path, other)
 
 
 def test_a_key_that_is_younger_than_the_run_counts_with_its_default(tmp_path):
@@ -60,6 +79,15 @@ def test_the_file_a_run_starts_from_is_recorded(tmp_path):
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     expected = {"path": str(tmp_path / "start.ckpt"), "sha256": sha256}
     assert json.loads((tmp_path / "recipe.json").read_text())["init"] == expected
+
+
+def test_the_version_of_every_package_that_has_a_say_is_recorded(tmp_path):
+    journal.begin(tmp_path, recipe())
+    found = json.loads((tmp_path / "recipe.json").read_text())["versions"]
+    needed = {requirement.name for extra in ("", "train") for requirement in doctor.requirements()[extra]}
+    no_say = {"jinja2", "matplotlib", "packaging", "pydantic", "rich", "tensorboard"}
+    assert found.keys() == {"python", "edgemtl", "opencv"} | needed - no_say - {"opencv-python"}
+    assert found["opencv"] == cv2.__version__ and found["torch"] == version("torch")
 
 
 def test_means_are_over_the_steps_with_labels():

@@ -175,6 +175,35 @@ def test_losses_of_half_precision_outputs_are_computed_in_float32(name, options,
     assert loss.item() == pytest.approx(brute(name, half.float().numpy(), label, **options), rel=1e-5)
 
 
+ODD = {  # labels at the border of what counts, one a pixel
+    "semseg": [0, 3, 255],
+    "human_parts": [0, 6, 255],
+    "sal": [0, 1, 255],
+    "edge": [0, 1, 255],
+    "depth": [0, -1, 1e-6, 80, math.inf, math.nan],
+    "normals": [(0, 0, n) for n in (0, 0.3, 0.499, 0.501, 1, math.nan, math.inf)] + [(0.4, 0.4, 0)],
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_the_pixels_that_count_are_those_of_the_meter(name):
+    task = tasks.build(name, PARAMS.get(name))
+    image = np.array([ODD[name]], np.float32 if name in ("depth", "normals") else np.uint8)  # one row of pixels
+    label, valid = torch.from_numpy(image)[None], task.valid(image)
+    label = (
+        label.long()
+        if name in ("semseg", "human_parts")
+        else label.permute(0, 3, 1, 2)
+        if label.ndim == 4
+        else label[:, None]
+    )
+    assert valid.any() and not valid.all()
+    assert count({name: label}, {name: task})[0, 1] == valid.sum()
+    x = torch.randn(1, CHANNELS[name], *image.shape[:2], requires_grad=True)
+    losses({name: x}, {name: label}, {name: task}, Losses())[name].backward()
+    assert np.array_equal((x.grad != 0).any(1)[0].numpy(), valid) and x.grad.isfinite().all()
+
+
 def test_large_logits_do_not_overflow():
     x = torch.full((1, 1, H, W), 6e4, dtype=torch.float16)
     label = np.zeros((1, 1, H, W), np.float32)

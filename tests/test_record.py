@@ -134,6 +134,22 @@ def test_it_records_what_a_source_gives(run: Path, tmp_path: Path) -> None:
     assert cli.main(["verify", str(run / "openvino-fp32"), "--recording", str(tmp_path / "a.npz")]) == 0
 
 
+def test_an_upper_case_suffix_is_one(run: Path, tmp_path: Path) -> None:
+    record.record(run / "openvino-fp32", out=tmp_path / "A.NPZ", frames=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["A.NPZ"] and len(record.read(tmp_path / "A.NPZ").frames) == 1
+
+
+def test_a_damaged_source_gives_what_it_has(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
+
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((60, 90, 3), 40 * index, np.uint8))
+    (tmp_path / "1.png").write_bytes(b"no image")
+    record.record(run / "openvino-fp32", out=tmp_path / "a.npz", source=str(tmp_path))
+    assert [int(frame.mean()) for frame in record.read(tmp_path / "a.npz").frames] == [0, 80]
+    assert "1 of 3 images could not be read: 1.png" in capsys.readouterr().err
+
+
 def test_wrong_use_is_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a recording is a \.npz file"):
         record.record(run / "openvino-fp32", out=tmp_path / "a.txt")

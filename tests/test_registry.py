@@ -15,7 +15,12 @@ def test_every_entry_says_in_its_first_line_what_it_is(kind: str) -> None:
         assert registry.summary(kind, name), f"{kind}/{name} has no docstring"
 
 
-@pytest.mark.parametrize("kind, attribute", [("recipes", "recipe"), ("targets", "target"), ("apps", "app")])
+PROMISES = {
+    "recipes": "recipe", "targets": "target", "apps": "app", "tasks": "task", "data": "open", "models": "network",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, attribute", PROMISES.items())
 def test_every_leaf_defines_what_its_kind_promises(kind: str, attribute: str) -> None:
     for name in registry.names(kind):
         assert hasattr(registry.load(kind, name), attribute), f"{kind}/{name} does not define {attribute}"

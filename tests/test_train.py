@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -207,6 +208,48 @@ def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturb
     assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
 
 
+def test_a_killed_worker_ends_training_with_one_line_and_resume_ends_the_same(tmp_path, data, undisturbed):
+    def die(index):
+        if index == 4 and os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    main = os.getpid()
+    data(train=Tiles(10, die))
+    message = "^a process that reads samples was killed by SIGKILL, as .* memory: stopped after iteration [0-3] of 6, "
+    with pytest.raises(CheckFailed, match=message) as caught:
+        train(tmp_path, recipe(workers=2))
+    assert "\n" not in str(caught.value) and "training.workers=0" in str(caught.value)
+    assert caught.tb and not multiprocessing.active_children()
+    train(tmp_path, recipe(workers=0), resume=True)
+    assert outcome(tmp_path)[:2] == undisturbed.outcome[:2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("last", "end"), [(0, "0 of 6, so nothing was saved"), (4, "1 of 6, saved as .*last.saf")])
+def test_a_wait_for_a_batch_is_told_and_answers_a_signal(
+    tmp_path, data, undisturbed, monkeypatch, capsys, number, last, end
+):
+    reads = []
+
+    def hang(index):
+        reads.append(index)
+        if len(reads) > last and os.getpid() != main:
+            time.sleep(3)
+            os.kill(main, number)
+            time.sleep(600)
+
+    main = os.getpid()
+    monkeypatch.setattr("edgemtl.batches.WAITED", 1)
+    data(train=Tiles(10, hang))
+    begin = time.monotonic()
+    with pytest.raises(CheckFailed, match=f"^stopped after iteration {end}.*--resume goes on$") as caught:
+        train(tmp_path, recipe(workers=1))
+    assert time.monotonic() - begin < 60 and caught.tb and not multiprocessing.active_children()
+    assert "no batch for 1 s: 1 processes read samples" in capsys.readouterr().err
+    train(tmp_path, recipe(workers=0), resume=True)
+    assert outcome(tmp_path)[:2] == undisturbed.outcome[:2]
+
+
 def test_no_handler_of_ended_children_is_left_behind(tmp_path, data, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new process
     data(train=Tiles(10))
@@ -235,8 +278,38 @@ def test_a_label_of_another_size_is_refused(tmp_path, data):
             return sample | {"depth": sample["depth"][:-1]}
 
     data(train=Broken(10))
-    with pytest.raises(UsageError, match=r"the depth label is \(31, 32\), the image \(32, 32\)"):
+    with pytest.raises(UsageError, match=r"the depth label of \d has size \(31, 32\), its image \(32, 32\)"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"semseg": np.uint8(254)}, "the semseg label of 1?1 holds semseg value 254; allowed: 0 to 1, 255 for ignored"),
+        ({"depth": np.float32(3000)}, "the depth label of 1?1 holds depths of more than 100 m; metres are expected"),
+        ({"depth": np.float32(1e30)}, "the depth label of 1?1 holds depths of more than 100 m; metres are expected"),
+    ],
+)
+def test_a_label_that_cannot_be_right_is_named(tmp_path, data, split, wrong, message):
+    class Broken(Tiles):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            for name, value in wrong.items() if index % 10 == 1 else ():
+                label = sample.setdefault(name, np.full((32, 32), 255, np.uint8))
+                label[-1, 7] = value
+            return sample
+
+    data(**{split: Broken(12)})
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        train(tmp_path)
+
+
+def test_a_wrong_option_of_the_data_is_one_line(tmp_path, data):
+    given = recipe()
+    given = given.model_copy(update={"data": Data(name="tiles", options={"sizes": 3})})
+    with pytest.raises(UsageError, match="unknown option in data.options of tiles 'sizes'; known: none"):
+        train(tmp_path, given)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):
@@ -487,9 +560,16 @@ def test_killed_and_resumed_ends_the_same(forked, name):
 
 @pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
 def test_two_processes_equal_one(forked, tmp_path, data, balance):
-    """Although one sees other labels than the other, and in some steps none at all for a task."""
+    """Although one sees other labels than the other, and in some steps none for a task. They share the frames."""
+    two = forked / f"two {balance}"
+    data(val=Tiles(3))
     train(tmp_path, recipe(plain=True, optimizer="sgd", balance=balance))
-    close(tmp_path, forked / f"two {balance}")
+    close(tmp_path, two)
+    assert [json.loads((two / f"validated {rank}").read_text()) for rank in range(2)] == [[0, 2] * 2, [1] * 2]
+    ours, theirs = ([line["scores"] for line in lines(run) if "scores" in line] for run in (tmp_path, two))
+    assert len(ours) == len(theirs) == 2
+    for mine, others in zip(ours, theirs):
+        assert all(mine[name] == pytest.approx(others[name], rel=1e-4) for name in ("depth", "semseg"))
 
 
 def play(folder):
@@ -544,11 +624,14 @@ def killed(run, what, call):
 
 
 def one_of(processes, rank, run, balance):
-    """Trains as one of torchrun's processes."""
+    """Trains as one of torchrun's processes, and leaves the numbers of the frames that it validated."""
     every = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
     every |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500 + os.getppid() % 1000, "TORCHELASTIC_RUN_ID": "test"}
     os.environ |= {name: str(value) for name, value in every.items()}
+    read = []
+    stand_in(setattr, val=Tiles(3, read.append))
     train(run, recipe(plain=True, optimizer="sgd", balance=balance))
+    (run / f"validated {rank}").write_text(json.dumps(read))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,7 @@ def test_maps_that_cannot_be_right_are_named_with_the_frame(
         ({"recipe": "another"}, "its recipe is 'another', not 'toy'"),
         ({"map_stride": 4}, "its map_stride is 4, not 2"),
         ({"size": (48, 96)}, "its size.1 is 96, not 64"),
+        ({"fit": "padded"}, "its fit is 'padded', not 'stretched'"),
         ({"tasks": {"depth": toy.TASKS["depth"]}}, "its tasks.semseg is None, not {"),
         (
             {"tasks": toy.TASKS | {"semseg": tasks.build("semseg", {"classes": ["wall", "flour", *toy.CLASSES[2:]]})}},

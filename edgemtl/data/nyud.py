@@ -7,10 +7,20 @@ edge/*.npy; both have segmentation/*.png (0 void, 1..40), depth/*.npy (metres) a
 from pathlib import Path
 from typing import Any, Callable
 
-import cv2
 import numpy as np
 
-from edgemtl.data._files import COLOUR, check, check_size, directions, place, read_array, read_image, read_names
+from edgemtl.data._files import (
+    PICTURES,
+    check,
+    check_size,
+    directions,
+    find,
+    place,
+    read_array,
+    read_image,
+    read_names,
+    read_numbers,
+)
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Task
 from edgemtl.tasks.depth import Depth
@@ -40,7 +50,7 @@ def _semseg(path: Path, raw: np.ndarray) -> np.ndarray:
 
 def _depth(path: Path, raw: np.ndarray) -> np.ndarray:
     check(path, raw, raw.dtype.kind == "f" and raw.ndim == 2, "one channel of metres as floats")
-    return np.where(np.isfinite(raw) & (raw > 0), raw, 0).astype(np.float32)
+    return np.where(TASKS["depth"].valid(raw), raw, 0).astype(np.float32)
 
 
 def _edge(path: Path, raw: np.ndarray) -> np.ndarray:
@@ -56,25 +66,29 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, np.ndarray], np.n
 }
 
 
+READ = {"normals": read_image}  # the pictures that are no numbers
+
+
 class Nyud:
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...]):
         self.root = place(root, UNPACKED)
         self.names = read_names(self.root / LISTING.format(split=split), NAME, WHERE)
-        self.files = {"image": self._find("images", (".png", ".jpg"))}
+        self.places = {"image": self._place("images", PICTURES)}
         for task in tasks:
             if task not in FOLDERS:
                 raise UsageError(f"NYUD-v2 has no labels for {task!r}; it has {', '.join(FOLDERS)}")
-            self.files[task] = self._find(*FOLDERS[task][:2])
+            self.places[task] = self._place(*FOLDERS[task][:2])
 
-    def _find(self, folder: str, endings: tuple[str, ...]) -> tuple[Path, str]:
-        """The folder and the ending of the files in it, which the first frame that has one tells."""
-        for name in self.names:
-            for ending in endings:
-                if (self.root / folder / (name + ending)).is_file():
-                    return self.root / folder, ending
-        raise UsageError(f"NYUD-v2 data: {self.root / folder / (self.names[0] + endings[0])} is missing; {WHERE}")
+    def _place(self, folder: str, endings: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+        """The folder and the endings of its files, the one of the first frame that has a file before the others."""
+        files = (find(self.root / folder, name, endings) for name in self.names)
+        usual = next((file.suffix.lower() for file in files if file.is_file()), None)
+        if usual is None:
+            missing = self.root / folder / (self.names[0] + endings[0])
+            raise UsageError(f"NYUD-v2 data: {missing} is missing; {WHERE}")
+        return self.root / folder, (usual, *(ending for ending in endings if ending != usual))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,19 +98,16 @@ class Nyud:
 
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from."""
-        return {kind: (folder / (self.names[index] + ending),) for kind, (folder, ending) in self.files.items()}
+        name = self.names[index]
+        return {kind: (find(folder, name, ends),) for kind, (folder, ends) in self.places.items()}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths(index)
         sample = {"image": read_image(paths.pop("image")[0])}
         for task, (path,) in paths.items():
-            raw = read_array(path) if path.suffix == ".npy" else read_image(path, _flags(task))
+            raw = READ.get(task, read_numbers)(path) if path.suffix.lower() in PICTURES else read_array(path)
             sample[task] = check_size(path, FOLDERS[task][2](path, raw), sample["image"].shape[:2])
         return sample
-
-
-def _flags(task: str) -> int:
-    return COLOUR if task == "normals" else cv2.IMREAD_UNCHANGED
 
 
 def open(root: Path | None, split: str, tasks: tuple[str, ...]) -> Nyud:

@@ -27,11 +27,12 @@ from edgemtl.data._files import (
     check,
     check_size,
     directions,
+    find,
     place,
+    read_classes,
     read_image,
     read_mat,
     read_names,
-    read_palette,
     read_plane,
     user_cache,
 )
@@ -59,6 +60,7 @@ TASKS: dict[str, Task] = {
 }
 FRAMES = {"train": 4998, "val": 5105}  # of the official splits
 LISTING = "ImageSets/Context/{split}.txt"
+PHOTOGRAPHS = (".jpg", ".jpeg", ".png")
 UNPACKED = ("PASCALContext", "PASCAL_MT")  # what the archives' folders are called
 
 PERSON = 15  # PASCAL's class number
@@ -84,7 +86,7 @@ INDOOR = np.array([
 
 
 def _semseg(files: tuple[Path, ...], size: Size) -> np.ndarray:
-    return read_palette(files[0])
+    return read_classes(files[0])
 
 
 def _human_parts(files: tuple[Path, ...], size: Size) -> np.ndarray:
@@ -148,18 +150,18 @@ class PascalContext:
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from, whether they exist or not."""
         name, root = self.names[index], self.root
-        found: dict[str, tuple[Path, ...]] = {"image": (root / f"JPEGImages/{name}.jpg",)}
-        regions = root / f"pascal-context/trainval/{name}.mat"
+        found: dict[str, tuple[Path, ...]] = {"image": (find(root / "JPEGImages", name, PHOTOGRAPHS),)}
+        regions = find(root / "pascal-context/trainval", name, [".mat"])
         for task in self.tasks:
             if task == "semseg":
-                voc, own = (root / f"semseg/{folder}/{name}.png" for folder in ("VOC12", "pascal-context"))
+                voc, own = (find(root / "semseg" / folder, name, [".png"]) for folder in ("VOC12", "pascal-context"))
                 found[task] = (own if own.is_file() and not voc.is_file() else voc,)
             elif task == "human_parts":
-                found[task] = (root / f"human_parts/{name}.mat",)
+                found[task] = (find(root / "human_parts", name, [".mat"]),)
             elif task == "edge":
                 found[task] = (regions,)
             else:
-                picture = root / f"{task}_distill/{name}.png"
+                picture = find(root / f"{task}_distill", name, [".png"])
                 found[task] = (picture, regions) if task == "normals" else (picture,)
         return found
 
@@ -189,7 +191,7 @@ class PascalContext:
             if isinstance(known, dict) and set(known) == set(self.names):
                 break
         else:
-            files = {name: self.root / f"human_parts/{name}.mat" for name in self.names}
+            files = {name: find(self.root / "human_parts", name, [".mat"]) for name in self.names}
             there = {name: file for name, file in files.items() if file.is_file()}
             known = dict.fromkeys(self.names, [])
             for name in show.track(list(there), "looking for people"):

@@ -10,7 +10,7 @@ Words, with the shapes of one frame (no batch axis):
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
@@ -19,6 +19,7 @@ from edgemtl import registry
 from edgemtl.errors import CheckFailed
 
 Size = tuple[int, int]  # (height, width)
+Fit = Literal["stretched", "padded"]  # how a frame becomes the network's, see edgemtl.frames
 
 
 class Meter(Protocol):
@@ -28,6 +29,10 @@ class Meter(Protocol):
 
     def scores(self) -> dict[str, float]:
         """Every score by name; the task's `headline` is among them."""
+        ...
+
+    def add(self, other: Any) -> None:
+        """Takes in what another meter of the same task has seen."""
         ...
 
     def constant(self) -> float:
@@ -76,9 +81,13 @@ class Task(BaseModel):
         """A label of this size in which every pixel is ignored."""
         raise NotImplementedError
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) bool: the pixels that count."""
+    def valid(self, label: Any) -> Any:
+        """(..., H, W) bool: the pixels that count, for metric and loss alike; of an array or of a tensor."""
         raise NotImplementedError
+
+    def wrong(self, label: np.ndarray) -> str:
+        """Which values of a label the task does not have and what it allows; empty where all is well."""
+        return ""
 
     def problem(self, map: np.ndarray) -> str | None:
         """Why a map cannot be right, whatever the frame shows; None where it can."""

@@ -1,7 +1,7 @@
 """What the tasks share: labels of small integers (255 ignored), colours, and the scores of class ids."""
 
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -57,6 +57,12 @@ def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
 
 
+def past(label: np.ndarray, values: int, what: str) -> str:
+    """What a label of `values` small integers holds beside them and IGNORED; empty where nothing."""
+    largest = int(label.max(initial=0, where=label != IGNORED))
+    return f"{what} {largest}; allowed: 0 to {values - 1}, {IGNORED} for ignored" if largest >= values else ""
+
+
 def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
     """The legend's row for ignored pixels where a label has some, or where there is nothing to look at."""
     there = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
@@ -105,8 +111,11 @@ class ClassLabels(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, len(self.class_names), f"{self.name} value")
 
     def problem(self, map: np.ndarray) -> str | None:
         """Why a map cannot be right: a class that there is not, which decoding would turn into another one."""
@@ -136,12 +145,25 @@ class ClassLabels(Task):
         return palette(len(self.class_names), self.class_names[0] == "background")
 
 
-class ClassMeter:
+class Sums:
+    """A meter that holds nothing but sums over pixels, so that meters of a split's parts add up to the whole's."""
+
+    SUMS: ClassVar[tuple[str, ...]]  # the attributes
+
+    def add(self, other: "Sums") -> None:
+        """Takes in what another meter of the same task has seen."""
+        for name in self.SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class ClassMeter(Sums):
     """Intersection over union and accuracy, in percent, over all labelled pixels seen.
 
     `miou` is the mean over all classes, where one that neither occurs nor is predicted counts 0; `miou_present` the
     mean over the classes that occur in the labels; `pixacc` the share of labelled pixels whose class is right.
     """
+
+    SUMS = ("_hit", "_predicted", "_labelled")
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
@@ -152,8 +174,8 @@ class ClassMeter:
         assert prediction.shape == label.shape, (prediction.shape, label.shape)
         valid = label != IGNORED
         label, prediction = label[valid], prediction[valid]
-        if label.size and label.max() >= self._classes:
-            raise UsageError(f"a label holds class {label.max()}; allowed: 0 to {self._classes - 1}, 255 for ignored")
+        if wrong := past(label, self._classes, "class"):
+            raise UsageError(f"a label holds {wrong}")
         self._labelled += np.bincount(label, minlength=256)
         self._predicted += np.bincount(prediction, minlength=256)
         self._hit += np.bincount(label[label == prediction], minlength=256)

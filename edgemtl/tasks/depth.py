@@ -1,14 +1,14 @@
 """Depth: metres from the camera's plane to what every pixel shows, scored by the root mean squared error."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import BLACK, Colour, bilinear, colour, look_up, nearest, scale
+from edgemtl.tasks._labels import BLACK, Colour, Sums, bilinear, colour, look_up, nearest, scale
 
 
 class Depth(Task):
@@ -19,6 +19,8 @@ class Depth(Task):
     headline: ClassVar[str] = "rmse"
     scores: ClassVar[dict[str, bool]] = {"rmse": False}
     unit: ClassVar[str] = "m"
+
+    FARTHEST: ClassVar[int] = 100  # no label of a room or a street lies beyond; millimetres taken for metres do
 
     far_m: Annotated[float, Field(gt=0)] = 10.0
 
@@ -35,8 +37,12 @@ class Depth(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.zeros(size, np.float32)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return (label > 0) & (label < math.inf)
+
+    def wrong(self, label: np.ndarray) -> str:
+        far = label.max(initial=0, where=self.valid(label)) > self.FARTHEST
+        return f"depths of more than {self.FARTHEST} m; metres are expected" if far else ""
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
@@ -66,8 +72,10 @@ def _table() -> np.ndarray:
     return table
 
 
-class DepthMeter:
+class DepthMeter(Sums):
     """`rmse`: the root of the mean squared error over all valid pixels seen, metres; predictions below 0 count as 0."""
+
+    SUMS = ("_squares", "_pixels", "_moments")
 
     def __init__(self, task: Depth) -> None:
         self._task = task

@@ -1,13 +1,13 @@
 """Edges: the probability that a pixel lies on an object's boundary, scored by the boundary F-measure (odsF)."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, bilinear, ignored_row, nearest, paint_probability
+from edgemtl.tasks._labels import IGNORED, Colour, Sums, bilinear, ignored_row, nearest, paint_probability, past
 
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
@@ -46,8 +46,11 @@ class Edge(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
@@ -64,8 +67,10 @@ class Edge(Task):
         return EdgeMeter(self)
 
 
-class EdgeMeter:
+class EdgeMeter(Sums):
     """`odsf`: the best F-measure of any one threshold over all images seen, in percent (optimal data set scale)."""
+
+    SUMS = ("_counts", "_constant")
 
     def __init__(self, task: Edge) -> None:
         self._thresholds = np.arange(1, task.thresholds + 1) / (task.thresholds + 1)

@@ -1,13 +1,13 @@
 """Surface normals: the direction every pixel's surface faces, scored by the mean angular error."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import GREY, Colour, bilinear, nearest
+from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
 
 
 class Normals(Task):
@@ -21,6 +21,7 @@ class Normals(Task):
     headline: ClassVar[str] = "mean"
     scores: ClassVar[dict[str, bool]] = {"mean": False, "median": False, "within_11.25": True}
     unit: ClassVar[str] = "deg"
+    SHORTEST: ClassVar[float] = 0.5  # a vector of a label must be longer, or it means: not known
 
     @property
     def channels(self) -> int:
@@ -41,8 +42,10 @@ class Normals(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.zeros((*size, 3), np.float32)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
-        return np.einsum("hwc,hwc->hw", label, label) > 0.25
+    def valid(self, label: Any) -> Any:
+        x, y, z = label[..., 0], label[..., 1], label[..., 2]
+        square = x * x + y * y + z * z
+        return (square > self.SHORTEST**2) & (square < math.inf)
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return _unit(bilinear(np.moveaxis(np.asarray(map), 0, -1), size))
@@ -73,13 +76,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(length > 1e-9, length, np.inf).astype(vectors.dtype)[..., None]
 
 
-class NormalsMeter:
+class NormalsMeter(Sums):
     """Angular error in degrees over all valid pixels seen: `mean`, `median` and the percentage `within_11.25`.
 
     The angle is 2 atan2(|p - l|, |p + l|), exact near 0 and 180 degrees where the arc cosine is not. The median comes
     from a histogram in steps of 0.01 degrees.
     """
 
+    SUMS = ("_sum", "_near", "_histogram", "_directions")
     STEPS = 100  # a degree
     CELLS = 40  # along each axis of a cube in which the labels' directions are counted
     CANDIDATES = 100  # most frequent directions that are tried as the constant one

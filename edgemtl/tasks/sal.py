@@ -1,12 +1,23 @@
 """Saliency: the probability that a pixel belongs to what catches the eye, scored by the best F-measure."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import IGNORED, Colour, bilinear, colour, ignored_row, nearest, paint_probability, scale
+from edgemtl.tasks._labels import (
+    IGNORED,
+    Colour,
+    Sums,
+    bilinear,
+    colour,
+    ignored_row,
+    nearest,
+    paint_probability,
+    past,
+    scale,
+)
 
 
 class Saliency(Task):
@@ -33,8 +44,11 @@ class Saliency(Task):
     def unlabelled(self, size: Size) -> np.ndarray:
         return np.full(size, IGNORED, np.uint8)
 
-    def valid(self, label: np.ndarray) -> np.ndarray:
+    def valid(self, label: Any) -> Any:
         return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
@@ -52,9 +66,10 @@ class Saliency(Task):
         return SaliencyMeter()
 
 
-class SaliencyMeter:
+class SaliencyMeter(Sums):
     """`maxf`: the best F-measure, beta^2 = 0.3, over the thresholds 0.05, 0.10 .. 0.95; global counts, percent."""
 
+    SUMS = ("_counts",)
     BETA2 = 0.3
     THRESHOLDS = np.arange(1, 20, dtype=np.float32) / np.float32(20)
 

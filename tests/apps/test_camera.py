@@ -1,4 +1,6 @@
+import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import Predictor
+from edgemtl import Predictor, cli
 from edgemtl.apps import camera
 from edgemtl.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
@@ -18,7 +20,7 @@ from edgemtl.errors import CheckFailed, UsageError
 def frames(count: int, wait: float = 0.0) -> Iterator[np.ndarray]:
     for index in range(count):
         time.sleep(wait)
-        yield np.full((60, 80, 3), index * 5, np.uint8)
+        yield np.full((60, 80, 3), index * 5 % 256, np.uint8)
 
 
 def source(count: int = 8, *, live: bool = False, wait: float = 0.0) -> Source:
@@ -48,6 +50,15 @@ def test_maps_that_cannot_be_right_end_it_with_the_frame_and_the_task(
         camera.run(Predictor(folder), source(), record=film, headless=True)
     with open_source(str(film)) as recorded:
         assert len(list(recorded)) == 2
+
+
+@pytest.mark.parametrize("view", ["tiles", "overlay"])
+@pytest.mark.parametrize("size", [(3100, 100), (6000, 20), (20, 6000), (1, 1)])
+def test_frames_of_any_shape_are_drawn(fake_artifact: Path, tmp_path: Path, size: tuple[int, int], view: str) -> None:
+    frame = (image for image in [np.zeros((*size, 3), np.uint8)])
+    strange = Source("test", frame, size=size, fps=25, live=False)
+    film = tmp_path / "film.mp4"
+    assert camera.run(Predictor(fake_artifact), strange, record=film, headless=True, view=view).frames == 1
 
 
 def test_limit_ends_an_endless_camera(fake_artifact: Path) -> None:
@@ -89,6 +100,73 @@ def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path:
         camera.run(Predictor(fake_artifact), camera_, record=film, headless=True)
     with open_source(str(film)) as recorded:
         assert len(list(recorded)) >= 1
+
+
+def test_a_damaged_file_is_shown_to_its_end_and_told(
+    fake_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((60, 80, 3), index * 5, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"no image")
+    film = tmp_path / "film" / "film.mp4"
+    line = ["demo", str(fake_artifact), "--source", str(tmp_path), "--headless", "--record", str(film), "--untested"]
+    assert cli.main(line) == 1
+    said = capsys.readouterr().err
+    assert "4 frames, " in said and said.endswith(": 1 of 5 images could not be read: 2.png\n")
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_run_and_completes_the_film(fake_artifact: Path, tmp_path: Path, name: str) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    film, sent = tmp_path / "film.mp4", []
+    taken: set[float] = set()
+
+    def stopped() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(frames(10**6, 0.01)):
+            taken.add(endless.captured if index > 3 else 0.0)  # by then there is one
+            if len(taken) > 4 and not sent:  # some frames are in the film
+                sent.append(name)
+                os.kill(os.getpid(), getattr(signal, name))
+            yield frame
+
+    endless = Source("camera 0", stopped(), size=(60, 80), fps=25, live=True)
+    assert camera.run(Predictor(fake_artifact), endless, record=film, headless=True, limit=500).frames < 500
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) >= 1
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_film_does_not_replace_what_is_shown(fake_artifact: Path, tmp_path: Path) -> None:
+    film, alias = tmp_path / "film.mp4", tmp_path / "alias.mp4"
+    camera.run(Predictor(fake_artifact), source(), record=film, headless=True)
+    alias.symlink_to(film)
+    before = film.read_bytes()
+    for record in (film, alias, tmp_path / ".." / tmp_path.name / "film.mp4"):
+        with (
+            open_source(film.as_uri()) as shown,
+            pytest.raises(UsageError, match="is what is shown"),
+        ):
+            camera.run(Predictor(fake_artifact), shown, record=record, headless=True)
+    assert film.read_bytes() == before
+
+
+def test_slow_and_fast_films_keep_their_time(fake_artifact: Path, tmp_path: Path) -> None:
+    for fps in (0.5, 480):
+        slow = Source("test", frames(10), size=(60, 80), fps=fps, live=False)
+        camera.run(Predictor(fake_artifact), slow, record=tmp_path / "a.webm", headless=True)
+        with open_source(str(tmp_path / "a.webm")) as recorded:
+            camera.run(Predictor(fake_artifact), recorded, record=tmp_path / "b.webm", headless=True)
+        with open_source(str(tmp_path / "b.webm")) as recorded:
+            assert len(list(recorded)) / recorded.fps == pytest.approx(10 / fps, rel=1e-3)
+
+
+def test_what_a_live_source_lost_is_told(fake_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = Source("camera 0", frames(10**6, 0.01), size=(60, 80), fps=25, live=True, lost=lambda: 7)
+    camera.run(Predictor(fake_artifact), live, headless=True, limit=3)
+    assert "7 frames of camera 0 could not be read" in capsys.readouterr().err
 
 
 def test_an_unwritable_record_runs_none(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

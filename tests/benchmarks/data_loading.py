@@ -18,8 +18,8 @@ import measure
 import numpy as np
 
 from edgemtl import recipe, registry, show
+from edgemtl.augment import augment
 from edgemtl.batches import Augmented, loader, stack
-from edgemtl.data.augment import augment
 from edgemtl.recipe import Recipe
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edgemtl.data import nyud
+from edgemtl.data._files import directions
 from edgemtl.errors import UsageError
 
-TASKS = ("semseg", "depth", "normals", "edge")
+TASKS = nyud.TASKS
 H, W = 12, 16
 
 
@@ -45,7 +46,7 @@ def root(request, tmp_path: Path) -> Path:
 
 
 def test_values_and_ignore_rules(root):
-    samples = nyud.open(root, "val", TASKS)
+    samples = nyud.open(root, "val", tuple(TASKS))
     assert len(samples) == 2 and samples.name(1) == "0002"
     sample = samples[0]
     assert sample["image"][5, 5, 2] > 190 and sample["image"][5, 5, 0] < 30  # RGB
@@ -61,9 +62,66 @@ def test_values_and_ignore_rules(root):
     assert set(np.unique(sample["edge"])) == {0, 1}
 
 
+def test_the_normals_that_are_read_are_those_that_count(root):
+    raw = np.zeros((H, W, 3), np.float32)
+    raw[0, :7, 1] = 0.3, 0.499, 0.501, 1, 2, np.nan, np.inf
+    known = TASKS["normals"].valid(raw)
+    assert known[0, :7].tolist() == [False, False, True, True, True, False, False] and known.sum() == 3
+    label = directions(root, raw)
+    assert (TASKS["normals"].valid(label) == known).all() and np.isfinite(label).all() and not label[~known].any()
+
+
 def test_only_the_tasks_asked_for_are_read(root):
     (root / "depth/0001.npy").unlink()
     assert set(nyud.open(root, "train", ("semseg",))[0]) == {"image", "semseg"}
+
+
+def rename(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: (r / "gt_sets/val.txt").write_bytes(b"\xef\xbb\xbf0001\r\n\r\n 0002 \r\n"),
+        lambda r: (r / "gt_sets/val.txt").write_text("0001.png\n0002.JPG\n"),
+        lambda r: [rename(f, f.stem + f.suffix.upper()) for f in r.glob("*/0002.*")],
+        lambda r: (
+            cv2.imwrite(str(r / "images/0002.jpeg"), cv2.imread(str(next((r / "images").glob("0002.*")))))
+            and [f.unlink() for f in (r / "images").glob("0002.*") if f.suffix != ".jpeg"]
+        ),
+        lambda r: (
+            np.save(r / "edge/0001.npy", nyud.open(r, "val", ("edge",))[0]["edge"])
+            or [f.unlink() for f in r.glob("edge/0001.png")]
+        ),
+    ],
+    ids=["byte order mark", "ids with endings", "capital endings", "another ending in between", "array beside picture"],
+)
+def test_files_that_are_there_are_found(root, change):
+    expected = list(map(nyud.open(root, "val", tuple(TASKS)).__getitem__, range(2)))
+    change(root)
+    samples = nyud.open(root, "val", tuple(TASKS))
+    assert [samples.name(k) for k in range(2)] == ["0001", "0002"]
+    for k, before in enumerate(expected):
+        for name, value in samples[k].items():
+            np.testing.assert_allclose(value, before[name], atol=30 if name == "image" else 0)
+
+
+def test_ids_may_hold_spaces(root):
+    for file in root.glob("*/0002.*"):
+        rename(file, "a room 2" + file.suffix)
+    (root / "gt_sets/val.txt").write_text("0001\na room 2\n")
+    samples = nyud.open(root, "val", tuple(TASKS))
+    assert samples.name(1) == "a room 2" and set(samples[1]) == {"image", *TASKS}
+
+
+def test_classes_may_be_colours_by_number(root):
+    Image = pytest.importorskip("PIL.Image")
+    before = nyud.open(root, "val", ("semseg",))[0]["semseg"]
+    picture = Image.open(root / "segmentation/0001.png")
+    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tolist())
+    picture.save(root / "segmentation/0001.png")
+    np.testing.assert_array_equal(nyud.open(root, "val", ("semseg",))[0]["semseg"], before)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +135,12 @@ def test_only_the_tasks_asked_for_are_read(root):
 def test_a_broken_folder_is_named(root, break_it, names):
     break_it(root)
     with pytest.raises(UsageError) as error:
-        nyud.open(root, "val", TASKS)
+        nyud.open(root, "val", tuple(TASKS))
     assert all(name in str(error.value) for name in names) and "\n" not in str(error.value)
 
 
 def test_broken_files_are_named_when_they_are_read(root):
-    samples = nyud.open(root, "val", TASKS)
+    samples = nyud.open(root, "val", tuple(TASKS))
     np.save(root / "depth/0001.npy", np.ones((H, W + 1), np.float32))
     with pytest.raises(UsageError, match=r"0001.npy has size \(12, 17\), its image \(12, 16\)"):
         samples[0]
@@ -96,14 +154,14 @@ def test_broken_files_are_named_when_they_are_read(root):
 
 def test_no_folder_and_unknown_tasks_say_what_to_do(root):
     with pytest.raises(UsageError, match="EDGEMTL_DATA"):
-        nyud.open(None, "val", TASKS)
+        nyud.open(None, "val", tuple(TASKS))
     with pytest.raises(UsageError, match="no labels for 'sal'"):
         nyud.open(root, "val", ("sal",))
 
 
 @pytest.mark.skipif("EDGEMTL_DATA" not in os.environ, reason="real NYUD-v2 data: set EDGEMTL_DATA")
 def test_real_frames_have_sane_labels():
-    samples = nyud.open(Path(os.environ["EDGEMTL_DATA"]), "val", TASKS)
+    samples = nyud.open(Path(os.environ["EDGEMTL_DATA"]), "val", tuple(TASKS))
     sample = samples[0]
     assert 0.3 < np.median(sample["depth"]) < 10
     assert sample["semseg"][sample["semseg"] != 255].max() < 40

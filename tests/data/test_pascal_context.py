@@ -148,6 +148,13 @@ def test_saliency_is_what_exceeds_one_half(root: Path) -> None:
     assert label[0, :4].tolist() == [0, 1, 1, 0] and label.sum() == 2
 
 
+def test_saliency_of_zeros_and_ones_is_found(root: Path, tmp_path: Path) -> None:
+    for file in (root / "sal_distill").iterdir():
+        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) > 127).astype(np.uint8))
+    with pytest.raises(CheckFailed, match="every pixel of the 2 frames of train looked at is 'no sal'"):
+        checkup(root, out=tmp_path / "out")
+
+
 def test_normals_are_known_for_shared_classes_alone(root: Path) -> None:
     first, second = (pascal_context.open(root, "train", ("normals",))[k]["normals"] for k in range(2))
     np.testing.assert_allclose(first[1, 0], [1, 0, 0], atol=0.01)
@@ -242,7 +249,7 @@ def test_the_folder_may_be_the_one_it_was_unpacked_in(root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "file, wrong, message",
     [
-        ("semseg/VOC12/{}.png", b"no image", "VOC12/2008_000001.png cannot be read"),
+        ("semseg/VOC12/{}.png", b"no image", "VOC12/2008_000001.png is not an image"),
         ("human_parts/{}.mat", b"MATLAB 5.0 MAT-file" * 9, "human_parts/2008_000001.mat cannot be read"),
         ("sal_distill/{}.png", b"\x89PNG and no end", "sal_distill/2008_000001.png is cut short"),
         ("pascal-context/trainval/{}.mat", b"", "trainval/2008_000001.mat cannot be read"),
@@ -253,6 +260,41 @@ def test_files_that_do_not_decode_are_named(root: Path, file: str, wrong: bytes,
     (root / file.format(NAMES[0])).write_bytes(wrong)
     with pytest.raises(UsageError, match=message):
         pascal_context.open(root, "train", ALL)[0]
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png"])
+def test_photographs_are_found_by_other_endings(root: Path, suffix: str) -> None:
+    path = root / f"JPEGImages/{NAMES[0]}.jpg"
+    if suffix == ".png":
+        cv2.imwrite(str(path.with_suffix(suffix)), cv2.imread(str(path)))
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(suffix))
+    listing = root / "ImageSets/Context/train.txt"
+    listing.write_text("".join(f"{name}.jpg\n" for name in NAMES[:2]), encoding="utf-8-sig")
+    samples = pascal_context.open(root, "train", ALL)
+    assert samples[0]["image"].shape[:2] == SIZES[NAMES[0]] and samples.name(1) == NAMES[1]
+
+
+def test_regions_of_matlab_7_3_are_read(root: Path) -> None:
+    path = root / f"pascal-context/trainval/{NAMES[0]}.mat"
+    before = pascal_context.open(root, "train", ("edge", "normals"))[0]
+    regions = io.loadmat(path)["LabelMap"]
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"  # scipy knows the format by it
+    path.write_bytes(head.ljust(512, b"\0"))
+    with pytest.raises(UsageError, match=f"{NAMES[0]}.mat (is a file of MATLAB 7.3, which h5py reads|cannot be read)"):
+        pascal_context.open(root, "train", ("edge",))[0]
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["LabelMap"] = regions.T
+        file.create_group("anno")
+    with path.open("r+b") as stream:
+        stream.write(head)
+    after = pascal_context.open(root, "train", ("edge", "normals"))[0]
+    assert all(np.array_equal(after[name], before[name]) for name in ("edge", "normals"))
+    path.replace(root / f"human_parts/{NAMES[0]}.mat")
+    with pytest.raises(UsageError, match="holds a struct in the format of MATLAB 7.3; save it again with -v7"):
+        pascal_context.open(root, "train", ("human_parts",))[0]
 
 
 def test_a_cut_photograph_is_refused(root: Path) -> None:
@@ -302,7 +344,12 @@ def test_a_missing_folder_or_listing_is_named(root: Path) -> None:
 
 
 def test_the_check_up_reads_all_five_tasks_and_finds_what_a_loader_forgives(root: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(CheckFailed, match="none of the 2 frames of val looked at has a human_parts label"):
+        checkup(root, out=tmp_path / "out")
+    people = (root / f"human_parts/{NAMES[0]}.mat").read_bytes()
+    (root / f"human_parts/{NAMES[3]}.mat").write_bytes(people)
     before = content(root)
+    capsys.readouterr()
     checkup(root, out=tmp_path / "out")
     out = capsys.readouterr().out
     assert "nothing is broken" in out and "2 more" not in out and "31x47 (1), 40x50 (1)" in out

@@ -72,6 +72,21 @@ def test_what_a_task_states(name):
 
 
 @every
+def test_meters_of_parts_add_up_to_the_whole(name):
+    task = TASKS[name]
+    whole, *parts = (task.meter() for _ in range(4))  # one part has seen nothing
+    for seed in range(5):
+        label, prediction = some_label(name, (40, 50), seed), task.decode(some_map(name, seed), (40, 50))
+        for meter in (whole, parts[seed % 2]):
+            meter.update(prediction, label)
+    assert parts[1].scores() != whole.scores()
+    for part in parts[1:]:
+        parts[0].add(part)
+    assert parts[0].scores() == pytest.approx(whole.scores(), rel=1e-12)
+    assert parts[0].constant() == pytest.approx(whole.constant(), rel=1e-12)
+
+
+@every
 def test_the_label_itself_is_the_best_prediction(name):
     task = TASKS[name]
     label = some_label(name, (40, 50), 5)

@@ -5,13 +5,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgemtl.frames import FILL, window
 from edgemtl.recipe import Augment
 from edgemtl.tasks import Size, Task
 
 Sample = dict[str, Any]  # "image" (H, W, 3) uint8 RGB and a label per task
 IGNORED = 255
 CROP_TRIES = 10
-FILL = (124, 116, 104)  # mean colour of ImageNet, zero after normalisation
 
 
 def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
@@ -22,12 +22,6 @@ def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
         shrinks = image.shape[0] > size[0]
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return {"image": image, **done}
-
-
-def window(frame: Size, size: Size) -> tuple[slice, slice]:
-    """The rows and columns that a frame of one size has in the middle of a canvas of at least the other."""
-    starts = [max(0, (whole - length) // 2) for length, whole in zip(frame, size)]
-    return slice(starts[0], starts[0] + frame[0]), slice(starts[1], starts[1] + frame[1])
 
 
 def pad(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
@@ -41,11 +35,6 @@ def pad(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     for name, canvas in done.items():
         canvas[window(frame, size)] = sample[name]
     return done
-
-
-def fit(sample: Sample, size: Size, tasks: dict[str, Task], *, native: bool = False) -> Sample:
-    """The frame brought inside `size` with its aspect kept (`native` ones as they are), then padded to at least it."""
-    return pad(sample if native else resize(sample, _inside(sample, size), tasks), size, tasks)
 
 
 def _inside(sample: Sample, size: Size, factor: float = 1.0) -> Size:

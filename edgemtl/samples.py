@@ -1,0 +1,91 @@
+"""Samples of a data set, held against what their tasks allow before anything is made of them."""
+
+import inspect
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemtl import registry, show
+from edgemtl.errors import UsageError, unknown
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Task
+
+
+class Checked:
+    """The samples of a data set; reading one raises UsageError, naming its file, where a label cannot be right.
+
+    That is one of another size than its image, or with values that its task does not have: class ids past the last,
+    millimetres for metres.
+    """
+
+    def __init__(self, samples: Any, tasks: Mapping[str, Task]) -> None:
+        self.samples, self.tasks = samples, tasks
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, index: int) -> str:
+        """The frame's name."""
+        given: str = self.samples.name(index)
+        return given
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sample: dict[str, np.ndarray] = self.samples[index]
+        size = sample["image"].shape[:2]
+        for name, task in self.tasks.items():
+            if name not in sample:
+                continue
+            if sample[name].shape[:2] != size:
+                raise UsageError(f"{self._file(index, name)} has size {sample[name].shape[:2]}, its image {size}")
+            if wrong := task.wrong(sample[name]):
+                raise UsageError(f"{self._file(index, name)} holds {wrong}")
+        return sample
+
+    def _file(self, index: int, task: str) -> str:
+        """The label's file; of data that has none, the frame and the task."""
+        if hasattr(self.samples, "paths"):
+            return str(self.samples.paths(index)[task][0])
+        return f"the {task} label of {self.name(index)}"
+
+
+class Held:
+    """The samples of a data set, read once and held in memory. A sample's UsageError is raised when it is asked for."""
+
+    def __init__(self, samples: Any) -> None:
+        self.name = samples.name
+        with ThreadPoolExecutor() as pool:  # decoders run outside Python's lock
+            read = pool.map(lambda index: _read(samples, index), range(len(samples)))
+            self.samples = list(show.track(read, "reading frames", len(samples)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sample = self.samples[index]
+        if isinstance(sample, UsageError):
+            raise sample
+        return dict(sample)
+
+
+def _read(samples: Any, index: int) -> dict[str, np.ndarray] | UsageError:
+    try:
+        return samples[index]
+    except UsageError as error:
+        return error
+
+
+def load(recipe: Recipe, root: Path | None, split: str) -> Checked:
+    """The samples of a split of the recipe's data set, in `root`; UsageError where it cannot be had or is empty."""
+    name, options = recipe.data.name, recipe.data.options
+    source = registry.load("data", name)
+    allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option in data.options of {name}", option, allowed)
+    found = source.open(root, split, tuple(recipe.tasks), **options)
+    if len(found) == 0:
+        raise UsageError(f"the {split} split of {name} is empty{f' in {root}' if root else ''}")
+    return Checked(found, recipe.tasks)

@@ -1,0 +1,37 @@
+"""`make test` ends and says what is wrong, also when a test kills its process or hangs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PLAIN = "import time, pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_ok(n): time.sleep(0.05)\n"
+ENDS = {
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "out of memory": "import os; os._exit(137)",
+    "hanging": "import threading; threading.Event().wait()",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_worker_that_dies_fails_its_test_and_the_run_ends(end: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name in "abc":
+        (tmp_path / "tests" / f"test_{name}.py").write_text(PLAIN)
+    broken = f"{PLAIN}\ndef test_broken(): {ENDS[end]}\ndef test_after(): pass\n"
+    (tmp_path / "tests" / "test_b.py").write_text(broken)
+    (told,) = re.findall(r"-m pytest (.+)", (ROOT / "Makefile").read_text())
+    command = [sys.executable, "-m", "pytest", *told.split(), "-o", "faulthandler_timeout=5"]
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    run = subprocess.run(command, cwd=tmp_path, env=outer, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "crashed while running 'tests/test_b.py::test_broken'" in run.stdout
+    assert "1 failed, 25 passed" in run.stdout
+    if end == "hanging":
+        assert "Timeout" in run.stderr and "test_b.py" in run.stderr  # where it stood
