@@ -1,0 +1,91 @@
+"""The small network in runtimes that are no targets, and the forms in which they get it."""
+
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nncf")
+
+from edgemtl import quantizers
+from tests import toy
+from tests.prove import __main__ as command
+from tests.prove import compare, forms, network, report, runtimes
+from tests.prove.compare import Outputs
+from tests.prove.forms import Form
+from tests.prove.runners import torch_reference
+from tests.prove.runners.results import Results
+
+JUDGES = [row.runtime for row in runtimes.judges("small", Path(), fetch=False)]
+FORMS: dict[str, Callable[[], Form]] = {
+    "float": lambda: forms.rounded(network.deployed(), network.SIZE, probe=True),
+    "int8, stored codes": lambda: forms.coded(network.deployed(), network.SIZE, probe=True, stored=True),
+    "int8, all on the grid": lambda: forms.coded(network.deployed(), network.SIZE, probe=True, stored=False),
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outputs]:
+    """A folder with the frames, and what torch computes for them."""
+    folder = tmp_path_factory.mktemp("judges")
+    frames = np.stack(network.frames())
+    for name in ("all", "few"):
+        np.save(folder / f"{name}.npy", frames)
+    torch_reference.main(network.deployed(), frames, Results(str(folder / "torch"), len(frames)))
+    return folder, compare.load(folder / "torch")
+
+
+@pytest.mark.parametrize("runtime", JUDGES)
+def test_maps_are_torchs_but_where_rounding_is_known_to_differ(work: tuple[Path, Outputs], runtime: str) -> None:
+    folder, wanted = work
+    [row] = [row for row in runtimes.judges("small", folder / "files", fetch=False) if row.runtime == runtime]
+    if row.absent:
+        pytest.skip(row.absent)
+    line = command.judge(row, wanted, folder, 1, set())
+    assert line.found is not None, line.reason
+    assert line.found.equal() is not bool(row.differs), report.sentence(line, ())
+    assert line.found.places == ("ExecuTorch" in runtime) * 6 and not line.found.missing
+    assert not line.found.codes_differing
+    assert any("int8" in kernel for kernel in line.about["kernels"]) is ("int8" in runtime)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_is_the_same_function(name: str) -> None:
+    form = FORMS[name]()
+    deployed, codes = network.deployed(), [torch.empty(0)]
+    for quantizer in quantizers.quantizers(deployed.network):
+        if quantizer.role == "activation":
+            quantizer.register_forward_hook(lambda _, __, output: codes.append(output))
+    for frame in network.frames():
+        del codes[:]
+        wanted = deployed(toy.batch(frame))
+        made = form.program.module()(torch.from_numpy(frame)[None])
+        assert form.tasks == list(wanted) and len(form.places) == len(codes) == 6
+        for got, want in zip(made, [*wanted.values(), *codes], strict=True):
+            assert torch.equal(got, want)
+
+
+def test_only_layers_between_quantizers_take_codes() -> None:
+    assert forms.layers(network.deployed(), network.SIZE) == {"deep.weight"}
+
+
+def test_what_is_no_layer_reads_values_that_no_converter_can_take_for_codes() -> None:
+    form = FORMS["int8, all on the grid"]()
+    readers = [
+        quantizers.called(reader)
+        for node in form.program.graph.nodes
+        if quantizers.called(node) == "dequantize_per_tensor"
+        for reader in node.users
+    ]
+    assert set(readers) == {"conv2d", "output"} and readers.count("conv2d") == 6
+
+
+def test_a_section_takes_the_place_of_its_older_one_and_nothing_else() -> None:
+    section = f"{report.JUDGES}\n\nnew\n"
+    page = "# Page\n\nfirst\n\n## Control\n\nlast\n"
+    once = report.replaced(page, section)
+    assert once == f"# Page\n\nfirst\n\n{section}\n## Control\n\nlast\n"
+    assert report.replaced(once.replace("new", "old\n\n| a |"), section) == once
+    assert report.replaced("", section) == section
