@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from edgemtl.predictor import Predictor
 
 __all__ = ["Predictor", "__version__"]
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # In a checkout `recipes/`, `targets/` and `apps/` stand beside this folder; an installed wheel has them inside it.
 if (_Path(__file__).parent.parent / "setup.cfg").is_file():
