@@ -1,8 +1,10 @@
 """What the NYUD-v2 recipes share: the four tasks, the papers' training, and that of the networks for devices."""
 
+from typing import Any
+
 from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
 from edgemtl.recipes._papers import demt_training
-from edgemtl.tasks import Task
+from edgemtl.tasks import Size, Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.normals import Normals
@@ -42,20 +44,30 @@ def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Reci
     )
 
 
+def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
+    """nyud_edge's network, or one like it: another backbone, other options."""
+    usual = {
+        "width": 96, "key_width": 32, "heads": 4, "share_keys": True, "offset_groups": 8, "offset_gain": 0.1,
+        "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
+    }  # fmt: skip
+    return Network(method="demt", backbone=backbone, pretrained=True, options=usual | options)
+
+
 def edge(
     name: str,
     summary: str,
     network: Network,
+    size: Size = (240, 320),
     keep_float: tuple[str, ...] = (),
     budget: str = "delta_m=-1,latency=+5%",
 ) -> Recipe:
-    """25 epochs at 240x320 with class-weighted segmentation, then int8 fine-tuning."""
+    """25 epochs with class-weighted segmentation, then int8 fine-tuning."""
     return Recipe(
         name=name,
         summary=summary,
         data=Data(name="nyud"),
         tasks=TASKS,
-        size=(240, 320),
+        size=size,
         map_stride=2,
         network=network,
         augment=Augment(scale=(1.0, 1.7)),

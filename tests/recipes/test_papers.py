@@ -8,7 +8,7 @@ from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.sal import Saliency
 
 LOADED = {name: recipe.load(name) for name in registry.names("recipes")}
-EDGE = [name for name in LOADED if name.endswith("_edge")]
+EDGE = [name for name in LOADED if "_edge" in name]  # for devices, not from a paper
 SCA = [name for name in LOADED if "_sca_hrnet18" in name]
 DEMT = [name for name in LOADED if name not in EDGE + SCA]
 WEIGHTS = {
