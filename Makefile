@@ -1,5 +1,6 @@
 # make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
-# make test   lint, types and tests
+# make fast   lint, types and the tests that take no time: under a minute on two cores
+# make test   lint, types and all tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames
 # make clean  removes what both made, except .venv
@@ -8,7 +9,7 @@
 .DELETE_ON_ERROR:
 .SECONDARY:
 .NOTPARALLEL:
-.PHONY: demo test prove format clean
+.PHONY: demo lint fast test prove format clean
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -85,11 +86,18 @@ out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(ELSEWHERE:%=$(RUN)/.verifie
 	$(EDGEMTL) report $(RUN) --out out
 
 # Not --dist loadfile: pytest-xdist would give a test that kills its worker to the next one again, and then wait for ever.
-test: .venv/installed-dev
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
+
+fast: lint
+	$(PYTEST) -m fast
+
+test: lint
+	$(PYTEST)
 
 prove: .venv/installed-dev
 	$(BIN)/python -m tests.prove $(PROVE)

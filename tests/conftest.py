@@ -14,11 +14,16 @@ settings.load_profile("edgemtl")
 SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # files whose tests send their process signals
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for what -m asks for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that send signals come first, in processes that have not run OpenVINO yet.
+    """What is neither slow nor asks the network is fast, and tests that send signals come first.
 
-    Under some virtual machines' kernels (seen on a 6.18) a signal to a process that has is fatal, whatever its handler.
+    These run in processes that have not run OpenVINO yet: under some virtual machines' kernels (seen on a 6.18) a
+    signal to a process that has is fatal, whatever its handler.
     """
+    for item in items:
+        if not {"slow", "network"} & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("fast")
     items.sort(key=lambda item: not item.path.as_posix().endswith(SIGNALLED))
 
 

@@ -86,6 +86,7 @@ def test_every_package_is_listed() -> None:
         )
 
 
+@pytest.mark.network
 def test_the_wheel_adds_one_name_and_holds_every_file(wheel: Path) -> None:
     names = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
     content = {name for name in names if not name.parts[0].endswith(".dist-info")}
@@ -96,6 +97,7 @@ def test_the_wheel_adds_one_name_and_holds_every_file(wheel: Path) -> None:
     assert [name for name in names if name.name == "LICENSE"]
 
 
+@pytest.mark.network
 def test_the_import_contracts_hold(wheel: Path, tmp_path: Path) -> None:
     # On the wheel's content, because only there recipes, targets and apps lie where they are imported.
     zipfile.ZipFile(wheel).extractall(tmp_path)
@@ -110,6 +112,7 @@ def test_the_import_contracts_hold(wheel: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("way", ["wheel", "editable", "checkout"])
 def test_the_device_side_runs_in_a_clean_environment(
     way: str, clean: Path, wheel: Path, tree: Path, tmp_path: Path

@@ -9,7 +9,8 @@ import pytest
 from edgemtl import cli, registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+LINK = re.compile(r"\]\((?!http)([^)#]+)[^)]*\)")
 
 
 def commands(page: Path) -> list[str]:
@@ -30,8 +31,18 @@ def test_every_command_is_understood(command):
 def test_there_are_commands_and_every_link_leads_somewhere():
     assert len(commands(ROOT / "README.md")) >= 8
     for page in PAGES:
-        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, following = set(), [ROOT / "README.md"]
+    while following:
+        page = following.pop()
+        reached.add(page)
+        links = {(page.parent / link).resolve() for link in LINK.findall(page.read_text(encoding="utf-8"))}
+        following += [link for link in links - reached if link.suffix == ".md"]
+    assert reached >= set(PAGES)
 
 
 def test_make_has_the_two_commands_that_the_readme_promises():

@@ -1,0 +1,112 @@
+"""What CONTRIBUTING.md and docs/architecture.md say is so: files, names, layers; and what they show works."""
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgemtl import Predictor, cli, registry
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+FILE = r"(?:edgemtl|recipes|targets|apps|tests|docs)/[\w./]+|setup\.cfg"
+TO_WRITE = re.compile(r"/my_\w+\.py")  # the files that a reader is told to add
+NAMED = re.compile(rf"`({FILE})`: ([^.;]*)")  # a file and what stands in it
+
+
+@pytest.mark.parametrize("text", [GUIDE, MAP], ids=["CONTRIBUTING", "architecture"])
+def test_every_file_that_is_named_is_there(text: str) -> None:
+    files = set(re.findall(rf"`({FILE})`", text))
+    assert len(files) > 8
+    assert not [file for file in files if not TO_WRITE.search(file) and not (ROOT / file).exists()]
+
+
+def test_what_a_checklist_says_of_a_file_stands_in_it() -> None:
+    lines = re.sub(r"\n +(?![-\d])", " ", GUIDE)
+    places = [(file, name) for file, said in NAMED.findall(lines) for name in re.findall(r"`(\w+)`", said)]
+    places = [(file, name) for file, name in places if not TO_WRITE.search(file)]
+    assert len(places) > 15
+    for file, name in places:
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), f"{file} has no {name}"
+
+
+def test_what_make_is_told_exists() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"\bmake (\w+)", re.sub(r"make:.*", "", GUIDE))) <= set(targets)
+
+
+def rows() -> list[list[str]]:
+    """The modules of each layer, from the top to the bottom."""
+    table = MAP.partition("| layer |")[2].partition("\n\n")[0]
+    return [re.findall(r"`(\w+)`", line) for line in table.splitlines()[2:]]
+
+
+def test_every_module_stands_in_one_layer() -> None:
+    listed = [module for row in rows() for module in row]
+    files = [path for path in (ROOT / "edgemtl").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    assert sorted(listed) == sorted(path.stem for path in files if not path.stem.startswith("__"))
+
+
+def test_a_module_imports_from_its_layer_and_those_below() -> None:
+    depth = {module: index for index, row in enumerate(rows()) for module in row}
+    upwards = set()
+    for path in sorted((ROOT / "edgemtl").rglob("*.py")):
+        here = path.relative_to(ROOT / "edgemtl")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # not what stands inside functions
+            if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] == "edgemtl":
+                used = {module.split(".")[1]} if "." in module else {name.name for name in node.names}
+                mine = depth.get(here.with_suffix("").parts[0], -1)
+                upwards |= {(here.as_posix(), name) for name in used if depth.get(name, mine) < mine}
+    assert upwards == {("data/scenes/walk.py", "camera")}  # the page says so
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with the guide's examples, which are entries of the registry."""
+    found = dict(re.findall(r"`(\S+/my_\w+)\.py`.*?^```python\n(.*?)^```", GUIDE, re.S | re.M))
+    assert len(found) == 5
+    for place, code in found.items():
+        kind, name = place.removeprefix("edgemtl/").split("/")
+        folder = tmp_path / "entries" / kind
+        folder.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(code)
+        package = importlib.import_module(f"edgemtl.{kind}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        monkeypatch.delitem(sys.modules, f"edgemtl.{kind}.{name}", raising=False)
+        assert name in registry.names(kind) and registry.summary(kind, name).endswith(".")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_examples_work_together(examples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe trains the model on the data set; the target converts it, the app shows it."""
+    data, run = examples / "rooms", examples / "run"
+    data.mkdir()
+    for split, count in (("train", 8), ("val", 2)):
+        names = [f"{split}{index}" for index in range(count)]
+        (data / f"{split}.txt").write_text("\n".join(names))
+        for index, name in enumerate(names):
+            near = np.linspace(0.5 + index, 8, 96 * 128, dtype=np.float32).reshape(96, 128)
+            cv2.imwrite(str(data / f"{name}.png"), np.dstack([near * 25] * 3).astype(np.uint8))
+            np.save(data / f"{name}.npy", near)
+    quick = ["training.iterations=2", "training.batch=4", "training.workers=0", "training.validate_every=2"]
+    settings = ["--set", "network.pretrained=false", *quick]
+    commands = [
+        ["train", "my_edge", "--run", str(run), "--data", str(data), *settings],
+        ["convert", str(run), "--target", "my_format", "--precision", "fp32"],
+        ["verify", str(run / "my_format-fp32"), "--data", str(data)],
+        ["evaluate", str(run / "my_format-fp32"), "--data", str(data)],
+        ["demo", str(run / "my_format-fp32"), "--app", "my_app", "--source", str(data), "--headless", "--limit", "3"],
+    ]
+    for command in commands:
+        assert cli.main(command) == 0, (command, capsys.readouterr())
+    told = capsys.readouterr().out
+    assert len(re.findall(r"^\d\.\d\d m$", told, re.M)) == 3 and "nearest" in told
+    depth = Predictor(run / "my_format-fp32")(np.full((60, 80, 3), 128, np.uint8))["depth"]
+    assert depth.shape == (60, 80) and np.isfinite(depth).all()
