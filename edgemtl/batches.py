@@ -72,7 +72,7 @@ class Stream(Sampler[list[tuple[int, int]]]):
         return (self.end - self.first) // (self.processes * self.slice)
 
 
-class Augmented(Dataset):
+class Augmented(Dataset[dict[str, np.ndarray] | UsageError]):
     """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride.
 
     A sample may lack a task; it gets a label in which every pixel is ignored. One that cannot be read comes back as its
@@ -144,7 +144,7 @@ def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None
         cv2.setNumThreads(threads)
 
 
-def _draw(batches: DataLoader, stop: Stop | None) -> Generator[dict[str, Tensor], None, None]:
+def _draw(batches: DataLoader[Any], stop: Stop | None) -> Generator[dict[str, Tensor], None, None]:
     usual = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None  # Windows has none
     drawn = iter(batches)
     # DataLoader's handler of ended children, which it would leave behind for good, raises wherever the main process is,

@@ -198,7 +198,7 @@ def _offsets_are_codes(network: nn.Module) -> bool:
 def _counts(network: nn.Module) -> dict[str, Any]:
     found = list(quantizers.quantizers(network))
     weights = [q for q in found if q.role == "weight"]
-    smallest = sum(int((q.scale == quantizers.SMALLEST).sum()) for q in weights)
+    smallest = sum(int((q.scale == ledger.SMALLEST).sum()) for q in weights)
     channels = sum(q.scale.numel() for q in weights)
     return {
         "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
@@ -277,7 +277,7 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
             return
         if quantizer not in tried:
             fitting = quantizers.power(x.abs().max() / quantizer.high)
-            tried[quantizer] = (fitting * torch.tensor([0.25, 0.5, 1.0, 2.0])).clamp(min=quantizers.SMALLEST)
+            tried[quantizer] = (fitting * torch.tensor([0.25, 0.5, 1.0, 2.0])).clamp(min=ledger.SMALLEST)
             errors[quantizer] = torch.zeros(len(tried[quantizer]), dtype=torch.float64)
         for index, scale in enumerate(tried[quantizer]):
             rounded = quantizers.decode(quantizers.codes(x, scale, None, quantizer.bits), scale, None)
@@ -300,7 +300,7 @@ def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:
         return quantizers.snap(largest / high)
     best, least = quantizers.power(largest / high), torch.full_like(largest, math.inf)
     for scale in (best, best / 2):
-        scale = scale.clamp(min=quantizers.SMALLEST)
+        scale = scale.clamp(min=ledger.SMALLEST)
         rounded = quantizers.decode(quantizers.codes(weight, scale, axis, options.bits), scale, axis)
         error = (weight - rounded).square().sum([i for i in range(weight.ndim) if i != axis])
         best = torch.where(error < least, scale, best)

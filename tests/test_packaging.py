@@ -113,6 +113,18 @@ def test_the_import_contracts_hold(wheel: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+def test_who_installs_it_sees_its_types(clean: Path, tmp_path: Path) -> None:
+    code = (
+        "from edgemtl import Predictor\nfrom edgemtl.targets.onnx import ONNX\nreveal_type(Predictor)\nONNX().open(1)\n"
+    )
+    (tmp_path / "user.py").write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(clean), "user.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "-> edgemtl.predictor.Predictor" in said, said
+    assert 'incompatible type "int"; expected "Path"' in said, said
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("way", ["wheel", "editable", "checkout"])
 def test_the_device_side_runs_in_a_clean_environment(
     way: str, clean: Path, wheel: Path, tree: Path, tmp_path: Path

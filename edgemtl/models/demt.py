@@ -326,7 +326,7 @@ class Project(nn.Module):
         return self.key(x), self.value(x)
 
     def exact(self, *shapes: torch.Size) -> nn.Module:
-        self.key, self.value = nn.Sequential(self.key, Point()), nn.Sequential(self.value, Point())  # type: ignore
+        self.key, self.value = nn.Sequential(self.key, Point()), nn.Sequential(self.value, Point())  # type: ignore[assignment]
         return self
 
 

@@ -193,7 +193,7 @@ def _weak(trt: Any, network: Any, config: Any, precision: str) -> None:
 
 
 def _monitor(trt: Any, bar: Any, stop: Stop) -> Any:
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # tensorrt has no types
         """One bar for each phase that TensorRT is in."""
 
         def __init__(self) -> None:

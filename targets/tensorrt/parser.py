@@ -80,7 +80,7 @@ def _main(files: Sequence[str]) -> None:
     """Prints a verdict as one line of JSON for each file, in a process that has no other logger."""
     import tensorrt_rtx as trt
 
-    class Log(trt.ILogger):
+    class Log(trt.ILogger):  # type: ignore[misc]  # tensorrt_rtx has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[tuple[Any, str]] = []

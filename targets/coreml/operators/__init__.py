@@ -13,12 +13,12 @@ Every function raises ValueError for what it does not know, so that nothing is e
 """
 
 from types import ModuleType
-from typing import Callable
+from typing import Any, Callable
 
 from edgemtl.targets.coreml.operators import elementwise, layers, movement, quantization, sampling
 
 
-def _defined(module: ModuleType) -> dict[str, Callable]:
+def _defined(module: ModuleType) -> dict[str, Callable[..., Any]]:
     """The functions that a module defines and does not merely import, by the operation's name."""
     return {
         name.removesuffix("_"): value
@@ -27,7 +27,7 @@ def _defined(module: ModuleType) -> dict[str, Callable]:
     }
 
 
-OPERATORS: dict[str, Callable] = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     name: function
     for module in (elementwise, layers, movement, quantization, sampling)
     for name, function in _defined(module).items()

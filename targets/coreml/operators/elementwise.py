@@ -103,7 +103,7 @@ def select(cond: U, a: T, b: T) -> T:
 # ---- one tensor
 
 
-def _unary(name: str, compute: Callable[[torch.Tensor], torch.Tensor], documented: str) -> Callable:
+def _unary(name: str, compute: Callable[[torch.Tensor], torch.Tensor], documented: str) -> Callable[[T], T]:
     def apply(x: T) -> T:
         return compute(x)
 
