@@ -1,12 +1,13 @@
 """What the documents tell readers to type exists."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from edgemtl import cli, registry
+from edgemtl import __version__, cli, registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -48,3 +49,11 @@ def test_every_page_can_be_reached_from_the_readme():
 def test_make_has_the_two_commands_that_the_readme_promises():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert {"demo", "test"} <= set(targets)
+
+
+def test_the_changelog_begins_with_this_version_and_dates_every_release():
+    headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    released = [re.fullmatch(r"(\d+\.\d+\.\d+), (\d{4}-\d\d-\d\d)", heading) for heading in headings]
+    assert headings[0].split(",")[0] == __version__ and all(released[1:])  # the first may be in the making
+    for newer, older in itertools.pairwise(match for match in released if match):
+        assert newer[2] >= older[2] and [*map(int, newer[1].split("."))] > [*map(int, older[1].split("."))]
