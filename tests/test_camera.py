@@ -1,4 +1,5 @@
 import doctest
+import itertools
 import os
 import socket
 import struct
@@ -19,6 +20,7 @@ import edgemtl.camera
 from edgemtl import capture
 from edgemtl.camera import Recorder, Source, csi_pipeline, open_source
 from edgemtl.errors import CheckFailed, UsageError
+from tests.steps import LONG_S, Steps
 
 SIZE = (120, 160)
 
@@ -62,34 +64,49 @@ def test_a_file_is_read_ahead_but_not_whole() -> None:
 
     with Source("x", frames(), size=SIZE, fps=30, live=False) as source:
         next(source)
+        while len(made) < 2 + capture.AHEAD:
+            time.sleep(0.01)
         time.sleep(0.2)
-        assert 2 <= len(made) <= 2 + capture.AHEAD
+        assert len(made) == 2 + capture.AHEAD
 
 
-def test_a_paced_file_runs_no_faster_than_filmed(clip: Path) -> None:
+class Clock:
+    """Stands in for the module `time`: sleeping takes no time, and is written down."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 100.0, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def test_a_paced_file_runs_no_faster_than_filmed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(capture, "time", clock)
     with open_source(str(clip)) as source:
         source.paced = True
-        begin = time.perf_counter()
-        for _ in range(6):
+        for _ in range(4):
             next(source)
-        assert time.perf_counter() - begin >= 5 / 20 * 0.9
+        clock.now += 0.02  # the reader takes its time
+        next(source)
+        clock.now += 1.0  # more than a frame's
+        next(source)
+    assert clock.slept == pytest.approx([0, 1 / 20, 1 / 20, 1 / 20, 1 / 20 - 0.02, 0])
 
 
 def test_a_live_source_gives_its_newest_frame() -> None:
-    def frames() -> Iterator[np.ndarray]:
-        for index in range(30):
-            yield numbered(index)
-            time.sleep(0.02)
-
-    ages = []
-    with Source("camera", frames(), size=SIZE, fps=50, live=True) as source:
-        seen = []
-        for frame in source:
-            ages.append(time.perf_counter() - source.captured)
-            seen.append(number(frame))
-            time.sleep(0.1)  # a reader five times too slow
-    assert len(seen) < 12 and seen == sorted(set(seen))
-    assert np.median(ages) < 0.1  # from a queue they would be half a second old
+    steps, numbers, seen = Steps(), itertools.count(), []
+    frames = steps.frames(numbered, 14)
+    with Source("camera", frames, size=SIZE, fps=50, live=True, when=lambda: float(next(numbers))) as source:
+        for count in (1, 5, 1, 7):
+            steps.make(count)
+            seen.append(number(next(source)))
+            assert source.captured == seen[-1]
+    assert seen == [0, 5, 6, 13]
 
 
 def test_a_silent_camera_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,34 +383,35 @@ def test_a_decoder_holds_no_frame_back_for_each_processor(
     assert source.live and newest >= 79 % 30 - 2
 
 
-def test_the_latency_is_the_age_of_the_picture(parts: list[bytes]) -> None:
-    sent: list[float] = []
+def test_the_latency_is_the_age_of_the_picture(parts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time stamps in the stream: frames that waited for a second on the way are a second old."""
+
+    class Stream(Clock):
+        reads = 0
+
+        def perf_counter(self) -> float:
+            self.reads += 1  # two for each frame, so that these come at RATE …
+            return 100 + self.reads / (2 * RATE) + (1.0 if self.reads > 60 else 0.0)  # … from the 31st on, late
 
     def send(listening: socket.socket) -> None:
-        with listening, suppress(ConnectionError):
-            connection, _ = listening.accept()
-            begin = time.perf_counter()
-            for index, part in enumerate(parts):
-                queued = 1.0 if index > 30 else 0.0  # from here on a second's frames wait somewhere on the way
-                time.sleep(max(0.0, begin + index / RATE + queued - time.perf_counter()))
-                sent.append(begin + index / RATE)
-                connection.sendall(part)
-            connection.close()
+        with listening, suppress(ConnectionError), listening.accept()[0] as connection:
+            connection.sendall(b"".join(parts))
 
+    def aged(reader: capture.Reader, at: float, came: float) -> float:
+        ages.append(came - (captured := when(reader, at, came)))
+        return captured
+
+    ages: list[float] = []
+    when = capture.Reader._when
+    monkeypatch.setattr(capture.Reader, "_when", aged)
+    monkeypatch.setattr(capture, "time", Stream())
     listening = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=send, args=(listening,), daemon=True).start()
-    shown, true = [], []
     address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
     with open_source(address) as source, pytest.raises(UsageError, match="stopped giving"):
-        for frame in source:
-            now, behind = time.perf_counter(), (len(sent) - 1 - number(frame)) % 30
-            shown.append(now - source.captured)
-            true.append(now - sent[len(sent) - 1 - behind])  # by the clock in the picture
-    steady = np.median(shown[5:15]), np.median(true[5:15])
-    queued = np.median(shown[-25:-5]), np.median(true[-25:-5])
-    assert steady[1] < 0.5 < 0.9 < queued[1]
-    assert 0 <= steady[1] - steady[0] < 3 / RATE  # what the container holds back cannot be seen
-    assert queued[0] - steady[0] == pytest.approx(queued[1] - steady[1], abs=0.2)
+        list(source)
+    assert len(ages) > 70
+    assert ages[:30] == pytest.approx([0] * 30, abs=0.01) and ages[30:] == pytest.approx([1] * len(ages[30:]), abs=0.01)
 
 
 def rtsp(listening: socket.socket, parts: list[bytes]) -> None:
@@ -686,7 +704,7 @@ time.sleep(9)
     root = Path(edgemtl.camera.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root, start_new_session=True)
     assert done.returncode != 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LONG_S
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert read_all(str(path)) == (list(range(12)), "")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -236,15 +237,14 @@ def test_a_wait_for_a_batch_is_told_and_answers_a_signal(
         if len(reads) > last and os.getpid() != main:
             time.sleep(3)
             os.kill(main, number)
-            time.sleep(600)
+            threading.Event().wait()  # for ever
 
     main = os.getpid()
     monkeypatch.setattr("edgemtl.batches.WAITED", 1)
     data(train=Tiles(10, hang))
-    begin = time.monotonic()
     with pytest.raises(CheckFailed, match=f"^stopped after iteration {end}.*--resume goes on$") as caught:
         train(tmp_path, recipe(workers=1))
-    assert time.monotonic() - begin < 60 and caught.tb and not multiprocessing.active_children()
+    assert caught.tb and not multiprocessing.active_children()
     assert "no batch for 1 s: 1 processes read samples" in capsys.readouterr().err
     train(tmp_path, recipe(workers=0), resume=True)
     assert outcome(tmp_path)[:2] == undisturbed.outcome[:2]

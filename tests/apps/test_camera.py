@@ -15,6 +15,7 @@ from edgemtl import Predictor, cli
 from edgemtl.apps import camera
 from edgemtl.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
+from tests.steps import LONG_S, Steps
 
 
 def frames(count: int, wait: float = 0.0) -> Iterator[np.ndarray]:
@@ -74,7 +75,7 @@ def test_inference_and_drawing_overlap(fake_artifact: Path, monkeypatch: pytest.
 
     def wait_for_the_next(*args: object) -> np.ndarray:
         following = next(drawn, None)
-        assert following is None or following.wait(5), "the next frame's inference waited for this one's drawing"
+        assert following is None or following.wait(LONG_S), "the next frame's inference waited for this one's drawing"
         return draw(*args)
 
     monkeypatch.setattr(camera.View, "draw", wait_for_the_next)
@@ -83,10 +84,19 @@ def test_inference_and_drawing_overlap(fake_artifact: Path, monkeypatch: pytest.
 
 def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(fake_artifact)
-    maps = predictor.maps
-    monkeypatch.setattr(predictor, "maps", lambda frame: (time.sleep(0.1), maps(frame))[1])
-    summary = camera.run(predictor, source(60, live=True, wait=0.02), headless=True, limit=8)
-    assert 100 <= summary.latency_p50_ms < 300  # inference and the newest frame's age; from a queue it would be 400
+    maps, steps, inferred = predictor.maps, Steps(), []
+
+    def slow(frame: np.ndarray) -> dict[str, np.ndarray]:
+        inferred.append(int(frame[0, 0, 0]))
+        steps.make(5)  # while it infers, the camera captures five frames
+        return maps(frame)
+
+    monkeypatch.setattr(predictor, "maps", slow)
+    pictures = steps.frames(lambda index: np.full((60, 80, 3), index, np.uint8), 46)
+    live = Source("test", pictures, size=(60, 80), fps=25, live=True)
+    steps.make()
+    assert camera.run(predictor, live, headless=True, limit=8).frames == 8
+    assert inferred[:8] == [0, 5, 10, 15, 20, 25, 30, 35]  # each time the newest; from a queue it would be 0, 1, 2
 
 
 def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path: Path) -> None:
