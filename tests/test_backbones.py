@@ -13,6 +13,8 @@ from edgemtl.recipe import Network
 from edgemtl.tasks.depth import Depth
 from tests.golden import published
 
+pytestmark = pytest.mark.slow
+
 NAME = "mobilenetv4_conv_small"
 
 

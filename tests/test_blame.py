@@ -16,6 +16,8 @@ from edgemtl.predictor import smooth_frames
 from tests import toy
 from tests.test_readback import edit_onnx, edit_openvino
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     ("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8"), ("onnx", "fp32"), ("onnx", "int8"),
     ("coreml", "fp16"), ("coreml", "int8"), ("tensorrt", "fp16"), ("tensorrt", "int8"),

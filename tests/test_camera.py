@@ -673,6 +673,7 @@ def test_suffixes_may_be_upper_case(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 @pytest.mark.parametrize("fps", [0.01, 0.5, 29.97, 240, 480, 959.04, 1000])
+@pytest.mark.slow
 def test_a_film_keeps_its_time(tmp_path: Path, suffix: str, fps: float) -> None:
     path = tmp_path / f"film{suffix}"
     with Recorder(path, fps) as recorder:
@@ -686,6 +687,7 @@ def test_a_film_keeps_its_time(tmp_path: Path, suffix: str, fps: float) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a stop of a process is not the same elsewhere")
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL", "exit"])
+@pytest.mark.slow
 def test_a_film_outlives_its_process(tmp_path: Path, suffix: str, end: str) -> None:
     path = tmp_path / f"film{suffix}"
     code = f"""
@@ -728,6 +730,7 @@ for second in range(2):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_is_noticed(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))"
     code = limit + RECORDING.replace("3000", "30").replace("range(2)", "range(1)")
@@ -738,6 +741,7 @@ def test_a_file_that_cannot_grow_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.slow
 def test_a_full_disk_ends_a_film_that_can_be_seen(tmp_path: Path, suffix: str) -> None:
     mount = f"mount -t tmpfs -o size=10m none {tmp_path}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:

@@ -28,11 +28,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "costs", lambda wanted: [Cost(1_234_567, 8_900_000_000)] * len(wanted))
 
 
+@pytest.mark.slow
 def test_the_page_is_in_step_with_the_code(counted):
     _, tables, _ = catalogue.cut(PAGE)
     assert tables.strip() == catalogue.markdown(counted).strip(), "run: python -m edgemtl.catalogue docs/models.md"
 
 
+@pytest.mark.slow
 def test_networks_have_the_papers_numbers_of_parameters(counted):
     pairs = {e.recipe.name: (e.cost.parameters / 1e6, e.published.parameters) for e in counted if e.published}
     known = {name: ours / theirs for name, (ours, theirs) in pairs.items() if theirs}

@@ -25,6 +25,8 @@ from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 8
 
 

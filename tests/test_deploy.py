@@ -12,6 +12,8 @@ from edgemtl.predictor import smooth_frames
 from tests import toy
 
 pytest.importorskip("openvino")
+
+pytestmark = pytest.mark.slow
 ALL = [f"{stage} {name}" for name in ("fp32", "fp16", "int8") for stage in ("convert", "verify", "evaluate")]
 
 

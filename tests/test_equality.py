@@ -10,6 +10,8 @@ from edgemtl import equality, proof, registry
 from edgemtl.artifact import Manifest
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 96)
 
 

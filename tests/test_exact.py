@@ -33,6 +33,7 @@ def frames(count=2):
     return nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(0, 255).round()
 
 
+@pytest.mark.slow
 def test_it_is_near_the_float_form(forms):
     plain, rewritten, _ = forms
     with torch.no_grad():

@@ -7,6 +7,8 @@ from torch import nn
 from edgemtl import models, recipe, registry
 from edgemtl.prepare import ACTIVATIONS, Deployed, prepare
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {name: recipe.load(name, ["network.pretrained=false", "size=[64,96]"]) for name in registry.names("recipes")}
 
 

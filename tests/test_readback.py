@@ -15,6 +15,8 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.readback import read_back
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 TARGETS = {"openvino": "model.bin", "onnx": "model.onnx"}  # and where its integers and scales lie
 # Inputs of the heads: equal scales on one tensor.
 SHARED = tuple(f"{head}/conv2d/0:0" for head in ("semseg", "depth", "normals", "edge"))

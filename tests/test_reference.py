@@ -28,6 +28,7 @@ def loaded(request):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_equals_the_authors_code(loaded):
     backbone, reference = loaded
     golden = np.load(GOLDENS / FILES[backbone])
@@ -59,6 +60,7 @@ def test_reads_the_layout_before_march_2023(hrnet):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_demtg_equals_the_authors_code():
     """Two blocks, two heads, the gated MLP, an odd size."""
     file = "demtg_swin_t_pascal.npz"
@@ -99,6 +101,7 @@ def test_takes_a_lightning_checkpoint_with_its_strays(hrnet):
     assert torch.equal(loaded.network.projections["depth"].key.weight[:, :, 0, 0], theirs)
 
 
+@pytest.mark.slow
 def test_sizes_are_read_off_the_state_dict(hrnet):
     """A narrower, two-blocks-deep network made by us, written under the authors' keys and read back."""
     tasks, state = hrnet

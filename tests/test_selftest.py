@@ -22,6 +22,8 @@ from edgemtl.evaluate import evaluate
 from edgemtl.predictor import Predictor
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(selftest.__file__).parent.parent
 INT8 = toy.deployed("int8")
 

@@ -19,6 +19,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
+@pytest.mark.slow
 def test_a_worker_that_dies_fails_its_test_and_the_run_ends(end: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     (tmp_path / "tests").mkdir()

@@ -174,6 +174,7 @@ def test_another_seed_changes_everything(tmp_path, data, undisturbed):
 @pytest.mark.parametrize(
     ("split", "read", "iteration"), [("train", 5, 2), ("train", 13, 4), ("val", 2, 3), ("val", 3, 6)]
 )
+@pytest.mark.slow
 def test_a_signal_saves_and_resume_ends_the_same(tmp_path, data, undisturbed, number, split, read, iteration):
     reads = []
 
@@ -227,6 +228,7 @@ def test_a_killed_worker_ends_training_with_one_line_and_resume_ends_the_same(tm
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("last", "end"), [(0, "0 of 6, so nothing was saved"), (4, "1 of 6, saved as .*last.saf")])
+@pytest.mark.slow
 def test_a_wait_for_a_batch_is_told_and_answers_a_signal(
     tmp_path, data, undisturbed, monkeypatch, capsys, number, last, end
 ):
@@ -552,6 +554,7 @@ def forked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KILLS)
+@pytest.mark.slow
 def test_killed_and_resumed_ends_the_same(forked, name):
     assert (forked / name / "killed").exists()
     assert outcome(forked / name) == outcome(forked / "undisturbed")
@@ -559,6 +562,7 @@ def test_killed_and_resumed_ends_the_same(forked, name):
 
 
 @pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+@pytest.mark.slow
 def test_two_processes_equal_one(forked, tmp_path, data, balance):
     """Although one sees other labels than the other, and in some steps none for a task. They share the frames."""
     two = forked / f"two {balance}"

@@ -17,6 +17,8 @@ from edgemtl.predictor import smooth_frames
 from edgemtl.verify import verify
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import edgemtl
@@ -11,6 +12,8 @@ from edgemtl import Predictor, recipe
 from edgemtl.data import scenes
 from edgemtl.prepare import load_float
 from edgemtl.verify import verify
+
+pytestmark = pytest.mark.slow
 
 ZOO = Path(edgemtl.__file__).parent / "zoo" / "nyud_edge"
 

@@ -33,6 +33,7 @@ def test_app_gives_run() -> None:
 
 
 @pytest.mark.parametrize("view", ["tiles", "overlay"])
+@pytest.mark.slow
 def test_headless_records_every_frame(fake_artifact: Path, tmp_path: Path, view: str) -> None:
     film = tmp_path / "film.webm"
     summary = camera.run(Predictor(fake_artifact), source(), record=film, headless=True, view=view)
@@ -42,6 +43,7 @@ def test_headless_records_every_frame(fake_artifact: Path, tmp_path: Path, view:
         assert len(list(recorded)) == 8
 
 
+@pytest.mark.slow
 def test_maps_that_cannot_be_right_end_it_with_the_frame_and_the_task(
     unsound: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -55,6 +57,7 @@ def test_maps_that_cannot_be_right_end_it_with_the_frame_and_the_task(
 
 @pytest.mark.parametrize("view", ["tiles", "overlay"])
 @pytest.mark.parametrize("size", [(3100, 100), (6000, 20), (20, 6000), (1, 1)])
+@pytest.mark.slow
 def test_frames_of_any_shape_are_drawn(fake_artifact: Path, tmp_path: Path, size: tuple[int, int], view: str) -> None:
     frame = (image for image in [np.zeros((*size, 3), np.uint8)])
     strange = Source("test", frame, size=size, fps=25, live=False)
@@ -129,6 +132,7 @@ def test_a_damaged_file_is_shown_to_its_end_and_told(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.slow
 def test_a_signal_ends_the_run_and_completes_the_film(fake_artifact: Path, tmp_path: Path, name: str) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     film, sent = tmp_path / "film.mp4", []
@@ -163,6 +167,7 @@ def test_a_film_does_not_replace_what_is_shown(fake_artifact: Path, tmp_path: Pa
     assert film.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_slow_and_fast_films_keep_their_time(fake_artifact: Path, tmp_path: Path) -> None:
     for fps in (0.5, 480):
         slow = Source("test", frames(10), size=(60, 80), fps=fps, live=False)

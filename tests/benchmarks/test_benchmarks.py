@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 SMALL = {
     "training_step": ["--set", "size=[33,49]", "--rounds", "1", "--no-memory"],

@@ -56,6 +56,7 @@ def test_other_processes_render_the_same(samples, method):
         assert np.array_equal(pool.apply_async(_image, (3,)).get(60), here)
 
 
+@pytest.mark.slow
 def test_kinds_and_ranges(views):
     for view in views:
         sample = view.sample

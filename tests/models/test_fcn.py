@@ -14,6 +14,7 @@ COARSE = recipe.load("nyud_edge", [*OPTIONS, 'network.options={"width": 16, "hea
 
 @pytest.mark.parametrize("settings", [PLAIN, COARSE])
 @torch.no_grad()
+@pytest.mark.slow
 def test_each_task_reads_the_shared_maps_alone(settings):
     """Another head's weights change no other task, and a one-task network with the same weights gives the same map."""
     torch.manual_seed(0)

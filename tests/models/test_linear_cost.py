@@ -12,6 +12,7 @@ SIDES = {"nyud_edge": 64, "nyud_mqtransformer_edge": 64, "nyud_sca_edge": 160}
 
 
 @pytest.mark.parametrize("name", SIDES)
+@pytest.mark.slow
 def test_products_grow_with_the_pixels_exactly(name):
     network = build(name).eval()
     with torch.no_grad():
@@ -20,6 +21,7 @@ def test_products_grow_with_the_pixels_exactly(name):
 
 
 @pytest.mark.parametrize("name", SIDES)
+@pytest.mark.slow
 def test_memory_kept_for_the_backward_pass_grows_with_the_pixels(name):
     torch.manual_seed(0)
     network = build(name).to(memory_format=torch.channels_last).train()

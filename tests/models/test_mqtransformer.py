@@ -139,6 +139,7 @@ def test_cost_grows_with_the_pixels_and_no_faster():
     assert 14 < costs[1] / costs[0] < 16.5
 
 
+@pytest.mark.slow
 def test_it_quantizes_and_attention_stays_float():
     tiny = recipe.override(EDGE, ["size=[32,64]"])
     torch.manual_seed(0)

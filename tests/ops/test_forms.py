@@ -193,6 +193,7 @@ def test_torch(form, shape):
 
 @pytest.mark.parametrize("runtime", RUNTIMES[1:])
 @pytest.mark.parametrize("form", ["grid-sample", "per-tap", "weights-first", "native"])
+@pytest.mark.slow
 def test_runtimes(runtime, form):
     for shape in FEW:
         if form in known(shape):

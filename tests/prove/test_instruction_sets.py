@@ -15,6 +15,8 @@ from tests.prove import control, processors
 from tests.prove.install import Absent
 from tests.prove.processors import Processor
 
+pytestmark = pytest.mark.slow
+
 HERE = [processors.native(), *processors.capped()]
 
 

@@ -18,6 +18,8 @@ from tests.prove.forms import Form
 from tests.prove.runners import torch_reference
 from tests.prove.runners.results import Results
 
+pytestmark = pytest.mark.slow
+
 JUDGES = [row.runtime for row in runtimes.judges("small", Path(), fetch=False)]
 FORMS: dict[str, Callable[[], Form]] = {
     "float": lambda: forms.rounded(network.deployed(), network.SIZE, probe=True),

@@ -31,6 +31,7 @@ def loaded(request):
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_equals_the_authors_code(loaded):
     backbone, reference = loaded
     file, size, step = FILES[backbone]
@@ -59,6 +60,7 @@ def test_results_do_not_depend_on_the_batch(loaded):
         ("swin_tiny_patch4_window7_224", PASCAL, 33.716),
     ],
 )
+@pytest.mark.slow
 def test_parameters_are_the_published_ones_without_the_dead(backbone, tasks, millions):
     with torch.device("meta"):
         network = MQTransformer(Backbone(backbone), tasks)
@@ -67,6 +69,7 @@ def test_parameters_are_the_published_ones_without_the_dead(backbone, tasks, mil
 
 
 @pytest.mark.parametrize("backbone", ["hrnet18s", "swin_t"])
+@pytest.mark.slow
 def test_takes_any_size(backbone):
     with torch.device("meta"):
         network = MQTransformer(Backbone(BACKBONES[backbone]), NYUD).eval()

@@ -12,6 +12,8 @@ from edgemtl.ops import deform_conv2d
 from edgemtl.targets import _deformable
 
 ov = pytest.importorskip("openvino")
+
+pytestmark = pytest.mark.slow
 SIZE = (9, 14)
 
 

@@ -15,6 +15,8 @@ from edgemtl.bounds import BOUNDS, compare
 from edgemtl.errors import UsageError
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 # What `open` imports.
 PACKAGES = {"coreml": "coremltools", "onnx": "onnxruntime", "openvino": "openvino", "tensorrt": "onnxruntime"}
 ELSEWHERE = {"torch_tensorrt"}  # converts and runs on a machine with a GPU alone

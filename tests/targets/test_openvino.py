@@ -16,6 +16,8 @@ from edgemtl.targets.openvino import target
 from tests import toy
 
 ov = pytest.importorskip("openvino")
+
+pytestmark = pytest.mark.slow
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 

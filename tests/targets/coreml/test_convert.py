@@ -22,6 +22,8 @@ from edgemtl.targets.coreml.ops import bordered, bordered_grid_sample
 from tests import toy
 
 pytest.importorskip("coremltools")
+
+pytestmark = pytest.mark.slow
 FLOAT16, FLOAT32, INT8 = 10, 11, 21  # MIL.DataType
 FORMS = [("fp32", 17), ("fp16", 17), ("int8", 17), ("int8", 18)]
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)

@@ -64,6 +64,7 @@ def value(read: package.Package, operation: Any, key: str) -> Any:
     return next(made for made in read.main.operations if made.outputs[0].name == binding.name).attributes["val"]
 
 
+@pytest.mark.slow
 def test_every_entry_is_there_bit_for_bit(folder: Path, rows: ledger.Ledger) -> None:
     result = ledger.compare(rows, found(folder))
     assert result.ok and not result.wrong and not result.unknown

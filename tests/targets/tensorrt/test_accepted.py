@@ -18,7 +18,8 @@ from tests.targets.tensorrt import accepted
 SCALE = 0.25
 QUICK = [name for name in registry.names("recipes") if name.endswith("_edge")] + ["nyud_demt_swin_t"]
 EVERY = registry.names("recipes") if os.environ.get("EDGEMTL_EVERY_RECIPE") else QUICK
-pytestmark = pytest.mark.skipif(parser.missing() is not None, reason=str(parser.missing()))
+MISSING = parser.missing()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -31,6 +31,7 @@ EXPLAINED = {
 
 
 @RTX
+@pytest.mark.slow
 def test_lint_and_parser_agree_but_for_what_is_explained(tmp_path: Path) -> None:
     made = [(case.code, getattr(case, kind)()) for case in CASES for kind in ("bad", "good")]
     unique = {model.SerializeToString(): code for code, model in made}

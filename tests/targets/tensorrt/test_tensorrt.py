@@ -22,6 +22,8 @@ from edgemtl.targets.tensorrt._graph import Graph
 from tests import toy
 from tests.targets.tensorrt import models as m
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS = target.precisions
 DEPLOYED = {precision: toy.deployed(precision) for precision in PRECISIONS}
 
