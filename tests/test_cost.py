@@ -14,6 +14,8 @@ from edgemtl.errors import UsageError
 from edgemtl.models import build
 from edgemtl.ops import deform_conv2d
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -43,7 +45,6 @@ class Products(TorchFunctionMode):
 @pytest.mark.parametrize(
     "name", ["nyud_demt_swin_t", "nyud_demt_hrnet18", "nyud_fcn_edge", "nyud_mqtransformer_edge", "nyud_sca_edge"]
 )
-@pytest.mark.slow
 def test_macs_are_those_of_every_call_added_up(name):
     small = recipe.load(name, ["size=[75,110]"])
     with torch.device("meta"), torch.no_grad():
@@ -64,7 +65,6 @@ def test_a_deformable_convolution_counts_as_one_with_its_weight(groups, kernel):
 @pytest.mark.parametrize(
     "name, authors", [("nyud_demt_hrnet18", 30.73), ("nyud_demt_swin_t", 128.61), ("nyud_demt_swin_s", 149.36)]
 )
-@pytest.mark.slow
 def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
     """`authors`: G of the published code by the same counter."""
     made = recipe.load(name)
@@ -79,7 +79,6 @@ def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
     assert (c.cost(made).macs + saved) / 1e9 == pytest.approx(authors, abs=0.01)
 
 
-@pytest.mark.slow
 def test_costs_are_counted_once(folder, monkeypatch):
     wanted = [recipe.load("scenes_edge", [f"size=[{size},64]"]) for size in (48, 64)]
     first = c.costs(wanted)

@@ -15,6 +15,8 @@ from edgemtl.points import Point
 from edgemtl.quantizers import FakeQuantize
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 FRAME = torch.zeros(1, 3, 16, 24)
 
 
@@ -201,14 +203,12 @@ def edge():  # type: ignore[no-untyped-def]
     return toy.exact_edge()
 
 
-@pytest.mark.slow
 def test_nyud_edge_is_exact_from_the_camera_to_every_map(edge) -> None:  # type: ignore[no-untyped-def]
     found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
     assert found.islands == {} and set(found.exact) == {"semseg", "depth", "normals", "edge"}
     assert all(not islands for islands in found.codes.values()) and found.bits <= 24
 
 
-@pytest.mark.slow
 def test_without_the_lifts_two_classes_may_be_equal(edge) -> None:  # type: ignore[no-untyped-def]
     lift = edge.activate.lift_semseg.clone()
     edge.activate.lift_semseg.zero_()
@@ -217,7 +217,6 @@ def test_without_the_lifts_two_classes_may_be_equal(edge) -> None:  # type: igno
     assert "semseg" not in found.exact and "two classes may be equal" in str(found.islands)
 
 
-@pytest.mark.slow
 def test_without_the_nudge_what_is_sampled_may_lie_at_a_tie(edge) -> None:  # type: ignore[no-untyped-def]
     sampler = edge.network.mixers["depth"][0].spatial[0]
     nudge = sampler.nudge.clone()
@@ -227,7 +226,6 @@ def test_without_the_nudge_what_is_sampled_may_lie_at_a_tie(edge) -> None:  # ty
     assert "rounds values that may lie at a tie" in found.islands.values() and found.exact == ()
 
 
-@pytest.mark.slow
 def test_positions_that_are_no_fractions_of_a_pixel_are_noticed(edge) -> None:  # type: ignore[no-untyped-def]
     grid = edge.network.mixers["depth"][0].spatial[0].coordinates
     base = grid.base.clone()

@@ -15,6 +15,8 @@ from tests import toy
 
 pytest.importorskip("openvino")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -36,7 +38,6 @@ def changed(run: Path, file: Path, about: dict[str, Any] | None = None, **arrays
     return file
 
 
-@pytest.mark.slow
 def test_a_recording_holds_frames_maps_and_their_origin(run: Path) -> None:
     recorded = record.read(run / "here.npz")
     assert recorded.frames.shape == (2, *toy.SIZE, 3) and recorded.frames.dtype == np.uint8

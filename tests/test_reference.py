@@ -12,6 +12,8 @@ from edgemtl.models import from_reference
 from edgemtl.models.demt import DeMT
 from tests.golden import GOLDENS, assert_close, image, published, weight
 
+pytestmark = pytest.mark.slow
+
 FILES = {"hrnet18s": "demt_hrnet18s_nyud.npz", "swin_t": "demt_swin_t_pascal.npz"}
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 
@@ -28,7 +30,6 @@ def loaded(request):
 
 
 @torch.inference_mode()
-@pytest.mark.slow
 def test_equals_the_authors_code(loaded):
     backbone, reference = loaded
     golden = np.load(GOLDENS / FILES[backbone])
@@ -60,7 +61,6 @@ def test_reads_the_layout_before_march_2023(hrnet):
 
 
 @torch.inference_mode()
-@pytest.mark.slow
 def test_demtg_equals_the_authors_code():
     """Two blocks, two heads, the gated MLP, an odd size."""
     file = "demtg_swin_t_pascal.npz"
@@ -101,7 +101,6 @@ def test_takes_a_lightning_checkpoint_with_its_strays(hrnet):
     assert torch.equal(loaded.network.projections["depth"].key.weight[:, :, 0, 0], theirs)
 
 
-@pytest.mark.slow
 def test_sizes_are_read_off_the_state_dict(hrnet):
     """A narrower, two-blocks-deep network made by us, written under the authors' keys and read back."""
     tasks, state = hrnet

@@ -21,6 +21,8 @@ from edgemtl import artifact, recipe, report
 from edgemtl.errors import UsageError
 from edgemtl.files import read_lines, sha256, write_json
 
+pytestmark = pytest.mark.slow
+
 DATA = '''
 """Six bright frames; the folder "gone" is not there."""
 import numpy as np
@@ -142,7 +144,6 @@ def measured(run: Path, floats: float = 1.0) -> None:
         stream.write('{"iteration": 40, "lo')
 
 
-@pytest.mark.slow
 def test_a_float_network_that_scores_zero_has_no_gains(run: Path, tmp_path: Path) -> None:
     measured(run, floats=0.0)
     page = Page(report.report(run, out=tmp_path / "out", data=tmp_path, frames=1))
@@ -172,7 +173,6 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     assert all(text in printed for text in ("openvino", "50.00", "constant", "20.00", "report.html"))
 
 
-@pytest.mark.slow
 def test_what_is_slower_without_vnni_is_said_where_it_was_measured(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,7 +269,6 @@ def test_torch_gives_the_float_pictures(run: Path, tmp_path: Path, monkeypatch: 
     assert "float, torch" in page.text and "int8, torch" in page.text and "2.50 million" in page.text
 
 
-@pytest.mark.slow
 def test_curves_are_drawings_in_the_pages_colours(run: Path) -> None:
     measured(run)
     stated = recipe.read(run / "recipe.json")

@@ -11,6 +11,8 @@ from edgemtl.errors import UsageError
 from edgemtl.models.mqtransformer import Attend, DropPath, Encoder, MQTransformer, Queries, dots
 from edgemtl.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 EDGE = recipe.load("nyud_mqtransformer_edge", ["network.pretrained=false"])
 TASKS = {"semseg": 5, "depth": 1, "edge": 1}
 
@@ -139,7 +141,6 @@ def test_cost_grows_with_the_pixels_and_no_faster():
     assert 14 < costs[1] / costs[0] < 16.5
 
 
-@pytest.mark.slow
 def test_it_quantizes_and_attention_stays_float():
     tiny = recipe.override(EDGE, ["size=[32,64]"])
     torch.manual_seed(0)

@@ -11,6 +11,8 @@ from edgemtl.errors import UsageError
 from edgemtl.models.sca import SCA, Exchange, Read, Source, Summarise, WindowBlock
 from edgemtl.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 EDGE = recipe.load("nyud_sca_edge", ["network.pretrained=false"])
 TASKS = {"semseg": 5, "depth": 1, "edge": 1}
 SLIM = {"strides": (8, 16), "widths": (8, 12), "heads": 2, "separable": True, "pairwise": False, "head_width": 6}
@@ -167,7 +169,6 @@ def test_linear_attention_holds_in_float16():
 @pytest.mark.parametrize("options", [{}, SLIM, {"widths": (4, 8, 8, 12), "head_width": 5}])
 @pytest.mark.parametrize("tasks", [TASKS, {"depth": 1}])
 @torch.no_grad()
-@pytest.mark.slow
 def test_the_deployment_form_equals_the_network(tasks, options):
     """Windows that do not divide the maps; masks constant, repeated maps read once, deep supervision gone."""
     made = stirred(small(tasks, **options))
@@ -181,7 +182,6 @@ def test_the_deployment_form_equals_the_network(tasks, options):
     assert fewer
 
 
-@pytest.mark.slow
 def test_cost_grows_with_the_pixels_and_no_faster():
     with torch.device("meta"), torch.no_grad():
         made, costs = small({"depth": 1, "edge": 1}).eval(), []
@@ -192,7 +192,6 @@ def test_cost_grows_with_the_pixels_and_no_faster():
     assert 14 < costs[1] / costs[0] < 16.5
 
 
-@pytest.mark.slow
 def test_it_quantizes_and_attention_stays_float():
     tiny = recipe.override(EDGE, ["size=[32,64]"])
     slim = SLIM | {"strides": (4,), "widths": (8,), "blocks": 1}

@@ -202,6 +202,7 @@ def test_runtimes(runtime, form):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("form", ["grid-sample", "per-tap", "weights-first", "native"])
+@pytest.mark.slow
 def test_torchvisions_numbers(runtime, form):
     for case in range(8) if runtime == "torch" else (1,):
         read = {k: GOLDEN.get(f"c{case}_{k}") for k in ("x", "offset", "weight", "bias", "mask", "args", "y")}

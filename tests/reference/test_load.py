@@ -17,6 +17,8 @@ from edgemtl.files import sha256
 from edgemtl.predictor import fit
 from edgemtl.reference import demt
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["size=[32,64]", "network.options.width=16"]
 
 
@@ -65,7 +67,6 @@ def change(file, **entries):
     torch.save(held, file)
 
 
-@pytest.mark.slow
 def test_the_network_is_filled(file, network):
     made = models.build(stated().network.blank(), stated().tasks)
     reference.load(made, stated(), file)
@@ -91,7 +92,6 @@ def test_the_network_is_filled(file, network):
         (["network.backbone=tf_efficientnet_lite0"], {}, "missing 'backbone."),
     ],
 )
-@pytest.mark.slow
 def test_what_does_not_fit_is_one_line(file, settings, entries, message):
     change(file, **entries)
     given = stated(*settings)
@@ -123,7 +123,6 @@ def frames(monkeypatch):
     return made
 
 
-@pytest.mark.slow
 def test_a_published_checkpoint_is_scored_like_a_run(file, network, frames, capsys):
     words = ["evaluate", "nyud_demt_hrnet18", "--reference", str(file), "--limit", "2", "--json", "--set", *SMALL]
     assert cli.main(words) == 0
@@ -161,7 +160,6 @@ def test_wrong_use_of_evaluate_is_one_line(file, frames, path, options, message)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_training_starts_from_a_published_checkpoint(file, network, frames, tmp_path):
     words = ["train", "nyud_demt_hrnet18", "--run", str(tmp_path / "run"), "--init", str(file), "--accelerator", "cpu"]
     once = ["training.iterations=1", "training.batch=1", "training.rate=1e-12", "training.workers=0"]

@@ -11,6 +11,8 @@ from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.reference import BACKBONES
 from tests.golden import GOLDENS, assert_close, image, published, weight
 
+pytestmark = pytest.mark.slow
+
 FILES = {"hrnet18s": ("mqt_hrnet18s_nyud.npz", (128, 160), 5), "swin_t": ("mqt_swin_t_pascal.npz", (97, 131), 16)}
 NYUD = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}
 PASCAL = {"semseg": 21, "human_parts": 7, "sal": 2, "normals": 3, "edge": 1}
@@ -31,7 +33,6 @@ def loaded(request):
 
 
 @torch.inference_mode()
-@pytest.mark.slow
 def test_equals_the_authors_code(loaded):
     backbone, reference = loaded
     file, size, step = FILES[backbone]
@@ -60,7 +61,6 @@ def test_results_do_not_depend_on_the_batch(loaded):
         ("swin_tiny_patch4_window7_224", PASCAL, 33.716),
     ],
 )
-@pytest.mark.slow
 def test_parameters_are_the_published_ones_without_the_dead(backbone, tasks, millions):
     with torch.device("meta"):
         network = MQTransformer(Backbone(backbone), tasks)
@@ -69,7 +69,6 @@ def test_parameters_are_the_published_ones_without_the_dead(backbone, tasks, mil
 
 
 @pytest.mark.parametrize("backbone", ["hrnet18s", "swin_t"])
-@pytest.mark.slow
 def test_takes_any_size(backbone):
     with torch.device("meta"):
         network = MQTransformer(Backbone(BACKBONES[backbone]), NYUD).eval()

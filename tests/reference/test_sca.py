@@ -10,6 +10,8 @@ from edgemtl.models import from_reference
 from edgemtl.models.sca import SCA
 from tests.golden import GOLDENS, assert_close, image, published
 
+pytestmark = pytest.mark.slow
+
 # The file, the size of its image, the step of its outputs.
 FILES = {
     "nyud": ("sca_hrnet18s_nyud_segdepth.npz", (128, 160), 5),
@@ -35,7 +37,6 @@ def loaded(request):
 
 
 @torch.inference_mode()
-@pytest.mark.slow
 def test_equals_the_authors_code(loaded):
     name, reference = loaded
     file, size, step = FILES[name]
@@ -74,7 +75,6 @@ def test_results_do_not_depend_on_the_batch(loaded):
         (PASCAL, 74.956, None),
     ],
 )
-@pytest.mark.slow
 def test_parameters_are_the_published_ones_without_the_dead(tasks, millions, heads):
     with torch.device("meta"):
         network = SCA(Backbone("hrnet_w18_small_v2"), tasks)
@@ -85,7 +85,6 @@ def test_parameters_are_the_published_ones_without_the_dead(tasks, millions, hea
         assert round(sum(p.numel() for p in network.heads.parameters()) / 1e6, 3) == heads
 
 
-@pytest.mark.slow
 def test_takes_any_size():
     with torch.device("meta"):
         network = SCA(Backbone("hrnet_w18_small_v2"), {"semseg": 40, "depth": 1}).eval()

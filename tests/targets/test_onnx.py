@@ -13,6 +13,8 @@ from tests import toy
 
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
+
+pytestmark = pytest.mark.slow
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 
@@ -41,7 +43,6 @@ def constants(model: "onnx.ModelProto") -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.slow
 def test_version_inputs_outputs_and_metadata(model: "onnx.ModelProto") -> None:
     assert model.ir_version == 8
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
@@ -78,7 +79,6 @@ def test_weights_are_stored_as_int8_and_biases_as_float(model: "onnx.ModelProto"
         assert makers[layer.input[0]].op_type == "DequantizeLinear"
 
 
-@pytest.mark.slow
 def test_int8_is_a_quarter_of_fp32(tmp_path: Path, model: "onnx.ModelProto") -> None:
     def weight_bytes(model: "onnx.ModelProto") -> int:
         return sum(value.nbytes for value in constants(model).values() if value.ndim == 4 and len(value) > 1)
@@ -134,7 +134,6 @@ def simplifier(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(module, "SIMPLIFIER", (sys.executable, "-c", code))
 
 
-@pytest.mark.slow
 def test_a_simplified_graph_that_computes_the_same_is_taken(tmp_path: Path) -> None:
     pytest.importorskip("onnxsim")
     source, result = plain(tmp_path)

@@ -13,6 +13,8 @@ from tests import toy
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,12 +28,10 @@ def model(folder: Path) -> "onnx.ModelProto":
     return onnx.load(folder / WEBGPU)
 
 
-@pytest.mark.slow
 def test_only_int8_has_it(tmp_path: Path) -> None:
     assert target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32") == [FILE]
 
 
-@pytest.mark.slow
 def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:
     first, second = (
         {(one.role, one.name): one for one in read(folder / name)}

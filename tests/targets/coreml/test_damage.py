@@ -20,6 +20,8 @@ from edgemtl.targets.coreml.sessions import open_session
 from tests import toy
 from tests.targets.coreml.programs import edited, save, setting
 
+pytestmark = pytest.mark.slow
+
 Converted = Callable[[str], Path]
 Maps = dict[str, np.ndarray]
 BOUNDS = Bounds(**target.bounds["fp32"])
@@ -169,7 +171,6 @@ MIXED = {
 }
 
 
-@pytest.mark.slow
 def test_every_setting_of_the_toy_network_is_noticed(converted: Converted, tmp_path: Path) -> None:
     source = converted("fp32") / FOLDER
     kept = unnoticed(source, tmp_path, run_toy)
@@ -270,7 +271,6 @@ def run_mixed(path: Path) -> Maps:
     return Program(path, "float32")(**inputs)
 
 
-@pytest.mark.slow
 def test_every_setting_of_other_operations_is_noticed(tmp_path: Path) -> None:
     inputs = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     source = save(mixed, tmp_path / "source.mlpackage", **inputs)

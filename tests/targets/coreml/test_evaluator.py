@@ -21,6 +21,8 @@ from edgemtl.targets.coreml.sessions import open_session
 from tests import toy
 from tests.targets.coreml.programs import edited, operation, save, setting
 
+pytestmark = pytest.mark.slow
+
 Converted = Callable[[str], Path]
 
 

@@ -16,6 +16,8 @@ from tests import toy
 
 pytest.importorskip("coremltools")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> ledger.Ledger:
@@ -64,7 +66,6 @@ def value(read: package.Package, operation: Any, key: str) -> Any:
     return next(made for made in read.main.operations if made.outputs[0].name == binding.name).attributes["val"]
 
 
-@pytest.mark.slow
 def test_every_entry_is_there_bit_for_bit(folder: Path, rows: ledger.Ledger) -> None:
     result = ledger.compare(rows, found(folder))
     assert result.ok and not result.wrong and not result.unknown
