@@ -110,3 +110,14 @@ def test_the_examples_work_together(examples: Path, capsys: pytest.CaptureFixtur
     assert len(re.findall(r"^\d\.\d\d m$", told, re.M)) == 3 and "nearest" in told
     depth = Predictor(run / "my_format-fp32")(np.full((60, 80, 3), 128, np.uint8))["depth"]
     assert depth.shape == (60, 80) and np.isfinite(depth).all()
+
+
+def test_no_test_asserts_how_long_something_took() -> None:
+    clocks = {"perf_counter", "monotonic", "process_time", "time"}
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in (node for node in nodes if isinstance(node, ast.Assert)):
+            names = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+            found += [f"{path.name}:{node.lineno}"] if names & clocks else []
+    assert found == []
