@@ -37,6 +37,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="of the val split, or rendered ones without data")
     parser.add_argument("--emulated", type=int, default=2, help="frames where an emulator computes (and of the hash)")
     parser.add_argument("--only", default="", help="rows with this in the runtime's or the processor's name")
+    parser.add_argument(
+        "--judges", action="store_true", help="only runtimes that are no targets: their section of --out"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/exact.md"))
     asked = parser.parse_args()
     try:
@@ -55,25 +58,32 @@ def prove(run: Path, asked: argparse.Namespace) -> int:
         work = Path(scratch)
         np.save(work / "all.npy", frames)
         np.save(work / "few.npy", frames[:few])
-        made = runtimes.artifacts(run, work)
-        manifest = artifact.read(Path(made["onnx"]))
-        first, *others = runtimes.rows(run, made, runtimes.probed(made, work))
+        certain, exact = runtimes.proved(run)
+        first, others = runtimes.reference(run), list(runtimes.judges(run, work / "judges"))
+        if not asked.judges:
+            made = runtimes.artifacts(run, work)
+            manifest = artifact.read(Path(made["onnx"]))
+            _, *targets = runtimes.rows(run, made, runtimes.probed(made, work))
+            others = [*targets, *others]
         wanted = start(first, work, "reference")
         if isinstance(wanted, str):
             raise CheckFailed(f"torch itself: {wanted}")
-        certain = runtimes.certain(run)
         lines = [Line(first, compare.compare(wanted, wanted, few, certain), wanted.about)]
         chosen = [row for row in others if asked.only.lower() in f"{row.runtime} {row.processor}".lower()]
         for row in show.track(chosen, "prove"):
             lines.append(judge(row, wanted, work, few, certain))
-            show.err.print(report.sentence(lines[-1], manifest.exact), highlight=False, markup=False)
-        controls = control.run(work)
-    text = report.page(run, source, manifest, lines, controls, sys.argv[1:])
+            show.err.print(report.sentence(lines[-1], exact), highlight=False, markup=False)
+        controls = [] if asked.judges else control.run(work)
+    if asked.judges:
+        section = report.judges(source, lines, exact, sys.argv[1:])
+        text = report.replaced(asked.out.read_text(encoding="utf-8") if asked.out.is_file() else "", section)
+    else:
+        text = report.page(run, source, manifest, lines, controls, sys.argv[1:])
     asked.out.write_text(text, encoding="utf-8")
-    wrong = [line for line in lines if not report.promised(line, manifest.exact)]
+    wrong = [line for line in lines if not report.promised(line, exact)]
     wrong_controls = [c for c in controls if not c.ok]
     for line in wrong:
-        print(f"prove: {report.sentence(line, manifest.exact)}", file=sys.stderr)
+        print(f"prove: {report.sentence(line, exact)}", file=sys.stderr)
     for one in wrong_controls:
         print(f"prove: control {one.name} under {one.processor}: {one.found}, expected {one.expected}", file=sys.stderr)
     print(f"prove: {asked.out}: {len(lines) - len(wrong)} of {len(lines)} rows as promised")

@@ -18,6 +18,21 @@ from edgemtl.data._files import user_cache
 
 WEB = "onnxruntime-web", "1.30.0"
 WEBGPU = "onnxruntime-ep-webgpu", "0.4.0"
+# What further judges need beside the packages that are here: the runtime first, then its converter and what that wants.
+JUDGES = {
+    "executorch": ("executorch==1.5.1", "ruamel.yaml==0.19.1", "torchao==0.18.0"),
+    "litert": (
+        "ai-edge-litert==2.3.0",
+        "ai-edge-quantizer==0.10.0",
+        "immutabledict==4.3.1",
+        "jax==0.10.2",
+        "jaxlib==0.10.2",
+        "litert-converter==0.5.0",
+        "litert-torch==0.10.0",
+        "opt_einsum==3.4.0",
+        "torchao==0.18.0",
+    ),
+}
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 PYTHON = "3.11"  # the suite's
 GLIBC = 36  # the suite's is 2.36; wheels for any older one run there
@@ -78,6 +93,21 @@ def webgpu() -> dict[str, str]:
         "VK_ICD_FILENAMES": str(software.with_name("vk_swiftshader_icd.json")),
         "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
     }
+
+
+def judge(runtime: str, fetch: bool = True) -> dict[str, str]:
+    """The variables under which a further judge's packages are found; Absent where they would have to be fetched.
+
+    They run with the torch that is here, so none of their own dependencies is asked for.
+    """
+    packages = JUDGES[runtime]
+    name = "-".join(packages[0].split("=="))
+    if not fetch and not _place(name).is_dir():
+        raise Absent(f"{packages[0]} is not in {_place(name)}")
+    with _cached(name) as folder:
+        if folder:
+            _pip("install", "--no-deps", "--target", str(folder), *packages)
+    return {"PYTHONPATH": str(_place(name))}
 
 
 def arm64_root() -> Path:

@@ -16,6 +16,7 @@ from tests.prove.control import Control
 from tests.prove.runtimes import Row
 
 BOUNDS = BOUNDS_OF["int8"]  # promised where a task is not exact
+JUDGES = "## Further judges, not targets"
 PACKAGES = ("torch", "openvino", "onnxruntime", "coremltools")
 
 
@@ -51,7 +52,8 @@ def sentence(line: Line, exact: tuple[str, ...]) -> str:
         return f"{start}: {'FAILED' if line.failed else 'not run here'}: {line.reason}"
     equal = "bit-equal maps" if line.found.equal() else "other maps"
     verdict = equal if promised(line, exact) else f"{equal}, NOT AS PROMISED"
-    codes = f"{line.found.codes_differing} of {line.found.codes_total} codes differ"
+    found = line.found
+    codes = f"{found.codes_differing} of {found.codes_total} codes differ" if found.places else "codes not compared"
     return f"{start}: {verdict}, {codes}, {_maps(line.found)} ({line.about['seconds']} s)"
 
 
@@ -64,6 +66,8 @@ def page(
     run: Path, source: str, manifest: Manifest, lines: list[Line], controls: list[Control], words: list[str]
 ) -> str:
     """The whole page in Markdown."""
+    further = [lines[0], *(line for line in lines if line.row.judge)]
+    lines = [line for line in lines if not line.row.judge]
     ran = [line for line in lines if line.found is not None]
     equal, rest = [line for line in ran if not line.row.differs], [line for line in ran if line.row.differs]
     assert ran[0].found is not None
@@ -111,6 +115,8 @@ here is promised to be equal.
         )
         parts.append(_table(rest, manifest.exact))
         parts += [f"- {line.row.runtime} on {line.row.processor}: {line.row.differs}.\n" for line in rest]
+    if len(further) > 1:
+        parts.append(judges(source, further, manifest.exact, words))
     parts.append(
         """## Control
 
@@ -130,25 +136,71 @@ processor is what the row says, and that this comparison can fail.
         )
     )
     parts.append("## What ran\n\nLayers and quantizers by the kernel that computed them, as the runtime tells.\n")
+    parts.append(_told(ran))
+    missing = [line for line in lines if line.found is None]
+    if missing:
+        parts += ["## Not run here\n", _missing(missing)]
+    return "\n".join(parts)
+
+
+def judges(source: str, lines: list[Line], exact: tuple[str, ...], words: list[str]) -> str:
+    """The section on runtimes that are no targets; the first line is torch's."""
+    first, *rest = lines
+    assert first.found is not None
+    ran = [line for line in rest if line.found is not None]
+    asked = f' PROVE="{shlex.join(words)}"' if words else ""
+    parts = [
+        f"""{JUDGES}
+
+The same network in runtimes that edgemtl writes no files for, by
+
+```
+make prove{asked}
+```
+
+with torch {metadata.version("torch")} on {processor.name()} ({processor.describe()}). Frames: {source}.
+
+- *float kernels*: a quantizer is multiplication, rounding, clamping and multiplication in float32; weights are float32.
+  All of it is arithmetic that float32 has no choice in, so any runtime must give torch's bits.
+- *int8 kernels*: quantizers are the runtime's own quantize and dequantize, with the ledger's codes and scales, and a
+  layer whose result is quantized at once may run on codes alone; the second table says how many did. Elsewhere values
+  stay float32: left to itself, LiteRT's converter resizes, adds and requantizes codes, which is another network.
+- *Codes*: ExecuTorch's quantizers are outputs as well. With such outputs litert-torch breaks off or exchanges their
+  axes, so that LiteRT's are not compared.
+""",
+        _table([first, *ran], exact),
+    ]
+    parts += [f"- {line.row.runtime}: {line.row.differs}.\n" for line in ran if line.row.differs]
+    parts.append(_told(ran))
+    if missing := [line for line in rest if line.found is None]:
+        parts += ["Not run here:\n", _missing(missing)]
+    return "\n".join(parts)
+
+
+def replaced(page: str, section: str) -> str:
+    """The page with this section of judges in place of the one it has, else before the control, else at its end."""
+    start = page.find(JUDGES)
+    if start < 0:
+        start = end = page.find("## Control") if "## Control" in page else len(page)
+    else:
+        following = page.find("\n## ", start)
+        end = len(page) if following < 0 else following + 1
+    return page[:start] + section + ("\n" if end < len(page) else "") + page[end:]
+
+
+def _told(ran: list[Line]) -> str:
     told = [
         (line.row.runtime, line.row.processor, str(line.about.get("version", "")), _kernels(line.about["kernels"]))
         for line in ran
         if line.about["kernels"]
     ]
-    parts.append(_markdown(("runtime", "processor", "version", "kernels"), told))
-    missing = [line for line in lines if line.found is None]
-    if missing:
-        parts.append("## Not run here\n")
-        parts.append(
-            _markdown(
-                ("runtime", "processor", "reason"),
-                [
-                    (line.row.runtime, line.row.processor, f"{'FAILED: ' if line.failed else ''}{line.reason}")
-                    for line in missing
-                ],
-            )
-        )
-    return "\n".join(parts)
+    return _markdown(("runtime", "processor", "version", "kernels"), told)
+
+
+def _missing(missing: list[Line]) -> str:
+    reasons = [f"{'FAILED: ' if line.failed else ''}{line.reason}" for line in missing]
+    rows = [(line.row.runtime, line.row.processor, reason) for line, reason in zip(missing, reasons)]
+    return _markdown(("runtime", "processor", "reason"), rows)
 
 
 def _table(lines: list[Line], exact: tuple[str, ...]) -> str:
@@ -165,7 +217,7 @@ def _table(lines: list[Line], exact: tuple[str, ...]) -> str:
                 line.row.runtime,
                 line.row.processor,
                 str(found.frames),
-                f"{found.codes_differing} of {found.codes_total}{apart}",
+                f"{found.codes_differing} of {found.codes_total}{apart}" if found.places else "not compared",
                 f"{max(found.classes.values(), default=0):.4%}",
                 f"{worst[1]:.1e} ({worst[0]})" if worst and worst[1] else "0",
                 f"{sum(found.pixels.values())} of {found.pixels_total * len(found.pixels)}",

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -31,6 +32,10 @@ HALF = ("tensorrt16", "coreml16")
 ATEN = {"AVX512_CORE_VNNI": "avx512", "AVX512_CORE": "avx512", "AVX2_VNNI": "avx2", "AVX2": "avx2"}
 FLOAT16 = "sums are rounded to float16 before they are quantized again"
 ACL = "ARM Compute Library rounds up from the middle between two codes; the target takes float kernels there"
+LITERT = (
+    "its own int8 layers round twice, each time half up, so that the middle between two codes and what is one product "
+    "below it go to the upper one; its delegate XNNPACK rounds once, half to even"
+)
 FRAMES, RESULTS = "{frames}", "{results}"  # in a row's command, where their paths go
 
 
@@ -44,13 +49,15 @@ class Row(NamedTuple):
     slow: bool = False  # emulated, so few frames
     differs: str = ""  # why equality is not asked for
     absent: str = ""  # why it cannot be started here
+    judge: bool = False  # of a runtime that is no target
 
 
-def certain(run: Path) -> set[str]:
-    """The names of the quantizers whose codes depend on no island."""
+def proved(run: Path) -> tuple[set[str], tuple[str, ...]]:
+    """The names of the quantizers whose codes depend on no island, and the tasks whose maps are exact."""
     deployed = convert.load(run, "int8")
     size = convert.recipes.read(run / "recipe.json").size
-    return equality.certain(deployed, proof.prove(deployed, torch.zeros(1, 3, *size)))
+    found = proof.prove(deployed, torch.zeros(1, 3, *size))
+    return equality.certain(deployed, found), found.exact
 
 
 def artifacts(run: Path, work: Path) -> dict[str, Path | str]:
@@ -136,6 +143,31 @@ def rows(run: Path, made: dict[str, Path | str], files: dict[str, Path | str]) -
         yield row(name, native, "coreml_evaluator", made[f"coreml{kind}"], "declared", differs=differs)
         name = f"TensorRT's file {word}, stand-in"
         yield row(name, native, "onnxruntime_cpu", files[f"tensorrt{kind}"], "none", differs=differs)
+
+
+def reference(run: Path) -> Row:
+    """Torch on this machine as it is."""
+    command = (sys.executable, "-m", "tests.prove.runners.torch_reference", str(run), FRAMES, RESULTS)
+    return Row("torch", "native", command, processors.environment({}))
+
+
+def judges(run: Path | str, work: Path, fetch: bool = True) -> Iterator[Row]:
+    """The rows of runtimes that are no targets; `work` keeps what they convert, `fetch` allows to install them."""
+    ways = (
+        ("executorch", "ExecuTorch with XNNPACK, {} kernels", "executorch_xnnpack", (), ""),
+        ("litert", "LiteRT with XNNPACK, {} kernels", "litert", ("xnnpack",), ""),
+        ("litert", "LiteRT without XNNPACK, {} kernels", "litert", ("own",), LITERT),
+    )
+    for runtime, name, runner, how, rounding in ways:
+        for kernels in ("float", "int8"):
+            row = Row(name.format(kernels), "native", differs=rounding if kernels == "int8" else "", judge=True)
+            try:
+                environment = processors.environment(install.judge(runtime, fetch))
+            except Absent as reason:
+                yield row._replace(absent=str(reason))
+                continue
+            words = (sys.executable, "-m", f"tests.prove.runners.{runner}", str(run), FRAMES, RESULTS, str(work))
+            yield row._replace(command=(*words, kernels, *how), environment=environment)
 
 
 def _or_reason(find: Callable[[], Processor], name: str) -> Processor | Row:
