@@ -115,7 +115,7 @@ def load_int8(run: Path, file: str = INT8) -> Deployed:
     """
     recipe = recipes.read(run / "recipe.json")
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    deployed = prepare(models.build(blank, recipe.tasks), recipe)
+    deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
     about = checkpoint.about(run / file)
     quantizers.check_format(run / file, about)
     if about["exact"]:

@@ -270,7 +270,7 @@ def _program(name: str) -> torch.export.ExportedProgram:
     from edgemtl.prepare import prepare
 
     made = recipe.load(name)
-    deployed = prepare(models.build(made.network.blank(), made.tasks), made)
+    deployed = prepare(models.build(made.network.blank(), made.tasks), made, blank=True)
     with torch.no_grad():
         frame = torch.zeros(1, *made.size, 3, dtype=torch.uint8)
         return torch.export.export(camera(deployed, list(made.tasks)).eval(), (frame,))

@@ -79,6 +79,8 @@ class Offsets(nn.Module):
 class Deform(nn.Module):
     """A 1x1 convolution (B, width, h, w) that reads each group of channels at an offset position of its own."""
 
+    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.prepare
+
     def __init__(self, width: int, groups: int, gain: float):
         super().__init__()
         plain = nn.Conv2d(width, width, 1)
