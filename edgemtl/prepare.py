@@ -130,8 +130,8 @@ def _compare(deployed: Deployed, network: nn.Module, recipe: Recipe) -> None:
         difference, spread = (got[task] - x).square().mean().sqrt().item(), x.std().item()
         if difference > LARGEST * spread + 1e-5 * x.abs().max().item():
             raise CheckFailed(
-                f"{task}: the deployment form differs from the network it was made of by {difference:.2g}, with a standard"
-                f" deviation of {spread:.2g}: edgemtl.prepare rewrites one of its layers wrongly"
+                f"{task}: the deployment form differs from the network it was made of by {difference:.2g}, with a"
+                f" standard deviation of {spread:.2g}: edgemtl.prepare rewrites one of its layers wrongly"
             )
 
 
