@@ -127,7 +127,7 @@ def _compare(deployed: Deployed, network: nn.Module, recipe: Recipe) -> None:
     for task, x in wanted.items():
         if not (x.isfinite().all() and got[task].isfinite().all()):
             raise CheckFailed(f"{task}: the network gives NaN or infinity for a random frame; its weights are no good")
-        difference, spread = (got[task] - x).square().mean().sqrt().item(), x.std().item()
+        difference, spread = (got[task] - x).square().mean().sqrt().item(), x.std(correction=0).item()
         if difference > LARGEST * spread + 1e-5 * x.abs().max().item():
             raise CheckFailed(
                 f"{task}: the deployment form differs from the network it was made of by {difference:.2g}, with a"

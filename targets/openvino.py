@@ -63,6 +63,7 @@ class OpenVINO:
         assert not _float_weights_under_quantizers(model)
         model = _take_camera_frames(model)
         _settle_ties_freely(model)
+        _resize_to_one_pixel_as_torch(model)
         _enlarge_narrow_maps_by_matrices(model)
         _fold_sizes(model)
         made = _deformable.lower(model)
@@ -268,6 +269,16 @@ def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
     for node in _nodes(model, "TopK"):
         node.set_attribute("stable", False)
+
+
+def _resize_to_one_pixel_as_torch(model: Any) -> None:
+    """Resizing with half-pixel centres whatever the size: torch has long done so.
+
+    The front end asks for what torch did once: a map of one row or column took the first of what it is made from.
+    """
+    for node in _nodes(model, "Interpolate"):
+        if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
+            node.set_attribute("coordinate_transformation_mode", "half_pixel")
 
 
 def _enlarge_narrow_maps_by_matrices(model: Any) -> None:

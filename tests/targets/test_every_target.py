@@ -7,6 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from edgemtl import registry
 from edgemtl.bounds import BOUNDS, compare
@@ -54,6 +57,40 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
             half = precision == "int8" and not session.float32
             result = compare(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
+
+
+class Resizes(nn.Module):
+    """Maps of all small sizes, enlarged and made smaller, with many and with few channels."""
+
+    SIZES = (1, 1), (1, 6), (5, 1), (2, 1), (1, 2), (2, 3), (1, 9), (11, 9)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.ModuleDict({"wide": nn.Conv2d(3, 12, 1), "narrow": nn.Conv2d(3, 2, 1)})
+
+    def forward(self, frame: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = {}
+        for name, layer in self.network.items():
+            x = layer(frame / 255)
+            for h, w in self.SIZES:
+                small = F.interpolate(x, (h, w), mode="bilinear", align_corners=False)
+                maps[f"{name}_{h}_{w}"] = small
+                maps[f"{name}_{h}_{w}_again"] = F.interpolate(small, (5, 6), mode="bilinear", align_corners=False)
+        return {task: map.sum(1) * 2 for task, map in maps.items()}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_maps_of_one_pixel_are_resized_as_in_torch(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[name])
+    network, target = Resizes().eval().requires_grad_(False), registry.load("targets", name).target
+    frame = np.random.default_rng(0).integers(0, 256, (7, 6, 3), np.uint8)
+    wanted = toy.maps(network, frame)
+    tasks = dict.fromkeys(wanted, toy.TASKS["depth"])
+    target.convert(network, (7, 6), tasks, tmp_path, "fp32", {})
+    got = target.open(tmp_path, SimpleNamespace(tasks=tasks, size=(7, 6)))(frame)
+    for task, map in wanted.items():
+        np.testing.assert_allclose(got[task], map, rtol=1e-5, atol=1e-5, err_msg=task)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
