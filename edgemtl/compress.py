@@ -60,6 +60,9 @@ def compress(
     recipe = _recipe(run, settings, iterations)
     teacher = load_float(run)
     deployed = load_float(run)
+    for path, module in deployed.network.named_modules():
+        if reason := getattr(module, "dropped", None):
+            show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
     samples = registry.load("data", recipe.data.name).open(data, "train", tuple(recipe.tasks), **recipe.data.options)

@@ -60,6 +60,23 @@ def test_every_task_has_an_activation_and_its_maps_are_in_range():
     torch.testing.assert_close(ACTIVATIONS["sal"](raw[:, :2]), raw[:, :2].softmax(1)[:, 1])
 
 
+@pytest.mark.parametrize(
+    "name", ["nyud_edge", "nyud_demtg_swin_t", "nyud_mqtransformer_edge", "nyud_sca_edge", "nyud_fcn_edge"]
+)
+def test_one_task_alone_has_no_layer_without_effect(name):
+    """Some converters drop such a layer, as queries and keys over one token are, and then the ledger misses it."""
+    chosen = recipe.only(RECIPES[name], ["semseg"])
+    network = trained(models.build(chosen.network, chosen.tasks))
+    prepared, frame = prepare(network, chosen), torch.rand(1, 3, *chosen.size) * 255
+    wanted, got = Deployed(network, chosen.size, chosen.map_stride).raw(frame)["semseg"], prepared.raw(frame)["semseg"]
+    assert (got - wanted).abs().max() < 1e-4 * wanted.std()
+    weights = {key: p.requires_grad_() for key, p in prepared.network.named_parameters() if key.endswith("weight")}
+    effects = torch.autograd.grad(
+        prepared.raw(frame)["semseg"].square().sum(), list(weights.values()), allow_unused=True
+    )
+    assert [key for key, effect in zip(weights, effects, strict=True) if effect is None or not effect.any()] == []
+
+
 class Branches(nn.Module):
     """Convolutions in front of a BatchNorm, wired in the way that `wiring` says."""
 

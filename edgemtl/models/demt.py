@@ -358,6 +358,31 @@ class TaskQuery(nn.Module):
         return self
 
 
+class Alone(nn.Module):
+    """A TaskQuery of a network with one task: over one token the softmax is 1, so query and key have no effect."""
+
+    dropped = "with one task the softmax is over one token, so 1; query and key have no effect and are left out"
+
+    def __init__(self, query: TaskQuery):
+        super().__init__()
+        self.project, self.norm = query.project, query.norm
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return x + self.norm(self.project(values))
+
+
+class Value(nn.Module):
+    """A Project whose keys nobody reads."""
+
+    def __init__(self, project: Project):
+        super().__init__()
+        self.value = project.value
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = self.value(x)
+        return value, value
+
+
 class Gate(nn.Module):
     """DeMTG's gated MLP on each token (B, width, h, w): half of a wide layer, scaled by the other half, is added.
 
@@ -454,6 +479,9 @@ class DeMT(nn.Module):
                 assert isinstance(project, Project)
                 project.key, project.value = chain(linear, project.key), chain(linear, project.value)
             self.interaction.value = nn.Identity()
+        if len(self.queries) == 1:
+            self.queries = nn.ModuleDict({task: Alone(query) for task, query in self.queries.items()})
+            self.projections = nn.ModuleDict({name: Value(project) for name, project in self.projections.items()})
         return self
 
 
