@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -226,7 +227,7 @@ def _int8_products(compiled: Any) -> int:
 
 
 class OpenVINOSession:
-    """Maps of one frame at a time."""
+    """Maps of one frame at a time, in each thread that asks."""
 
     how = "executed"
 
@@ -235,11 +236,14 @@ class OpenVINOSession:
         self.device = device
         self.float32 = "(f32," in device or f"({FLOAT}," in device
         self._ports = {name: compiled.output(name) for name in names}
-        self._request = compiled.create_infer_request()
+        self._own = threading.local()  # a request holds the frame and the maps of one caller
+        self._own.request = compiled.create_infer_request()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        results = self._request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
+        if not hasattr(self._own, "request"):
+            self._own.request = self.compiled.create_infer_request()
+        results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
 

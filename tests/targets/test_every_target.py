@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +112,54 @@ def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str],
     session(toy.frames()[1])
     for task, map in first.items():
         np.testing.assert_array_equal(map, kept[task])
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_thread_gets_the_maps_of_its_own_frame(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+    frames = toy.frames(4)
+    alone = [{task: map.copy() for task, map in session(frame).items()} for frame in frames]
+    start = threading.Barrier(len(frames))
+
+    def several(index: int) -> None:
+        start.wait()
+        for _ in range(25):
+            for task, map in session(frames[index]).items():
+                np.testing.assert_array_equal(map, alone[index][task])
+
+    with ThreadPoolExecutor(len(frames)) as pool:
+        for done in [pool.submit(several, index) for index in range(len(frames))]:
+            done.result()
+
+
+class Alone:
+    """A model that two threads must not run at once."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Lock()
+
+    def __call__(self, frame: Any) -> Any:
+        assert self.inside.acquire(blocking=False), "another thread is inside"
+        time.sleep(1e-3)
+        self.inside.release()
+        return [torch.zeros(1, 2, 2)]
+
+    def predict(self, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"depth": self(given)[0].numpy()}
+
+
+def test_runtimes_that_are_not_here_are_entered_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemtl.targets import torch_tensorrt
+    from edgemtl.targets.coreml import sessions
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(sessions.sys, "platform", "darwin")
+    kit = SimpleNamespace(models=SimpleNamespace(MLModel=lambda *_, **__: Alone()), ComputeUnit={"ALL": 0})
+    monkeypatch.setitem(sys.modules, "coremltools", kit)
+    mac = sessions.RuntimeSession(Path(), SimpleNamespace(tasks=["depth"]))
+    for session in (mac, torch_tensorrt.TorchTensorRTSession(Alone(), ["depth"], "cpu", torch)):
+        with ThreadPoolExecutor(4) as pool:
+            assert len(list(pool.map(session, [np.zeros((4, 4, 3), np.uint8)] * 20))) == 20
 
 
 @pytest.mark.parametrize("name", sorted(set(PACKAGES) - EVALUATED))
