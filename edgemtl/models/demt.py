@@ -363,8 +363,9 @@ class Alone(nn.Module):
 
     dropped = "with one task the softmax is over one token, so 1; query and key have no effect and are left out"
 
-    def __init__(self, query: TaskQuery):
+    def __init__(self, query: nn.Module):
         super().__init__()
+        assert isinstance(query, TaskQuery)
         self.project, self.norm = query.project, query.norm
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -374,8 +375,9 @@ class Alone(nn.Module):
 class Value(nn.Module):
     """A Project whose keys nobody reads."""
 
-    def __init__(self, project: Project):
+    def __init__(self, project: nn.Module):
         super().__init__()
+        assert isinstance(project, Project)
         self.value = project.value
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class RuntimeSession:
             from PIL import Image
         self._image: Any = Image.fromarray
         self._names: list[str] = list(manifest.tasks)
-        self._busy = threading.Lock()
+        self._busy: threading.Lock = threading.Lock()
         self._model: Any = coremltools.models.MLModel(
             str(folder / FOLDER), compute_units=coremltools.ComputeUnit[device]
         )

@@ -60,6 +60,11 @@ def missing() -> str | None:
     return None
 
 
+def version() -> str:
+    """Of the TensorRT that is installed."""
+    return str(import_module("tensorrt").__version__)
+
+
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
     trt, cuda = import_module("tensorrt"), _cuda()
