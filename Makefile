@@ -2,7 +2,8 @@
 # make fast   lint, types and the tests that take no time: under a minute on two cores
 # make test   lint, types and all tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
-#             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames
+#             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
+#             only ExecuTorch and LiteRT, which are no targets, in their section of that page
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.
 

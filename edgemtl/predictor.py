@@ -20,14 +20,17 @@ class Session(Protocol):
     float32: bool  # it computes in float32, or as if, what is not int8: then maps that are exact must be equal
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size.
+
+        Several threads may call it at once: each gets the maps of its own frame.
+        """
         ...
 
 
 class Predictor:
     """The model in an artifact folder, as a function from a frame to `{task: prediction}`.
 
-    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width.
+    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width. Threads may share one.
 
     >>> import numpy as np
     >>> from edgemtl import Predictor
