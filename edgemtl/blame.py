@@ -13,11 +13,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from edgemtl import artifact, convert, ledger, quantizers, recipe, registry, show
+from edgemtl import artifact, convert, ledger, quantizers, registry, show
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps
 from edgemtl.frames import fit
 from edgemtl.quantizers import FakeQuantize
+from edgemtl.run import Run, run_of
 from edgemtl.verify import frames_of
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
@@ -40,7 +41,7 @@ class Layer(NamedTuple):
 def blame(
     path: Path,
     *,
-    run: Path | None = None,
+    run: Path | Run | None = None,
     data: Path | None = None,
     device: str | None = None,
     bound: float | None = None,
@@ -56,8 +57,8 @@ def blame(
     target = registry.load("targets", manifest.target).target
     if not hasattr(target, "tensors"):
         raise UsageError(f"target {manifest.target} does not tell what its network computes inside")
-    run = run or path.resolve().parent
-    source, [image] = frames_of(recipe.read(run / "recipe.json"), data, 1)
+    run = run_of(path, run)
+    source, [image] = frames_of(run.recipe, data, 1)
     frame = fit(image, manifest.size, manifest.fit)
     bound = BOUNDS[manifest.precision] if bound is None else bound
     with show.err.status(f"running {path} and torch"):

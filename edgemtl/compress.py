@@ -26,17 +26,16 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.launch import has_bfloat16
 from edgemtl.ledger import CODES
 from edgemtl.losses import check_weights, losses
-from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
+from edgemtl.mixed import frames, image, keep_worst_float, spread
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.replay import Replay
+from edgemtl.run import Run
 from edgemtl.samples import load
 from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
 
-INT8 = "int8.safetensors"
-SCALES = "scales.json"
 LOG_EVERY = 20  # iterations, where nobody sees the progress bar
 FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
 
@@ -51,7 +50,7 @@ LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
 
 
 def compress(
-    run: Path, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
+    run: Path | Run, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
 ) -> dict[str, Any]:
     """What was done: counts of quantizers, seconds, losses; leaves int8, calibrated and scales.json in `run`.
 
@@ -59,6 +58,8 @@ def compress(
     are replaced at the very end. UsageError where the run or the data do not allow it. CheckFailed where a loss is not
     finite or SIGINT or SIGTERM asked to stop.
     """
+    run = Run(run)
+    int8 = run.weights("int8")
     recipe = _recipe(run, settings, iterations)
     teacher = load_float(run)
     deployed = load_float(run)
@@ -78,27 +79,27 @@ def compress(
                 about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
                 report |= _counts(deployed.network)
             _settle(deployed, recipe)
-            quantizers.save(run / CALIBRATED, deployed.network, about)
+            quantizers.save(run.weights("calibrated"), deployed.network, about)
             report["calibration_seconds"] = time.perf_counter() - began
             if recipe.compression.iterations:
                 report |= finetune(deployed, teacher, samples, recipe, stop)
                 _settle(deployed, recipe)
         except Stopped as stopped:
-            raise CheckFailed(f"stopped {stopped}; {run / INT8} was not touched") from None
+            raise CheckFailed(f"stopped {stopped}; {int8} was not touched") from None
         except Lost as lost:
-            raise CheckFailed(f"{lost}; {run / INT8} was not touched; try --set training.workers=0") from None
-    quantizers.save(run / INT8, deployed.network, about)
+            raise CheckFailed(f"{lost}; {int8} was not touched; try --set training.workers=0") from None
+    quantizers.save(int8, deployed.network, about)
     files.write_json(
-        run / SCALES,
+        run.ledger,
         {
-            "format": ledger.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
+            "format": ledger.FORMAT, "file": int8.name, "sha256": files.sha256(int8), "zero_point": 0,
             "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
             "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
             **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
-    show.out.print(f"{run / INT8}: {text}", highlight=False, soft_wrap=True)
+    show.out.print(f"{int8}: {text}", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
     return report
 
@@ -110,30 +111,31 @@ def _settle(deployed: Deployed, recipe: Recipe) -> None:
         proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
 
 
-def load_int8(run: Path, file: str = INT8) -> Deployed:
+def load_int8(run: Path | Run, form: str = "int8") -> Deployed:
     """The quantized deployment form of a run, in eval mode: one fake_quantize operation per quantizer and use.
 
     UsageError where the file is missing, broken or does not fit the run's recipe.
     """
-    recipe = recipes.read(run / "recipe.json")
+    run = Run(run)
+    recipe, file = run.recipe, run.weights(form)
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
     deployed = prepare(models.build(blank, recipe.tasks), recipe)
-    about = checkpoint.about(run / file)
-    quantizers.check_format(run / file, about)
+    about = checkpoint.about(file)
+    quantizers.check_format(file, about)
     if about["exact"]:
         exact.rewrite(deployed, recipe)
-    quantizers.load(run / file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    quantizers.load(file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     exact.settle(deployed)
     return deployed
 
 
-def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recipe:
+def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe:
     for setting in settings:
         if setting.partition("=")[0].split(".")[0] in FIXED:
             raise UsageError(
                 f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like"
             )
-    recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
+    recipe = recipes.override(run.recipe, list(settings))
     if iterations is not None:
         recipe = recipes.override(recipe, [f"compression.iterations={iterations}"])
     check_weights(recipe)

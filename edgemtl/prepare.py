@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgemtl import checkpoint, models, reference
-from edgemtl import recipe as recipes
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run
 from edgemtl.tasks import Size
 
 Maps = dict[str, Tensor]
@@ -163,11 +163,12 @@ def replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 setattr(parent, name, new)
 
 
-def load_float(run: Path) -> Deployed:
+def load_float(run: Path | Run) -> Deployed:
     """The deployment form of a run's best float weights; UsageError where there are none or they do not fit."""
-    recipe = recipes.read(run / "recipe.json")
+    run = Run(run)
+    recipe = run.recipe
     network = models.build(recipe.network.blank(), recipe.tasks)
-    checkpoint.read_weights(run / checkpoint.FLOAT, network)
+    checkpoint.read_weights(run.weights("float"), network)
     return prepare(network, recipe)
 
 

@@ -7,12 +7,10 @@ from edgemtl import artifact, ledger, overflow, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, read_json
-
-SCALES = "scales.json"
-VERIFIED = "verify.json"  # in the run: each artifact's last result
+from edgemtl.run import Run, run_of
 
 
-def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
     """What of the ledger in `run` (default: the folder around the artifact) is in each of the artifact's files, bit for
     bit and in its place, and whether the codes there can overflow.
 
@@ -22,13 +20,13 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     where there is no int8 artifact, no ledger, or nothing to read the target's files with.
     """
     manifest = artifact.read(path, intact=False)
-    run = run or path.resolve().parent
+    run = run_of(path, run)
     found = check(path, manifest, run)
     if as_json:
         print(dumps(found, indent=1))
     else:
         show_result(found)
-    unkept = _note(run / VERIFIED, path, found)
+    unkept = _note(run.verified, path, found)
     if not found["ok"]:
         raise CheckFailed("; ".join([f"{path}: {reason(found)}", *unkept]))
     if unkept:
@@ -36,14 +34,14 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     return found
 
 
-def check(path: Path, manifest: Manifest, run: Path) -> dict[str, Any]:
+def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any]:
     """The comparison itself, as `read_back` returns it, whether or not it holds."""
     target = registry.load("targets", manifest.target).target
     if manifest.precision != "int8":
         raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
     if not hasattr(target, "quantized"):
         raise UsageError(f"target {manifest.target} cannot read its files back")
-    wanted = ledger.read(run / SCALES)
+    wanted = ledger.read(run.ledger)
     files = target.quantized(path)
     result = ledger.compare_files(wanted, files)
     proof = overflow.prove(files)
@@ -51,7 +49,7 @@ def check(path: Path, manifest: Manifest, run: Path) -> dict[str, Any]:
     fits = wanted.sha256 == manifest.weights_sha256
     exact = proof.sums or wanted.scales != "power of two"
     return {
-        "file": str(run / SCALES),
+        "file": str(run.ledger),
         "digest": artifact.digest(manifest),
         "files": list(files),
         "entries": len(wanted.rows),

@@ -1,7 +1,9 @@
 """What a recipe states: plain frozen data, readable as a sentence, stored whole in a run's recipe.json."""
 
 import ast
+import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,15 @@ class Options(BaseModel):
 class Data(Options):
     name: str  # a file in edgemtl/data
     options: dict[str, Any] = {}  # keyword arguments of that file's `open`
+
+    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> Any:
+        """The samples of a split, with the labels of some tasks; UsageError where they or an option cannot be had."""
+        source = registry.load("data", self.name)
+        allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
+        for option in self.options:
+            if option not in allowed:
+                raise unknown(f"option in data.options of {self.name}", option, allowed)
+        return source.open(root, split, tuple(tasks), **self.options)
 
 
 class Network(Options):

@@ -22,7 +22,7 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, replacing, sha256
 from edgemtl.frames import fit
 from edgemtl.predictor import Predictor, smooth_frames
-from edgemtl.readback import VERIFIED
+from edgemtl.run import Run, form_of, run_of
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"
@@ -95,7 +95,7 @@ def read(file: Path) -> Recording:
     return Recording(about, images, maps)
 
 
-def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+def check(path: Path, recording: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
     """How far a recording lies from the torch model, and from what this machine's session of the artifact computes.
 
     The result is also kept in the run's verify.json, as "ARTIFACT recorded". UsageError where the recording is of
@@ -109,8 +109,8 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
     manifest = predictor.manifest
     recorded = read(recording)
     _belongs(recorded, manifest, path, recording)
-    run = run or path.resolve().parent
-    file = convert.weights(run, manifest.precision)
+    run = run_of(path, run)
+    file = run.need(form_of(manifest.precision))
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     reference = convert.load(run, manifest.precision)
@@ -147,7 +147,7 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         "ok": all(task["ok"] for tasks in compared.values() for task in tasks.values()),
     }
     _print(result, as_json)
-    unkept = keep(run / VERIFIED, f"{path.resolve().name} recorded", result)
+    unkept = keep(run.verified, f"{path.resolve().name} recorded", result)
     wrong = [f"{task} against {by}" for by, tasks in compared.items() for task, one in tasks.items() if not one["ok"]]
     if wrong:
         text = f"{recording} differs beyond the bounds of {manifest.precision} in {', '.join(wrong)}"

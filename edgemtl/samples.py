@@ -1,6 +1,5 @@
 """Samples of a data set, held against what their tasks allow before anything is made of them."""
 
-import inspect
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import registry, show
-from edgemtl.errors import UsageError, unknown
+from edgemtl import show
+from edgemtl.errors import UsageError
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
 
@@ -79,13 +78,7 @@ def _read(samples: Any, index: int) -> dict[str, np.ndarray] | UsageError:
 
 def load(recipe: Recipe, root: Path | None, split: str) -> Checked:
     """The samples of a split of the recipe's data set, in `root`; UsageError where it cannot be had or is empty."""
-    name, options = recipe.data.name, recipe.data.options
-    source = registry.load("data", name)
-    allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option in data.options of {name}", option, allowed)
-    found = source.open(root, split, tuple(recipe.tasks), **options)
+    found = recipe.data.open(root, split, recipe.tasks)
     if len(found) == 0:
-        raise UsageError(f"the {split} split of {name} is empty{f' in {root}' if root else ''}")
+        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {root}' if root else ''}")
     return Checked(found, recipe.tasks)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, processor, proof, readback, recipe, registry, selftest, show
+from edgemtl import artifact, convert, equality, processor, proof, readback, registry, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
@@ -14,14 +14,14 @@ from edgemtl.files import difference, dumps, keep, sha256
 from edgemtl.frames import fit
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, smooth_frames
-from edgemtl.readback import VERIFIED as VERIFIED
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Data, Recipe
+from edgemtl.run import Run, form_of, run_of
 
 
 def verify(
     path: Path,
     *,
-    run: Path | None = None,
+    run: Path | Run | None = None,
     frames: int = 8,
     data: Path | None = None,
     device: str | None = None,
@@ -39,12 +39,12 @@ def verify(
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
     manifest = artifact.read(path)
-    run = run or path.resolve().parent
-    stated = recipe.read(run / "recipe.json")
+    run = run_of(path, run)
+    stated = run.recipe
     if problem := _difference(manifest, stated):
         raise CheckFailed(f"{path / artifact.FILE} does not say what {run} says: {problem}; convert again")
     predictor = Predictor(path, device)
-    file = convert.weights(run, manifest.precision)
+    file = run.need(form_of(manifest.precision))
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     target = registry.load("targets", manifest.target).target
@@ -110,7 +110,7 @@ def verify(
         and (not held_codes or held_codes["ok"]),
     }
     _print(result, as_json)
-    unkept = keep(run / VERIFIED, path.resolve().name, result)
+    unkept = keep(run.verified, path.resolve().name, result)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
     if held and not held["ok"]:
         problems.append(readback.reason(held))
@@ -167,15 +167,14 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
     """Where the frames are from and up to `count` of them, spread over the split."""
-    name = stated.data.name
     try:
-        samples = registry.load("data", name).open(data, "val", (), **stated.data.options)
-        return f"{name}, val split", _spread(samples, count)
+        samples = stated.data.open(data, "val")
+        return f"{stated.data.name}, val split", _spread(samples, count)
     except (UsageError, ModuleNotFoundError):
         if data is not None:
             raise
     try:
-        return "rendered scenes", _spread(registry.load("data", "scenes").open(None, "val", ()), count)
+        return "rendered scenes", _spread(Data(name="scenes").open(None, "val"), count)
     except (UsageError, ModuleNotFoundError):  # there is no renderer on some machines
         return "smooth random frames", smooth_frames(stated.size, count)
 

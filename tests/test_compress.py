@@ -21,6 +21,7 @@ from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.replay import Replay
+from edgemtl.run import Run
 from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
@@ -350,8 +351,7 @@ def test_scales_json_lists_what_the_network_holds(finished):
 
 def test_fine_tuning_changes_weights_and_no_scale(finished):
     tuned, calibrated = (
-        quantizers.ledger(compress.load_int8(finished.folder, file).network)
-        for file in (compress.INT8, compress.CALIBRATED)
+        quantizers.ledger(compress.load_int8(finished.folder, form).network) for form in ("int8", "calibrated")
     )
     assert [row["scale"] for row in tuned] == [row["scale"] for row in calibrated]
     assert [row.get("sha256") for row in tuned] != [row.get("sha256") for row in calibrated]
@@ -364,7 +364,7 @@ def test_the_same_run_gives_the_same_files(finished, run):
 
 def test_without_iterations_it_only_calibrates(run, quick):
     assert "iterations" not in compress.compress(run, iterations=0)
-    tensors = [checkpoint.load(run / file)[0] for file in (compress.INT8, compress.CALIBRATED)]
+    tensors = [checkpoint.load(Run(run).weights(form))[0] for form in ("int8", "calibrated")]
     assert all(torch.equal(tensors[0][name], value) for name, value in tensors[1].items())
 
 
