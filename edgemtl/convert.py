@@ -1,19 +1,19 @@
 """From a run's weights to an artifact that a device can open."""
 
 import errno
-import inspect
 import json
 import os
 import shutil
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from edgemtl import artifact, checkpoint, overflow, registry, selftest, show
+from edgemtl import artifact, checkpoint, overflow, selftest, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, unknown
@@ -22,6 +22,7 @@ from edgemtl.files import read_json, sha256
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, form_of
+from edgemtl.target import Target, load_target
 from edgemtl.tasks import Size
 
 
@@ -32,7 +33,7 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     complete. UsageError for a target, a precision or a setting that does not exist, a run without the weights, a
     missing package, or a folder that cannot be written.
     """
-    chosen = registry.load("targets", target).target
+    chosen = load_target(target)
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
     options = _options(target, chosen, settings)
@@ -43,8 +44,10 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = load(run, precision)
-        names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
-        read = hasattr(chosen, "quantized") and precision == "int8"
+        names = chosen.convert(
+            deployed, recipe.size, recipe.tasks, temporary, precision, facts, chosen.options(**options)
+        )
+        held = chosen.quantized(temporary) if precision == "int8" else None
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
@@ -59,7 +62,7 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             exact=_exact(deployed, recipe) if precision == "int8" else (),
-            needs=overflow.prove(chosen.quantized(temporary)).needs if read else (),
+            needs=overflow.prove(held).needs if held is not None else (),
             scores=_scores(run, file),
         )
         test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
@@ -90,10 +93,9 @@ def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[st
     return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made], words)
 
 
-def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:
-    """What settings such as "ios=18" say, for the parameters that a target's `convert` takes by name alone."""
-    parameters = inspect.signature(target.convert).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
+    """What settings such as "ios=18" say, for fields of the target's `options`."""
+    known = [field.name for field in fields(target.options)]
     found = {}
     for setting in settings:
         key, value = recipes.parse(setting)

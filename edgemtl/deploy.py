@@ -13,6 +13,7 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores, evaluate, read_scores
 from edgemtl.files import add_json, read_json, replacing, sha256
 from edgemtl.run import FORMS, Run, form_of
+from edgemtl.target import load_target
 from edgemtl.tasks import Task, delta_m
 from edgemtl.verify import verify
 
@@ -132,7 +133,7 @@ def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
 def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
     rows = []
     for name in targets:
-        for precision in registry.load("targets", name).target.precisions:
+        for precision in load_target(name).precisions:
             if run.weights(form_of(precision)).is_file():
                 rows.append(_artifact(run, name, precision, data, limit))
     return rows

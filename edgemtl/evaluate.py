@@ -307,7 +307,7 @@ def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None
 
 
 def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:
-    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.predictor)."""
+    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.target)."""
     if subject.kind == "artifact":
         predictor = selftest.opened(subject.path, device, untested=untested)
         return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, ledger, overflow, registry, show
+from edgemtl import artifact, ledger, overflow, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, read_json
 from edgemtl.run import Run, run_of
+from edgemtl.target import load_target
 
 
 def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
@@ -21,7 +22,11 @@ def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = Fals
     """
     manifest = artifact.read(path, intact=False)
     run = run_of(path, run)
+    if manifest.precision != "int8":
+        raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
     found = check(path, manifest, run)
+    if found is None:
+        raise UsageError(f"target {manifest.target} cannot read its files back")
     if as_json:
         print(dumps(found, indent=1))
     else:
@@ -34,15 +39,13 @@ def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = Fals
     return found
 
 
-def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any]:
-    """The comparison itself, as `read_back` returns it, whether or not it holds."""
-    target = registry.load("targets", manifest.target).target
-    if manifest.precision != "int8":
-        raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
-    if not hasattr(target, "quantized"):
-        raise UsageError(f"target {manifest.target} cannot read its files back")
-    wanted = ledger.read(run.ledger)
+def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
+    """The comparison itself, as `read_back` returns it, whether or not it holds; None where files are not read back."""
+    target = load_target(manifest.target)
     files = target.quantized(path)
+    if files is None:
+        return None
+    wanted = ledger.read(run.ledger)
     result = ledger.compare_files(wanted, files)
     proof = overflow.prove(files)
     changed = artifact.changed(path, manifest)

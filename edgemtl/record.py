@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import artifact, processor, registry, show
+from edgemtl import artifact, processor, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
@@ -23,6 +23,7 @@ from edgemtl.files import dumps, keep, replacing, sha256
 from edgemtl.frames import fit
 from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.run import Run, form_of, run_of
+from edgemtl.target import load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"
@@ -67,7 +68,7 @@ def record(
         "machine": processor.name(),
         "system": platform.platform(),
         "source": source or "smooth random frames",
-        "toolchain": artifact.versions(registry.load("targets", manifest.target).target.packages),
+        "toolchain": artifact.versions(load_target(manifest.target).packages),
     }
     stacks: dict[str, Any] = {PREFIX + task: np.stack([maps[task] for maps in made]) for task in manifest.tasks}
     with replacing(out) as temporary, temporary.open("wb") as stream:  # to a path, NumPy would add its own suffix

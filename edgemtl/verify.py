@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, processor, proof, readback, registry, selftest, show
+from edgemtl import artifact, convert, equality, processor, proof, readback, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
@@ -16,6 +16,7 @@ from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.recipe import Data, Recipe
 from edgemtl.run import Run, form_of, run_of
+from edgemtl.target import Session, load_target
 
 
 def verify(
@@ -47,10 +48,9 @@ def verify(
     file = run.need(form_of(manifest.precision))
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
-    target = registry.load("targets", manifest.target).target
-    checks: list[Check] = target.check(path, manifest) if hasattr(target, "check") else []
-    kept = manifest.precision == "int8" and hasattr(target, "quantized")
-    held = readback.check(path, manifest, run) if kept else None
+    target = load_target(manifest.target)
+    checks = target.check(path, manifest)
+    held = readback.check(path, manifest, run) if manifest.precision == "int8" else None
     reference = convert.load(run, manifest.precision)
 
     source, images = frames_of(stated, data, frames)
@@ -58,8 +58,8 @@ def verify(
     checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
     exact = shown.exact if shown and predictor.session.float32 else ()
     held_codes = None
-    where = device if predictor.session.float32 else getattr(target, "exactly", None)
-    if shown and (predictor.session.float32 or where) and hasattr(target, "tensors"):
+    where = device if predictor.session.float32 else target.exactly
+    if shown and (predictor.session.float32 or where):
         with show.err.status(f"comparing the codes of {path} with torch's"):
             first = [fit(images[0], manifest.size, manifest.fit)]
             held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
@@ -78,7 +78,7 @@ def verify(
             if problem := manifest.tasks[task].problem(got[task]):
                 unsound.setdefault(task, f"{task} is {problem} (frame {index})")
     checks += [Check("maps", False, text) for text in unsound.values()]
-    checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
+    checks = [*checks, *predictor.session.problems()]
     bounds = bounds_of(manifest, predictor.session.float32)
     tasks = {
         task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
@@ -150,7 +150,7 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
     if artifact.SELFTEST not in manifest.files:
         return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
 
-    class Torch:
+    class Torch(Session):
         device, how, float32 = "torch", "executed", True
 
         def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from edgemtl.artifact import Manifest
 from edgemtl.errors import needs, unknown
 from edgemtl.ledger import Found
+from edgemtl.target import NoOptions, Session, Target
 from edgemtl.targets import _onnx, _webgpu
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
@@ -21,7 +22,7 @@ FILE = "model.onnx"
 WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see _webgpu.py
 
 
-class ONNX:
+class ONNX(Target):
     """Both ends of an ONNX artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it."""
 
     precisions: tuple[str, ...] = ("fp32", "int8")
@@ -35,6 +36,7 @@ class ONNX:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
     ) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""
         model = _onnx.build(deployed, size, list(tasks), metadata, "onnx")
@@ -78,7 +80,7 @@ class ONNX:
             yield from _onnx.tensors(folder / FILE, frame, list(manifest.tasks))
 
 
-class ONNXSession:
+class ONNXSession(Session):
     """Maps of one frame at a time."""
 
     device, how, float32 = "CPU (f32)", "executed", True
