@@ -23,10 +23,11 @@ from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, qu
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost, loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.frames import spread
 from edgemtl.launch import has_bfloat16
 from edgemtl.ledger import CODES
 from edgemtl.losses import check_weights, losses
-from edgemtl.mixed import frames, image, keep_worst_float, spread
+from edgemtl.mixed import frames, image, keep_worst_float
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Compression, Recipe
@@ -148,7 +149,7 @@ def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe
 def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> tuple[nn.Module, dict[str, Any]]:
     """The quantized copy of deployed.network and how many quantizers of which kind it got."""
     count = min(recipe.compression.calibration, len(samples))
-    chosen = spread(samples, count)
+    chosen = spread(len(samples), count)
     with show.progress() as bar:
         task = bar.add_task("calibration", total=count, status="")
 

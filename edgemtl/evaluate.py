@@ -66,7 +66,7 @@ def measure(
     if count < 1:
         raise UsageError(f"nothing to evaluate: {len(samples)} frames, limit {limit}")
     meters = {name: task.meter() for name, task in tasks.items()}
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    chosen = frames.spread(len(samples), count)
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
         frame = sample["image"].shape[:2]

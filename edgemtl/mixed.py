@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgemtl import checkpoint, evaluate, exact, quantizers, sensitivity
 from edgemtl.errors import UsageError
-from edgemtl.frames import fit
+from edgemtl.frames import fit, spread
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.recipe import Recipe
@@ -42,7 +42,7 @@ def measure(
     quantizers.load(calibrated, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
     samples = load(recipe, data, "train")
-    images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
+    images = [image(deployed, samples, index, recipe) for index in spread(len(samples), frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)
     noises = sensitivity.matrix(graph, rows, images, tasks)
@@ -61,7 +61,7 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
     """
     allowed = sensitivity.budget(recipe.compression.budget)
     network, tasks = deployed.network, recipe.tasks
-    few, many = (spread(samples, count) for count in (MEASURED, JUDGED))
+    few, many = (spread(len(samples), count) for count in (MEASURED, JUDGED))
     graph = Replay(network, image(deployed, samples, few[0], recipe))
     rows = sensitivity.groups(graph)
 
@@ -109,11 +109,6 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
         run.sensitivity, rows, noises, list(tasks), {"budget": recipe.compression.budget, "kept_float": kept}
     )
     return kept
-
-
-def spread(samples: Any, count: int) -> list[int]:
-    found: list[int] = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int)).tolist()
-    return found
 
 
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from edgemtl import artifact, convert, equality, processor, proof, readback, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
+from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
-from edgemtl.frames import fit
+from edgemtl.frames import fit, spread
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.recipe import Data, Recipe
@@ -179,10 +180,10 @@ def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[
         return "smooth random frames", smooth_frames(stated.size, count)
 
 
-def _spread(samples: Any, count: int) -> list[np.ndarray]:
+def _spread(samples: DataSet, count: int) -> list[np.ndarray]:
     if not len(samples):
         raise UsageError("the val split is empty")
-    return [samples[int(i)]["image"] for i in np.unique(np.linspace(0, len(samples) - 1, count).round())]
+    return [samples[index]["image"] for index in spread(len(samples), count)]
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from edgemtl import checkpoint, compress, models, quantizers, registry
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost
+from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
@@ -65,7 +66,7 @@ class Toy(nn.Module):
         return {name: F.interpolate(head(x), scale_factor=2.0, mode="bilinear") for name, head in self.heads.items()}
 
 
-class Tiles:
+class Tiles(DataSet):
     """Frames of coloured tiles; depth and class follow from the colour."""
 
     def __len__(self):
