@@ -5,21 +5,18 @@ trains is weights and biases, against the labels and against the float network's
 """
 
 import contextlib
-import io
 import itertools
-import logging
 import math
 import re
 import time
-import warnings
 from pathlib import Path
-from typing import Any, Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, sensitivity, show
+from edgemtl import checkpoint, exact, files, ledger, models, nncf, pairing, proof, quantizers, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost, loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
@@ -172,7 +169,7 @@ def quantize(
     Quantizers after which no layer follows are taken away again, and those of what is codes already.
     """
     first = example(items[0])
-    made = _nncf(network, first, float_operations(network, first, options.keep_float))
+    made = nncf.quantize(network, first, float_operations(network, first, options.keep_float))
     _adopt(made, first, options)
     points = quantizers.points(made)
     ran = quantizers.arrivals(made, first, points.values())
@@ -217,10 +214,7 @@ def _slots_of(network: nn.Module, scale: str) -> list[str]:
 
 def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> set[str]:
     """NNCF's names of the operations that must stay float; UsageError for a pattern that matches none."""
-    from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-
-    with _quiet():
-        graph = build_nncf_graph(network, example)
+    graph = nncf.graph(network, example)
     nodes = graph.get_all_nodes()
     # Operations are named by the modules that were called, parameters by where they are kept: ask both.
     known = {node: [node.node_name, *(n.node_name for n in graph.get_previous_nodes(node))] for node in nodes}
@@ -248,7 +242,7 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         if node not in seen and (node.node_type not in LAYERS or inside):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
-    found = {node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")}
+    found = {node.node_name for node in kept | seen if node.node_type not in nncf.NO_OPERATIONS}
     return found
 
 
@@ -311,53 +305,11 @@ def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:
     return best
 
 
-def _nncf(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
-    """A copy with NNCF's quantizers where it wants them; their scales are those of one image."""
-    import nncf
-    from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
-
-    with _quiet():
-        made: nn.Module = nncf.quantize(
-            network,
-            nncf.Dataset([example]),
-            subset_size=1,
-            preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations
-            target_device=nncf.TargetDevice.ANY,
-            ignored_scope=nncf.IgnoredScope(names=sorted(stay_float)),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=OverflowFix.DISABLE,
-                # Fine-tuning corrects biases better, and even without it the float ones are best: with correction the
-                # features of ImageNet's EfficientNet-Lite0 came out with an RMS error of 15-21 %, without with 9-13 %.
-                disable_bias_correction=True,
-                # Depthwise inputs would get a scale per channel, which TensorRT and Core ML refuse.
-                activations_quantization_params=QuantizationParameters(per_channel=False),
-            ),
-        )
-    return made
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps NNCF's log, progress bars and warnings off the console."""
-    from nncf.common.logging import nncf_logger
-
-    level = nncf_logger.level
-    nncf_logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        nncf_logger.setLevel(level)
-
-
 def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
     """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale of our form, shared ones shared.
 
     Scales of activations are not calibrated yet.
     """
-    from nncf.torch.quantization.layers import SymmetricQuantizer
-
     places: dict[nn.Module, list[str]] = {}
     for slot, module in quantizers.slots(network).items():
         places.setdefault(module, []).append(slot)
@@ -365,11 +317,9 @@ def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     of_weight: dict[str, FakeQuantize] = {}  # a layer that is called twice has two quantizers on one weight
     for module, where in places.items():
-        assert isinstance(module, SymmetricQuantizer) and module.num_bits == quantizers.BITS
         name = names.get(id(seen[module]))
         role = "activation" if name is None else "weight"
-        # NNCF keeps the largest value, signed or not: an unsigned quantizer becomes signed and leaves half its codes.
-        largest = module.scale.detach().abs()
+        largest = nncf.largest(module, quantizers.BITS)  # an unsigned one becomes signed and leaves half its codes
         axis = None if name is None else _axis(largest, seen[module])
         assert axis is not None or largest.numel() == 1
         if axis is None:

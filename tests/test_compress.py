@@ -13,7 +13,7 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import checkpoint, compress, models, quantizers, registry
+from edgemtl import checkpoint, compress, models, nncf, quantizers, registry
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost
 from edgemtl.data import DataSet
@@ -283,7 +283,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = compress._nncf(toy, frames[0], compress.float_operations(toy, frames[0]))
+    theirs = nncf.quantize(toy, frames[0], compress.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
