@@ -1,7 +1,8 @@
 # make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
 # make test   lint, types and tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
-#             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames
+#             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
+#             only ExecuTorch and LiteRT, which are no targets, in their section of that page
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.
 

@@ -61,6 +61,9 @@ def compress(
     recipe = _recipe(run, settings, iterations)
     teacher = load_float(run)
     deployed = load_float(run)
+    for path, module in deployed.network.named_modules():
+        if reason := getattr(module, "dropped", None):
+            show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
     samples = load(recipe, data, "train")
@@ -117,7 +120,7 @@ def load_int8(run: Path | Run, form: str = "int8") -> Deployed:
     run = Run(run)
     recipe, file = run.recipe, run.weights(form)
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    deployed = prepare(models.build(blank, recipe.tasks), recipe)
+    deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
     about = checkpoint.about(file)
     quantizers.check_format(file, about)
     if about["exact"]:

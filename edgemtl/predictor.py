@@ -14,7 +14,7 @@ from edgemtl.tasks import Size, check
 class Predictor:
     """The model in an artifact folder, as a function from a frame to `{task: prediction}`.
 
-    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width.
+    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width. Threads may share one.
 
     >>> import numpy as np
     >>> from edgemtl import Predictor

@@ -355,9 +355,10 @@ class _Walk:
         """Values that only change places; channels are told apart no longer."""
         if isinstance(x, (list, tuple)):
             return x[_[0]]
-        if not isinstance(node.meta.get("val"), torch.Tensor):  # parts, or nothing
+        taken, given = (n.meta.get("val") for n in (node.args[0], node))  # type: ignore[union-attr]
+        if not isinstance(taken, torch.Tensor) or not isinstance(given, torch.Tensor):  # parts, or nothing
             return _whole(x)
-        shape, made = (n.meta["val"].shape for n in (node.args[0], node))  # type: ignore[union-attr]
+        shape, made = taken.shape, given.shape
         if len(shape) == len(made) and len(made) > 1 and shape[1] == made[1] and quantizers.called(node) in STILL:
             return x
         return _whole(x)

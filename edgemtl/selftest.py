@@ -191,7 +191,7 @@ def _verdict(
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)
-    text = _amount(found)
+    text = amount(found)
     if equal:  # then hashes and maps in the file are not of the same test
         return Verdict(WRONG, f"{text}, though its hash is torch's: the self-test was edited")
     if task in manifest.exact and float32:
@@ -199,7 +199,8 @@ def _verdict(
     return Verdict(WITHIN if within else WRONG, text, found, within)
 
 
-def _amount(found: dict[str, Any]) -> str:
+def amount(found: dict[str, Any]) -> str:
+    """How far maps differ, from what edgemtl.bounds.compare found, in words."""
     if "agreement" in found:
         return f"{100 * (1 - found['agreement']):.3g} % of pixels of another class"
     if found["relative_rms"] is None:

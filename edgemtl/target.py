@@ -30,7 +30,10 @@ class Session(Protocol):
     float32: bool  # it computes in float32, or as if, what is not int8: then maps that are exact must be equal
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size.
+
+        Several threads may call it at once: each gets the maps of its own frame.
+        """
         ...
 
     def problems(self) -> list[Check]:
@@ -87,6 +90,10 @@ class Target(Protocol):
         None: it cannot be looked into.
         """
         return None
+
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The devices that run what `device` does not run of the artifact; none where all of it is one file."""
+        return []
 
     def check(self, folder: Path, manifest: Manifest) -> list[Check]:
         """What can be said of an artifact without running it; nothing where the target has no rules of its own."""

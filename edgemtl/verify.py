@@ -15,9 +15,10 @@ from edgemtl.files import difference, dumps, keep, sha256
 from edgemtl.frames import fit, spread
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, smooth_frames
+from edgemtl.proof import Proof
 from edgemtl.recipe import Data, Recipe
 from edgemtl.run import Run, form_of, run_of
-from edgemtl.target import Session, load_target
+from edgemtl.target import Session, Target, load_target
 
 
 def verify(
@@ -35,7 +36,8 @@ def verify(
     data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
     An int8 artifact's files are first read back and held against the ledger, see `readback`, and a target's own static
     checks are made. Then codes must be torch's at every quantizer that depends on no island (see `proof`), on the first
-    frame, and so must every bit of a map that is exact, on all. CheckFailed where one of these fails, the run was
+    frame, and so must every bit of a map that is exact, on all. Files that `device` does not run are run by the devices
+    that the target's `others` names, and held against torch as well. CheckFailed where one of these fails, the run was
     trained again since, a map has another shape, or another difference exceeds the bounds (see `bounds`).
     """
     if frames < 1:
@@ -80,6 +82,9 @@ def verify(
                 unsound.setdefault(task, f"{task} is {problem} (frame {index})")
     checks += [Check("maps", False, text) for text in unsound.values()]
     checks = [*checks, *predictor.session.problems()]
+    for other in target.others(path, manifest, device):
+        with show.err.status(f"verifying what {other} runs of {path}"):
+            checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
     bounds = bounds_of(manifest, predictor.session.float32)
     tasks = {
         task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
@@ -164,6 +169,39 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
     verdicts = selftest.check(Torch(), manifest, stored)
     wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
     return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
+
+
+def _check_of_other(
+    target: Target,
+    path: Path,
+    manifest: Manifest,
+    device: str,
+    images: list[np.ndarray],
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]],
+    reference: Any,
+    shown: Proof | None,
+) -> Check:
+    """Whether the file that `device` runs gives torch's maps, the second of `pairs`, and torch's codes."""
+    session = target.open(path, manifest, device)
+    frames = [fit(image, manifest.size, manifest.fit) for image in images]
+    made = [session(frame) for frame in frames]
+    texts, wrong = [], []
+    for task, values in pairs.items():
+        got, wanted = np.stack([maps[task] for maps in made]), np.stack([want for _, want in values])
+        if got.shape != wanted.shape:
+            wrong.append(f"{task} has shape {got.shape[1:]}, torch gives {wanted.shape[1:]}")
+            continue
+        found = compare(got, wanted, bounds_of(manifest, session.float32))
+        ok, must = found.pop("ok"), shown is not None and session.float32 and task in shown.exact
+        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(found)}")
+        if not ok or (must and not np.array_equal(got, wanted)):
+            wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
+    if shown and session.float32:
+        codes = equality.codes(target, path, manifest, frames[:1], reference, shown, device)
+        if codes is not None:
+            texts.append(_codes_text(codes))
+            wrong += [] if codes["ok"] else [_other_codes(codes)]
+    return Check(f"maps by {session.device}", not wrong, "; ".join(wrong or texts))
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:

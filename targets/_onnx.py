@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -377,13 +377,18 @@ def places(graph: Any) -> dict[str, str]:
     return found
 
 
-def tensors(path: Path, frame: np.ndarray, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The outputs `names` and the values at `places` for one frame (H, W, 3), from ONNX Runtime without its fusions."""
+def tensors(
+    path: Path, frame: np.ndarray, names: list[str], more: Callable[[Any], dict[str, str]] | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The outputs `names` and the values at `places` for one frame (H, W, 3), from ONNX Runtime without its fusions.
+
+    `more` gives further places of a graph.
+    """
     import onnx
     import onnxruntime
 
     model = load(path)
-    inside = places(model.graph)
+    inside = places(model.graph) | (more(model.graph) if more else {})
     wanted = dict.fromkeys(value for value in inside.values() if value not in names)
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in wanted)
     options = onnxruntime.SessionOptions()

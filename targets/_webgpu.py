@@ -90,15 +90,26 @@ def rewritten(model: Any) -> Any:
 def quantized(path: Path) -> list[Found]:
     """What the rewritten file holds of each quantized tensor, one for each stored weight and rounding, and its maps."""
     graph = _onnx.load(path).graph
-    makers = {output: node for node in graph.node for output in node.output}
-    chains = {node.output[0]: chain for node in graph.node if (chain := _chain(node, makers))}
+    makers, chains = _chains(graph)
     reading, constants = _onnx.Reading(graph, chains), _onnx._constants(graph)
     found = [_found(makers[value], chain, constants, reading) for value, chain in chains.items()]
     return [*found, *_onnx.read_quantized(graph, reading)]
 
 
+def places(graph: Any) -> dict[str, str]:
+    """The values that quantizers give, by their names."""
+    makers, chains = _chains(graph)
+    return {makers[value].name: value for value in chains}
+
+
 def _power_of_two(scale: np.ndarray) -> bool:
     return bool(np.frexp(scale)[0] == 0.5)
+
+
+def _chains(graph: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Which node makes each value, and the chains of quantizers by the value that they give."""
+    makers = {output: node for node in graph.node for output in node.output}
+    return makers, {node.output[0]: chain for node in graph.node if (chain := _chain(node, makers))}
 
 
 def _chain(node: Any, makers: dict[str, Any]) -> list[Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import numpy as np
 
 from edgemtl.artifact import Manifest
-from edgemtl.errors import needs, unknown
+from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import NoOptions, Session, Target
 from edgemtl.targets import _onnx, _webgpu
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see _webgpu.py
+DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
 
 
 class ONNX(Target):
@@ -54,17 +55,24 @@ class ONNX(Target):
             return {FILE: _onnx.quantized(folder / FILE), WEBGPU: _webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
-        """A session of ONNX Runtime on the CPU; UsageError for any other device."""
+        """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
+
+        UsageError for any other device, or where there is no such file.
+        """
         with needs("onnx"):
             import onnxruntime
 
-        if (device or "CPU").upper() != "CPU":
-            raise unknown("ONNX Runtime device", str(device), ["CPU"])
+        name = _device(folder, device)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads() or 0
-        names = list(manifest.tasks)
-        return ONNXSession(_onnx.runtime(folder / FILE, folder / FILE, options, names), names)
+        names, file = list(manifest.tasks), folder / DEVICES[name]
+        return ONNXSession(_onnx.runtime(file, file, options, names), names, name)
+
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The devices that run what `device` does not run of the artifact."""
+        ran = _device(folder, device)
+        return [name for name, file in DEVICES.items() if name != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
@@ -74,19 +82,30 @@ class ONNX(Target):
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`."""
-        if (device or "CPU").upper() != "CPU":
-            raise unknown("ONNX Runtime device", str(device), ["CPU"])
+        name = _device(folder, device)
         with needs("onnx"):
-            yield from _onnx.tensors(folder / FILE, frame, list(manifest.tasks))
+            more = _webgpu.places if DEVICES[name] == WEBGPU else None
+            yield from _onnx.tensors(folder / DEVICES[name], frame, list(manifest.tasks), more)
+
+
+def _device(folder: Path, text: str | None) -> str:
+    """The device's name as in DEVICES; UsageError where there is none, or no file for it."""
+    name = next((known for known in DEVICES if known.upper() == (text or "CPU").upper()), None)
+    if name is None:
+        raise unknown("ONNX Runtime device", str(text), DEVICES)
+    if not (folder / DEVICES[name]).is_file():
+        raise UsageError(f"{folder} has no {DEVICES[name]}, which {name} runs")
+    return name
 
 
 class ONNXSession(Session):
     """Maps of one frame at a time."""
 
-    device, how, float32 = "CPU (f32)", "executed", True
+    how, float32 = "executed", True
 
-    def __init__(self, session: Any, names: list[str]) -> None:
+    def __init__(self, session: Any, names: list[str], device: str = "CPU") -> None:
         self.session = session
+        self.device = f"{device} (f32)"
         self._names = names
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,7 @@ class OpenVINO(Target):
         assert not _float_weights_under_quantizers(model)
         model = _take_camera_frames(model)
         _settle_ties_freely(model)
+        _resize_to_one_pixel_as_torch(model)
         _enlarge_narrow_maps_by_matrices(model)
         _fold_sizes(model)
         made = _deformable.lower(model)
@@ -230,7 +232,7 @@ def _int8_products(compiled: Any) -> int:
 
 
 class OpenVINOSession(Session):
-    """Maps of one frame at a time."""
+    """Maps of one frame at a time, in each thread that asks."""
 
     how: How = "executed"
 
@@ -239,11 +241,14 @@ class OpenVINOSession(Session):
         self.device = device
         self.float32 = "(f32," in device or f"({FLOAT}," in device
         self._ports = {name: compiled.output(name) for name in names}
-        self._request = compiled.create_infer_request()
+        self._own = threading.local()  # a request holds the frame and the maps of one caller
+        self._own.request = compiled.create_infer_request()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        results = self._request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
+        if not hasattr(self._own, "request"):
+            self._own.request = self.compiled.create_infer_request()
+        results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
 
@@ -273,6 +278,16 @@ def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
     for node in _nodes(model, "TopK"):
         node.set_attribute("stable", False)
+
+
+def _resize_to_one_pixel_as_torch(model: Any) -> None:
+    """Resizing with half-pixel centres whatever the size: torch has long done so.
+
+    The front end asks for what torch did once: a map of one row or column took the first of what it is made from.
+    """
+    for node in _nodes(model, "Interpolate"):
+        if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
+            node.set_attribute("coordinate_transformation_mode", "half_pixel")
 
 
 def _enlarge_narrow_maps_by_matrices(model: Any) -> None:

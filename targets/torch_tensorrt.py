@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import threading
 import zipfile
 from collections import Counter
 from importlib.util import find_spec
@@ -84,7 +85,7 @@ class TorchTensorRT(Target):
 
 
 class TorchTensorRTSession(Session):
-    """Maps of one frame at a time."""
+    """Maps of one frame at a time; threads wait for each other, since an engine has one execution context."""
 
     how: How = "executed"
     float32 = False  # nothing is known of what its kernels keep between layers
@@ -92,11 +93,12 @@ class TorchTensorRTSession(Session):
     def __init__(self, program: Any, names: list[str], device: str, torch: Any) -> None:
         self._program, self._names, self._torch, self._where = program, names, torch, device
         self.device = f"{torch.cuda.get_device_name(device)}, Torch-TensorRT"
+        self._busy = threading.Lock()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         given = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
-        with self._torch.inference_mode():
+        with self._busy, self._torch.inference_mode():
             return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(given))}
 
 
@@ -273,7 +275,7 @@ def _program(name: str) -> torch.export.ExportedProgram:
     from edgemtl.prepare import prepare
 
     made = recipe.load(name)
-    deployed = prepare(models.build(made.network.blank(), made.tasks), made)
+    deployed = prepare(models.build(made.network.blank(), made.tasks), made, blank=True)
     with torch.no_grad():
         frame = torch.zeros(1, *made.size, 3, dtype=torch.uint8)
         return torch.export.export(camera(deployed, list(made.tasks)).eval(), (frame,))

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from edgemtl import models, recipe, registry
-from edgemtl.prepare import ACTIVATIONS, Deployed, prepare
+from edgemtl.errors import CheckFailed
+from edgemtl.prepare import ACTIVATIONS, Deployed, Normalise, prepare
 
 RECIPES = {name: recipe.load(name, ["network.pretrained=false", "size=[64,96]"]) for name in registry.names("recipes")}
 
@@ -56,3 +58,92 @@ def test_every_task_has_an_activation_and_its_maps_are_in_range():
     assert ACTIVATIONS["depth"](raw[:, :1]).min() == 0
     assert torch.equal(ACTIVATIONS["semseg"](raw), raw.argmax(1).int())
     torch.testing.assert_close(ACTIVATIONS["sal"](raw[:, :2]), raw[:, :2].softmax(1)[:, 1])
+
+
+@pytest.mark.parametrize(
+    "name", ["nyud_edge", "nyud_demtg_swin_t", "nyud_mqtransformer_edge", "nyud_sca_edge", "nyud_fcn_edge"]
+)
+def test_one_task_alone_has_no_layer_without_effect(name):
+    """Some converters drop such a layer, as queries and keys over one token are, and then the ledger misses it."""
+    chosen = recipe.only(RECIPES[name], ["semseg"])
+    network = trained(models.build(chosen.network, chosen.tasks))
+    prepared, frame = prepare(network, chosen), torch.rand(1, 3, *chosen.size) * 255
+    wanted, got = Deployed(network, chosen.size, chosen.map_stride).raw(frame)["semseg"], prepared.raw(frame)["semseg"]
+    assert (got - wanted).abs().max() < 1e-4 * wanted.std()
+    weights = {key: p.requires_grad_() for key, p in prepared.network.named_parameters() if key.endswith("weight")}
+    effects = torch.autograd.grad(
+        prepared.raw(frame)["semseg"].square().sum(), list(weights.values()), allow_unused=True
+    )
+    assert [key for key, effect in zip(weights, effects, strict=True) if effect is None or not effect.any()] == []
+
+
+class Branches(nn.Module):
+    """Convolutions in front of a BatchNorm, wired in the way that `wiring` says."""
+
+    def __init__(self, wiring: str) -> None:
+        super().__init__()
+        self.wiring = wiring
+        groups = 2 if wiring == "grouped transposed" else 1
+        layer = (
+            nn.ConvTranspose2d if "transposed" in wiring else Standardised if wiring == "standardised" else nn.Conv2d
+        )
+        self.conv, self.other = layer(3, 3, 1) if groups == 1 else layer(4, 6, 1, groups=2), nn.Conv2d(3, 3, 1)
+        channels = 6 if groups == 2 else 3
+        self.norm, self.second = nn.BatchNorm2d(channels), nn.BatchNorm2d(3)
+
+    def forward(self, image):
+        x = self.conv(torch.cat([image, image[:, :1]], 1) if self.wiring == "grouped transposed" else image)
+        y = self.norm(x)
+        if self.wiring == "second reader":
+            y = y + x
+        if self.wiring == "two norms":
+            y = y + self.second(x)
+        if self.wiring == "twice, once without":
+            y = y + self.conv(image.flip(1))
+        if self.wiring == "norm of two layers":
+            y = y + self.norm(self.other(image))
+        if self.wiring == "an output":
+            return {"depth": y, "normals": x}
+        return {"depth": y}
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes with another weight than the one it keeps."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+
+WIRINGS = {
+    "plain": 1, "transposed": 1, "grouped transposed": 0, "second reader": 0, "two norms": 0, "twice, once without": 0,
+    "norm of two layers": 0, "an output": 0, "standardised": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_norms_are_folded_where_that_is_exact(wiring):
+    network, chosen = trained(Branches(wiring)), RECIPES["nyud_edge"]
+    frame = torch.rand(1, 3, *chosen.size) * 255
+    wanted = network(Normalise()(frame))
+    prepared = prepare(network, chosen)
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in prepared.modules())
+    assert norms == sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) - WIRINGS[wiring]
+    for task, x in prepared.raw(frame).items():
+        assert (x - wanted[task]).abs().max() < 1e-4 * wanted[task].std()
+
+
+class Wrong(nn.Conv2d):
+    def merge(self, *shapes):
+        self.weight.data *= 1.1
+        return self
+
+
+def test_a_rewriting_that_changes_the_network_is_refused():
+    chosen = RECIPES["nyud_edge"]
+    network = Branches("plain").eval()
+    network.conv = Wrong(3, 3, 1)
+    with pytest.raises(CheckFailed, match=r"depth: the deployment form differs .* by [\d.]+, with a standard"):
+        prepare(network, chosen)
+    network.conv.weight.data[:] = torch.nan
+    with pytest.raises(CheckFailed, match="depth: the network gives NaN or infinity"):
+        prepare(network, chosen)

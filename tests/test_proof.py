@@ -231,3 +231,17 @@ def test_positions_that_are_no_fractions_of_a_pixel_are_noticed(edge) -> None:  
     found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
     grid.base.copy_(base)
     assert "positions are no whole fractions of a pixel" in found.islands.values()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_map_in_parts_is_followed(parts: int) -> None:
+    """One part alone is what `chunk` gives for a network with one task."""
+
+    class Parts(Chain):
+        def forward(self, frame: Tensor) -> dict[str, Tensor]:
+            x = self.points[0]((frame - 128) * 2.0**-6)
+            x = torch.cat(self.first(x).chunk(parts, 1), 1)
+            x = self.points[2](F.relu6(x))
+            return {"depth": self.last(x)}
+
+    assert proof.prove(Parts().eval(), FRAME).exact == ("depth",)

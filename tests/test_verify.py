@@ -18,6 +18,7 @@ from edgemtl.verify import verify
 from tests import toy
 
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]
+SECOND = {"onnx": ("model.webgpu.onnx", "CPU:webgpu"), "tensorrt": ("model.fp16.onnx", "CPU:fp16")}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,31 @@ def test_flipped_weights_are_found(
         verify(folder, run=run)
     named = re.search(r"sampled.weight: (model.onnx: )?int8 codes", str(caught.value))
     assert bool(named) == (precision == "int8")
+
+
+@pytest.mark.parametrize("target", SECOND)
+@pytest.mark.parametrize("second", [False, True])
+def test_every_file_is_executed(run: Path, frames: None, tmp_path: Path, target: str, second: bool) -> None:
+    """A bias is no quantized tensor: only running a file shows that it was changed."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    if not (run / target).is_dir():
+        convert.convert(run, target=target, precision="int8")
+    folder, (file, device) = tmp_path / target, SECOND[target]
+    shutil.copytree(run / target, folder)
+    checks = {check["name"]: check for check in verify(folder, run=run, frames=1)["checks"]}
+    [run_by] = [check for name, check in checks.items() if name.startswith("maps by ")]
+    assert run_by["ok"]
+
+    changed = file if second else "model.onnx"
+    model = onnx.load(folder / changed)
+    [bias] = [made for made in model.graph.initializer if made.name.endswith("depth.bias")]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) * 3, bias.name))
+    onnx.save(model, folder / changed)
+    toy.mend(folder)
+    for main in (None, "CPU", device):
+        with pytest.raises(CheckFailed, match="depth"):
+            verify(folder, run=run, frames=1, device=main)
 
 
 def test_a_ledger_that_does_not_hold_fails_though_the_maps_agree(run: Path, frames: None, tmp_path: Path) -> None:

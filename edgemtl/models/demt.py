@@ -79,6 +79,8 @@ class Offsets(nn.Module):
 class Deform(nn.Module):
     """A 1x1 convolution (B, width, h, w) that reads each group of channels at an offset position of its own."""
 
+    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.prepare
+
     def __init__(self, width: int, groups: int, gain: float):
         super().__init__()
         plain = nn.Conv2d(width, width, 1)
@@ -356,6 +358,33 @@ class TaskQuery(nn.Module):
         return self
 
 
+class Alone(nn.Module):
+    """A TaskQuery of a network with one task: over one token the softmax is 1, so query and key have no effect."""
+
+    dropped = "with one task the softmax is over one token, so 1; query and key have no effect and are left out"
+
+    def __init__(self, query: nn.Module):
+        super().__init__()
+        assert isinstance(query, TaskQuery)
+        self.project, self.norm = query.project, query.norm
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return x + self.norm(self.project(values))
+
+
+class Value(nn.Module):
+    """A Project whose keys nobody reads."""
+
+    def __init__(self, project: nn.Module):
+        super().__init__()
+        assert isinstance(project, Project)
+        self.value = project.value
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = self.value(x)
+        return value, value
+
+
 class Gate(nn.Module):
     """DeMTG's gated MLP on each token (B, width, h, w): half of a wide layer, scaled by the other half, is added.
 
@@ -452,6 +481,9 @@ class DeMT(nn.Module):
                 assert isinstance(project, Project)
                 project.key, project.value = chain(linear, project.key), chain(linear, project.value)
             self.interaction.value = nn.Identity()
+        if len(self.queries) == 1:
+            self.queries = nn.ModuleDict({task: Alone(query) for task, query in self.queries.items()})
+            self.projections = nn.ModuleDict({name: Value(project) for name, project in self.projections.items()})
         return self
 
 

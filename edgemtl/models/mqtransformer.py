@@ -45,6 +45,8 @@ class Projection(nn.Module):
     `scaled` false leaves those out. `axes` is the number of 1s in its weight's shape, which checkpoints know.
     """
 
+    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.prepare
+
     def __init__(self, width: int, out: int, bias: bool = False, scaled: bool = True, axes: int = 2):
         super().__init__()
         plain = nn.Linear(width, out, bias)

@@ -116,12 +116,13 @@ def _numbers(operation: Any) -> list[int]:
 
 
 def _names(model: Any, quantizers: dict[int, str]) -> dict[str, str]:
-    """The ledger's name for every operation that a reader of the package knows a quantized tensor by."""
+    """The ledger's name for every operation that a reader of the package knows a quantized tensor by.
+
+    coremltools makes one operation of equal weights, such as those of layers that were never trained; the ledger tells.
+    """
     operations = model._mil_program.functions["main"].operations
     numbers = {operation.name: _number(operation) for operation in operations if operation.op_type in QUANTIZES}
-    found = {name: quantizers[number] for name, number in numbers.items() if number is not None}
-    assert set(found.values()) == set(quantizers.values())
-    return found
+    return {name: quantizers[number] for name, number in numbers.items() if number is not None}
 
 
 def _layers(model: Any, layers: dict[int, str]) -> dict[str, str]:

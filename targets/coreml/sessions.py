@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator
@@ -96,7 +97,7 @@ class EvaluatorSession(Session):
 
 
 class RuntimeSession(Session):
-    """Maps of one frame at a time, by Core ML on this Mac."""
+    """Maps of one frame at a time, by Core ML on this Mac; threads wait for each other, as an MLModel asks for."""
 
     how: How = "executed"
     float32 = False  # nothing is known of what its int8 kernels keep between layers
@@ -109,6 +110,7 @@ class RuntimeSession(Session):
             from PIL import Image
         self._image: Any = Image.fromarray
         self._names: list[str] = list(manifest.tasks)
+        self._busy: threading.Lock = threading.Lock()
         with reading(folder / FOLDER, "Core ML"):
             self._model: Any = coremltools.models.MLModel(
                 str(folder / FOLDER), compute_units=coremltools.ComputeUnit[device]
@@ -117,7 +119,8 @@ class RuntimeSession(Session):
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        made = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
+        with self._busy:
+            made = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
         maps = {}
         for name in self._names:
             map = np.asarray(made[name])[0]

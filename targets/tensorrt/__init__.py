@@ -101,9 +101,7 @@ class TensorRT(Target):
         default, "AUTO", says which it took. UsageError for another device or where TensorRT was asked for and cannot
         run, with the reason.
         """
-        name = next((known for known in DEVICES if known.upper() == (device or "AUTO").upper()), None)
-        if name is None:
-            raise unknown("TensorRT device", str(device), DEVICES)
+        name = _device(device)
         if name in ("AUTO", "TensorRT"):
             reason = engine.missing()
             if reason is None:
@@ -112,6 +110,15 @@ class TensorRT(Target):
                 raise UsageError(f"TensorRT cannot run here: {reason}; --device CPU takes ONNX Runtime in its place")
             err.print(f"tensorrt: {reason}: ONNX Runtime stands in for it", style="yellow", highlight=False)
         return StandIn(_file(folder, manifest, name), list(manifest.tasks))
+
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The devices that run what `device` does not run of the artifact: each file is built somewhere."""
+        asked = _device(device)
+        ran = _file(folder, manifest, asked).name
+        if asked in ("AUTO", "TensorRT") and engine.missing() is None:
+            ran = devices.file(manifest.precision, engine.version(), (folder / TYPED).is_file())
+        stand_ins = {ONNX: "CPU", TYPED: "CPU:fp16"}
+        return [name for file, name in stand_ins.items() if file != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
@@ -152,6 +159,13 @@ class TensorRT(Target):
             text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
             checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
         return checks
+
+
+def _device(text: str | None) -> str:
+    name = next((known for known in DEVICES if known.upper() == (text or "AUTO").upper()), None)
+    if name is None:
+        raise unknown("TensorRT device", str(text), DEVICES)
+    return name
 
 
 def _file(folder: Path, manifest: Manifest, device: str) -> Path:

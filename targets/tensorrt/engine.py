@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -58,6 +59,11 @@ def missing() -> str | None:
     if int(status) or not count:
         return "CUDA finds no GPU"
     return None
+
+
+def version() -> str:
+    """Of the TensorRT that is installed."""
+    return str(import_module("tensorrt").__version__)
 
 
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
@@ -227,7 +233,7 @@ def workspace(free: int) -> int:
 
 
 class TensorRTSession(Session):
-    """Maps of one frame at a time."""
+    """Maps of one frame at a time; threads wait for each other, since there is one place on the GPU for a frame."""
 
     how: How = "executed"
     float32 = False  # nothing is known of what its kernels keep between layers
@@ -237,6 +243,7 @@ class TensorRTSession(Session):
         self.device = device
         self._names = names
         self._cuda = cuda
+        self._busy = threading.Lock()
         self._context = engine.create_execution_context()
         self._stream = _call(cuda, "cudaStreamCreate")
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -251,8 +258,12 @@ class TensorRTSession(Session):
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        with self._busy:
+            maps = self._run(np.ascontiguousarray(frame))
+        return {name: made[0] for name, made in maps.items()}
+
+    def _run(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         cuda, kind = self._cuda, self._cuda.cudaMemcpyKind
-        frame = np.ascontiguousarray(frame)
         to_device, to_host = kind.cudaMemcpyHostToDevice, kind.cudaMemcpyDeviceToHost
         _call(cuda, "cudaMemcpyAsync", self._memory["frame"], frame.ctypes.data, frame.nbytes, to_device, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
@@ -261,7 +272,7 @@ class TensorRTSession(Session):
         for name, made in maps.items():
             _call(cuda, "cudaMemcpyAsync", made.ctypes.data, self._memory[name], made.nbytes, to_host, self._stream)
         _call(cuda, "cudaStreamSynchronize", self._stream)
-        return {name: made[0] for name, made in maps.items()}
+        return maps
 
     def __del__(self) -> None:
         for memory in getattr(self, "_memory", {}).values():

@@ -153,43 +153,64 @@ def _export(deployed: nn.Module, size: Size, note: Note, probe: bool, fused: int
     with torch.no_grad():
         tasks = list(deployed(torch.zeros(1, 3, *size)))
         camera = Camera(deployed, tasks, note, probe).eval()
-        program = quantizers.export(camera, torch.zeros(1, *size, 3, dtype=torch.uint8))
+        program = quantizers.export(camera, torch.zeros(1, *size, 3, dtype=torch.uint8)).run_decompositions({})
     return Form(program, tasks, note.places() if probe else {}, fused)
 
 
 def _part(graph: fx.Graph) -> None:
-    """A dequantize operation for each reader, padded ones quantized once more, and a rounding before all but layers.
+    """Leaves nothing but layers, and padding before them, between codes and codes.
 
-    The second rounds codes to the same codes. Without these, XNNPACK takes codes where values are meant, and LiteRT's
-    converter lets codes through operations that give values between codes, such as resizing, and rounds there.
+    Each reader gets a dequantize operation of its own, padded codes are quantized once more, and what is no layer has a
+    rounding between itself and codes, which changes no bit. Without these, XNNPACK takes codes where values are meant,
+    and LiteRT's converter lets codes through operations that give values between codes and rounds there: seven
+    resizings, a sum and a quantizer of nyud_edge, after which 1 % of the pixels got another class.
     """
     decomposed = torch.ops.quantized_decomposed
     for node in list(graph.nodes):
+        if node.target is decomposed.quantize_per_tensor.default and not _layer(node.args[0]):
+            with graph.inserting_before(node):
+                node.replace_input_with(node.args[0], _rounding(graph, node.args[0], node.args[1]))
         if node.target is not decomposed.dequantize_per_tensor.default:
             continue
         for reader in list(node.users):
             with graph.inserting_before(reader):
                 own = graph.node_copy(node)
-                own.args, own.kwargs = node.args, node.kwargs
-            kind = quantizers.called(reader)
+                kind = quantizers.called(reader)
+                layer = kind in ("conv2d", "pad") or reader.op == "output"
+                reader.replace_input_with(node, own if layer else _rounding(graph, own, node.args[1]))
             if kind == "pad":
-                with graph.inserting_after(reader):
-                    again = graph.call_function(decomposed.quantize_per_tensor.default, (reader, *node.args[1:6]))
-                with graph.inserting_after(again):
-                    back = graph.call_function(node.target, (again, *node.args[1:6]))
-                for new in (again, back):
-                    new.meta = dict(reader.meta)
-                again.meta["val"] = reader.meta["val"].to(torch.int8)
-                reader.replace_all_uses_with(back, lambda user, again=again: user is not again)
-            elif kind != "conv2d" and reader.op != "output":
-                with graph.inserting_before(reader):
-                    by = graph.call_function(torch.ops.aten.mul.Tensor, (own, 1 / node.args[1]))
-                    whole = graph.call_function(torch.ops.aten.round.default, (by,))
-                    value = graph.call_function(torch.ops.aten.mul.Tensor, (whole, node.args[1]))
-                for new in (by, whole, value):
-                    new.meta = dict(own.meta)
-                reader.replace_input_with(node, value)
-                continue
-            reader.replace_input_with(node, own)
+                _again(graph, reader, node)
         graph.erase_node(node)
     graph.lint()
+
+
+def _layer(node: fx.Node) -> bool:
+    """Whether it is a convolution's result, perhaps behind its activation."""
+    while quantizers.called(node) in ACTIVATIONS:
+        node = node.args[0]
+    return quantizers.called(node) == "conv2d"
+
+
+def _rounding(graph: fx.Graph, value: fx.Node, scale: float) -> fx.Node:
+    """To the next multiple of the scale, half to even, in float32."""
+    made = value
+    for target, args in (
+        (torch.ops.aten.mul.Tensor, (1 / scale,)),
+        (torch.ops.aten.round.default, ()),
+        (torch.ops.aten.mul.Tensor, (scale,)),
+    ):
+        made = graph.call_function(target, (made, *args))
+        made.meta = dict(value.meta)
+    return made
+
+
+def _again(graph: fx.Graph, padded: fx.Node, dequantize: fx.Node) -> None:
+    """Quantizes and dequantizes what was padded, as before it was."""
+    how = dequantize.args[1:6]
+    with graph.inserting_after(padded):
+        codes = graph.call_function(torch.ops.quantized_decomposed.quantize_per_tensor.default, (padded, *how))
+    with graph.inserting_after(codes):
+        values = graph.call_function(dequantize.target, (codes, *how))
+    codes.meta = padded.meta | {"val": padded.meta["val"].to(torch.int8)}
+    values.meta = dict(padded.meta)
+    padded.replace_all_uses_with(values, lambda user: user is not codes)

@@ -52,7 +52,8 @@ def sentence(line: Line, exact: tuple[str, ...]) -> str:
         return f"{start}: {'FAILED' if line.failed else 'not run here'}: {line.reason}"
     equal = "bit-equal maps" if line.found.equal() else "other maps"
     verdict = equal if promised(line, exact) else f"{equal}, NOT AS PROMISED"
-    codes = f"{line.found.codes_differing} of {line.found.codes_total} codes differ"
+    found = line.found
+    codes = f"{found.codes_differing} of {found.codes_total} codes differ" if found.places else "codes not compared"
     return f"{start}: {verdict}, {codes}, {_maps(line.found)} ({line.about['seconds']} s)"
 
 
@@ -162,9 +163,10 @@ with torch {metadata.version("torch")} on {processor.name()} ({processor.describ
 - *float kernels*: a quantizer is multiplication, rounding, clamping and multiplication in float32; weights are float32.
   All of it is arithmetic that float32 has no choice in, so any runtime must give torch's bits.
 - *int8 kernels*: quantizers are the runtime's own quantize and dequantize, with the ledger's codes and scales, and a
-  layer whose result is quantized at once may run on codes alone; the second table says how many did. Between the
-  others values stay float32: LiteRT's converter would resize, add and requantize in codes, which is another network.
-- *Codes*: ExecuTorch's quantizers are outputs as well; litert-torch breaks off with such outputs, so none are compared.
+  layer whose result is quantized at once may run on codes alone; the second table says how many did. Elsewhere values
+  stay float32: left to itself, LiteRT's converter resizes, adds and requantizes codes, which is another network.
+- *Codes*: ExecuTorch's quantizers are outputs as well. With such outputs litert-torch breaks off or exchanges their
+  axes, so that LiteRT's are not compared.
 """,
         _table([first, *ran], exact),
     ]

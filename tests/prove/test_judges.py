@@ -17,6 +17,9 @@ from tests.prove.compare import Outputs
 from tests.prove.forms import Form
 from tests.prove.runners import torch_reference
 from tests.prove.runners.results import Results
+from tests.prove.runtimes import Row
+from tests.prove.test_compare import outputs
+from tests.prove.test_rows import MANIFEST
 
 JUDGES = [row.runtime for row in runtimes.judges("small", Path(), fetch=False)]
 FORMS: dict[str, Callable[[], Form]] = {
@@ -71,15 +74,35 @@ def test_only_layers_between_quantizers_take_codes() -> None:
     assert forms.layers(network.deployed(), network.SIZE) == {"deep.weight"}
 
 
-def test_what_is_no_layer_reads_values_that_no_converter_can_take_for_codes() -> None:
-    form = FORMS["int8, all on the grid"]()
-    readers = [
-        quantizers.called(reader)
-        for node in form.program.graph.nodes
-        if quantizers.called(node) == "dequantize_per_tensor"
-        for reader in node.users
+def test_nothing_but_layers_stands_between_codes_and_codes() -> None:
+    nodes = FORMS["int8, all on the grid"]().program.graph.nodes
+    read = [
+        quantizers.called(user) for node in nodes if "dequantize_per_tensor" in str(node.target) for user in node.users
     ]
-    assert set(readers) == {"conv2d", "output"} and readers.count("conv2d") == 6
+    assert set(read) == {"conv2d", "output"} and read.count("conv2d") == 6
+    made = [quantizers.called(node.args[0]) for node in nodes if quantizers.called(node) == "quantize_per_tensor"]
+    assert sorted(made) == ["mul", "mul", "relu", "relu", "relu", "relu"]
+
+
+def test_judges_have_a_section_of_their_own() -> None:
+    wanted = outputs()
+    lines = [
+        report.Line(Row(name, "native", differs=differs, judge=judge), compare.compare(wanted, wanted, 1), wanted.about)
+        for name, differs, judge in (("torch", "", False), ("judge", "", True), ("rounds", "rounds twice", True))
+    ]
+    lines.append(report.Line(Row("missing", "native", judge=True), None, {}, "no network"))
+    text = report.page(Path("runs/toy"), "rendered scenes", MANIFEST, lines, [], [])
+    before, after = text.split(report.JUDGES)
+    assert "| judge |" not in before and "| torch |" in before and "Other arithmetic" not in before
+    section, rest = after.split("## Control")
+    for part in (
+        "| torch | native | 2 |",
+        "| judge | native | 2 |",
+        "- rounds: rounds twice.",
+        "| missing | native | no n",
+    ):
+        assert part in section and part not in rest
+    assert report.replaced(text, f"{report.JUDGES}\n\nnew\n").endswith(f"{report.JUDGES}\n\nnew\n\n## Control{rest}")
 
 
 def test_a_section_takes_the_place_of_its_older_one_and_nothing_else() -> None:

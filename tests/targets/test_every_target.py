@@ -4,11 +4,18 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from edgemtl import registry
 from edgemtl.bounds import BOUNDS, compare
@@ -57,6 +64,40 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
             half = precision == "int8" and not session.float32
             result = compare(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
+
+
+class Resizes(nn.Module):
+    """Maps of all small sizes, enlarged and made smaller, with many and with few channels."""
+
+    SIZES = (1, 1), (1, 6), (5, 1), (2, 1), (1, 2), (2, 3), (1, 9), (11, 9)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.ModuleDict({"wide": nn.Conv2d(3, 12, 1), "narrow": nn.Conv2d(3, 2, 1)})
+
+    def forward(self, frame: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = {}
+        for name, layer in self.network.items():
+            x = layer(frame / 255)
+            for h, w in self.SIZES:
+                small = F.interpolate(x, (h, w), mode="bilinear", align_corners=False)
+                maps[f"{name}_{h}_{w}"] = small
+                maps[f"{name}_{h}_{w}_again"] = F.interpolate(small, (5, 6), mode="bilinear", align_corners=False)
+        return {task: map.sum(1) * 2 for task, map in maps.items()}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_maps_of_one_pixel_are_resized_as_in_torch(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[name])
+    network, target = Resizes().eval().requires_grad_(False), registry.load("targets", name).target
+    frame = np.random.default_rng(0).integers(0, 256, (7, 6, 3), np.uint8)
+    wanted = toy.maps(network, frame)
+    tasks = dict.fromkeys(wanted, toy.TASKS["depth"])
+    target.convert(network, (7, 6), tasks, tmp_path, "fp32", {})
+    got = target.open(tmp_path, SimpleNamespace(tasks=tasks, size=(7, 6)))(frame)
+    for task, map in wanted.items():
+        np.testing.assert_allclose(got[task], map, rtol=1e-5, atol=1e-5, err_msg=task)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -130,6 +171,54 @@ def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str],
     session(toy.frames()[1])
     for task, map in first.items():
         np.testing.assert_array_equal(map, kept[task])
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_thread_gets_the_maps_of_its_own_frame(name: str, converted: dict[tuple[str, str], Path]) -> None:
+    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+    frames = toy.frames(4)
+    alone = [{task: map.copy() for task, map in session(frame).items()} for frame in frames]
+    start = threading.Barrier(len(frames))
+
+    def several(index: int) -> None:
+        start.wait()
+        for _ in range(25):
+            for task, map in session(frames[index]).items():
+                np.testing.assert_array_equal(map, alone[index][task])
+
+    with ThreadPoolExecutor(len(frames)) as pool:
+        for done in [pool.submit(several, index) for index in range(len(frames))]:
+            done.result()
+
+
+class Alone:
+    """A model that two threads must not run at once."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Lock()
+
+    def __call__(self, frame: Any) -> Any:
+        assert self.inside.acquire(blocking=False), "another thread is inside"
+        time.sleep(1e-3)
+        self.inside.release()
+        return [torch.zeros(1, 2, 2)]
+
+    def predict(self, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"depth": self(given)[0].numpy()}
+
+
+def test_runtimes_that_are_not_here_are_entered_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemtl.targets import torch_tensorrt
+    from edgemtl.targets.coreml import sessions
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(sessions.sys, "platform", "darwin")
+    kit = SimpleNamespace(models=SimpleNamespace(MLModel=lambda *_, **__: Alone()), ComputeUnit={"ALL": 0})
+    monkeypatch.setitem(sys.modules, "coremltools", kit)
+    mac = sessions.RuntimeSession(Path(), SimpleNamespace(tasks=["depth"]))
+    for session in (mac, torch_tensorrt.TorchTensorRTSession(Alone(), ["depth"], "cpu", torch)):
+        with ThreadPoolExecutor(4) as pool:
+            assert len(list(pool.map(session, [np.zeros((4, 4, 3), np.uint8)] * 20))) == 20
 
 
 @pytest.mark.parametrize("name", sorted(set(PACKAGES) - EVALUATED))

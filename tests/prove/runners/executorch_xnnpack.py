@@ -32,6 +32,7 @@ def main(run: str, frames: np.ndarray, results: Results, kernels: str) -> None:
     counts = _kernels(edge.exported_program())
     program = Runtime.get().load_program(edge.to_executorch().buffer)
     method = program.load_method("forward")
+    assert method is not None
     for index, frame in enumerate(frames):
         made = method.execute([torch.from_numpy(frame[None].copy())])
         for task, value in zip(form.tasks, made):
@@ -42,21 +43,23 @@ def main(run: str, frames: np.ndarray, results: Results, kernels: str) -> None:
 
 
 def _kernels(program: torch.export.ExportedProgram) -> dict[str, int]:
-    """Layers by the type of their weights, and operations that XNNPACK was not given."""
+    """Layers in XNNPACK by the type of their weights, and operations that it was not given."""
     counts: Counter[str] = Counter()
     for child in program.graph_module.children():
-        for node in getattr(child, "original_module", program).graph.nodes if hasattr(child, "original_module") else ():
-            if node.op == "call_function" and "convolution" in str(node.target):
-                codes = "dequantize" in str(node.args[1].target)
-                counts[f"convolution in XNNPACK, {'int8' if codes else 'float32'}"] += 1
+        if (taken := getattr(child, "original_module", None)) is not None:
+            for node in taken.graph.nodes:
+                if node.op == "call_function" and _name(node) == "convolution":
+                    codes = "dequantize" in str(node.args[1].target)
+                    counts[f"convolution in XNNPACK, {'int8' if codes else 'float32'}"] += 1
     for node in program.graph.nodes:
-        if node.op == "call_function" and "EdgeOpOverload" in str(node.target):
-            name = str(node.target).split("EdgeOpOverload: ")[-1].split(".")[1]
-            if any(word in name for word in ("conv", "mm", "round", "quantize")):
-                counts[f"{name} outside"] += 1
-            else:
-                counts["others outside"] += 1
+        if node.op == "call_function" and hasattr(node.target, "_op"):  # neither a delegate nor an item of its results
+            name = _name(node)
+            counts[f"{name if name in ('convolution', 'round') else 'others'} outside"] += 1
     return dict(counts)
+
+
+def _name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "_op", node.target)).split(".")[1]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import ledger
+from edgemtl import ledger, quantizers
 from edgemtl.errors import UsageError
+from edgemtl.files import write_json
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.quantized import NAMES
 from tests import toy
@@ -36,6 +37,19 @@ def folder(
     made = tmp_path_factory.mktemp("ios18")
     target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", options=Options(ios=18))
     return made
+
+
+def test_equal_weights_are_one_operation_and_told_as_merged(tmp_path: Path) -> None:
+    """Such as those of layers that begin with zeros, in a network that was never trained."""
+    network = toy.deployed("int8")
+    one, other = (network.network.get_submodule(name) for name in ("depth", "edge"))
+    scales = {q.name: q.scale for q in quantizers.quantizers(network.network)}
+    other.weight.copy_(one.weight)
+    scales["edge.weight"].copy_(scales["depth.weight"])
+    write_json(tmp_path / "scales.json", toy.ledger_of(network))
+    target.convert(network, toy.SIZE, toy.TASKS, tmp_path, "int8")
+    result = ledger.compare(ledger.read(tmp_path / "scales.json"), found(tmp_path))
+    assert result.ok and "one node with" in result.merged["edge.weight"]
 
 
 @pytest.fixture

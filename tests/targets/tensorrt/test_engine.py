@@ -4,6 +4,8 @@ import ctypes
 import hashlib
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -364,6 +366,18 @@ def test_maps_are_what_the_engine_left_in_its_buffers(machine: SimpleNamespace, 
     assert first["semseg"].dtype == np.int32 and first["depth"].shape == SIZE
     del session
     assert not machine.cuda.memory
+
+
+def test_every_thread_gets_the_maps_of_its_own_frame(
+    machine: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Engine.execute_async_v3
+    monkeypatch.setattr(Engine, "execute_async_v3", lambda *given: time.sleep(1e-3) or run(*given))
+    session = target.open(folder, MANIFEST)
+    frames = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        for frame, made in zip(np.tile(frames, (10, 1, 1, 1)), pool.map(session, np.tile(frames, (10, 1, 1, 1)))):
+            np.testing.assert_array_equal(made["semseg"], frame[..., 0])
 
 
 def test_a_failure_of_cuda_is_told(machine: SimpleNamespace, folder: Path) -> None:
