@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl.errors import UsageError, unknown
+from edgemtl.run import Run
 
 try:
     import torchvision  # noqa: F401
@@ -128,7 +129,7 @@ def bundled(weights: str | Path) -> Path:
     text = str(weights)
     if not text.startswith(BUNDLED):
         return Path(weights)
-    files = {file.parent.name: file for file in sorted(ZOO.glob("*/float.safetensors"))}
+    files = {f.name: file for f in sorted(ZOO.iterdir()) if (file := Run(f).weights("float")).is_file()}
     name = text.removeprefix(BUNDLED)
     if name not in files:
         raise unknown("bundled model", name, files)

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import registry
 from edgemtl.artifact import Manifest
+from edgemtl.target import load_target
 
 
 class Bounds(NamedTuple):
@@ -36,7 +36,7 @@ def bounds_of(manifest: Manifest, float32: bool = True) -> Bounds:
     `float32` says whether the session computes in float32 what is not int8.
     """
     kind = "half" if manifest.precision == "int8" and not float32 else manifest.precision
-    own = getattr(registry.load("targets", manifest.target).target, "bounds", {}).get(kind)
+    own = load_target(manifest.target).bounds.get(kind)
     return Bounds(**own) if own else BOUNDS[kind]
 
 

@@ -13,8 +13,6 @@ from edgemtl.errors import UsageError
 from edgemtl.files import replacing
 
 KEY = "edgemtl"  # safetensors metadata maps text to text; all of ours is the JSON under this key
-FLOAT = "float.safetensors"  # the best weights so far
-LAST = "last.safetensors"  # everything that training needs to go on
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

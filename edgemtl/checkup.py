@@ -14,6 +14,7 @@ import numpy as np
 from edgemtl import draw, registry, show
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import replacing
+from edgemtl.frames import spread
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import ClassLabels
 from edgemtl.tasks.depth import Depth
@@ -121,7 +122,7 @@ def checkup(
         try:
             for split in splits.values():
                 count = len(split.whole)
-                indices = _spread(count, count if limit is None else limit)
+                indices = spread(count, count if limit is None else limit)
                 bar_row = bar.add_task(f"{name}, {split.name}", total=len(indices), status="")
                 for index, look in zip(indices, pool.map(split.look, indices)):
                     split.looks[index] = look
@@ -315,11 +316,6 @@ def _write(path: Path, splits: dict[str, Split], title: str) -> None:
         assert done
         temporary.write_bytes(data.tobytes())
     show.out.print(f"{path}: {_number(len(rows), 'frame')} with their labels", highlight=False, soft_wrap=True)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of `count` numbers from 0 on, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round()).astype(int).tolist()
 
 
 def _number(count: int, what: str) -> str:

@@ -188,6 +188,7 @@ def _bench(args: argparse.Namespace) -> None:
     from edgemtl import bench as one
     from edgemtl import compare, show
     from edgemtl.files import add_json, dumps
+    from edgemtl.run import run_of
 
     if len(args.artifacts) > 1:
         if args.threads:
@@ -202,9 +203,9 @@ def _bench(args: argparse.Namespace) -> None:
             folder, seconds=args.seconds, device=args.device, threads=args.threads, untested=args.untested
         )
     print(dumps(result, indent=1)) if args.json else one.show_table(result)
-    run = folder.resolve().parent
-    if (run / "recipe.json").is_file():
-        add_json(run / "bench.json", folder.resolve().name, result)
+    run = run_of(folder)
+    if run.exists:
+        add_json(run.measured, folder.resolve().name, result)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import artifact, recipe, selftest, show
+from edgemtl import artifact, selftest, show
 from edgemtl.errors import UsageError, needs
 from edgemtl.frames import fit
+from edgemtl.run import Run
 from edgemtl.tasks import numbered
 
 BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switching at every call would disturb the next
@@ -56,7 +57,7 @@ def show_table(results: list[dict[str, Any]]) -> None:
 
 def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
-    if (path / artifact.FILE).is_file() or not (path / "recipe.json").is_file():
+    if (path / artifact.FILE).is_file() or not Run(path).exists:
         predictor = selftest.opened(path, device, untested=untested)
         frame = fit(rng.integers(0, 256, (480, 640, 3), np.uint8), predictor.manifest.size)
         with numbered(0, str(path)):
@@ -67,7 +68,7 @@ def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callab
 
         from edgemtl.prepare import load_float
     deployed = load_float(path)
-    batch = torch.from_numpy(rng.integers(0, 256, (1, 3, *recipe.read(path / "recipe.json").size), np.uint8)).float()
+    batch = torch.from_numpy(rng.integers(0, 256, (1, 3, *Run(path).recipe.size), np.uint8)).float()
 
     @torch.inference_mode()
     def eager() -> object:

@@ -5,38 +5,35 @@ trains is weights and biases, against the labels and against the float network's
 """
 
 import contextlib
-import io
 import itertools
-import logging
 import math
 import re
 import time
-import warnings
 from pathlib import Path
-from typing import Any, Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import checkpoint, exact, files, ledger, models, pairing, proof, quantizers, sensitivity, show
+from edgemtl import checkpoint, exact, files, ledger, models, nncf, pairing, proof, quantizers, sensitivity, show
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost, loader, tensors
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.frames import spread
 from edgemtl.launch import has_bfloat16
 from edgemtl.ledger import CODES
 from edgemtl.losses import check_weights, losses
-from edgemtl.mixed import CALIBRATED, frames, image, keep_worst_float, spread
+from edgemtl.mixed import frames, image, keep_worst_float
 from edgemtl.prepare import Deployed, load_float, prepare
 from edgemtl.quantizers import COORDINATES, FakeQuantize
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.replay import Replay
+from edgemtl.run import Run
 from edgemtl.samples import load
 from edgemtl.sensitivity import distance
 from edgemtl.stop import Stop, Stopped
 
-INT8 = "int8.safetensors"
-SCALES = "scales.json"
 LOG_EVERY = 20  # iterations, where nobody sees the progress bar
 FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
 
@@ -51,7 +48,7 @@ LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
 
 
 def compress(
-    run: Path, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
+    run: Path | Run, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
 ) -> dict[str, Any]:
     """What was done: counts of quantizers, seconds, losses; leaves int8, calibrated and scales.json in `run`.
 
@@ -59,6 +56,8 @@ def compress(
     are replaced at the very end. UsageError where the run or the data do not allow it. CheckFailed where a loss is not
     finite or SIGINT or SIGTERM asked to stop.
     """
+    run = Run(run)
+    int8 = run.weights("int8")
     recipe = _recipe(run, settings, iterations)
     teacher = load_float(run)
     deployed = load_float(run)
@@ -81,27 +80,27 @@ def compress(
                 about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
                 report |= _counts(deployed.network)
             _settle(deployed, recipe)
-            quantizers.save(run / CALIBRATED, deployed.network, about)
+            quantizers.save(run.weights("calibrated"), deployed.network, about)
             report["calibration_seconds"] = time.perf_counter() - began
             if recipe.compression.iterations:
                 report |= finetune(deployed, teacher, samples, recipe, stop)
                 _settle(deployed, recipe)
         except Stopped as stopped:
-            raise CheckFailed(f"stopped {stopped}; {run / INT8} was not touched") from None
+            raise CheckFailed(f"stopped {stopped}; {int8} was not touched") from None
         except Lost as lost:
-            raise CheckFailed(f"{lost}; {run / INT8} was not touched; try --set training.workers=0") from None
-    quantizers.save(run / INT8, deployed.network, about)
+            raise CheckFailed(f"{lost}; {int8} was not touched; try --set training.workers=0") from None
+    quantizers.save(int8, deployed.network, about)
     files.write_json(
-        run / SCALES,
+        run.ledger,
         {
-            "format": ledger.FORMAT, "file": INT8, "sha256": files.sha256(run / INT8), "zero_point": 0,
+            "format": ledger.FORMAT, "file": int8.name, "sha256": files.sha256(int8), "zero_point": 0,
             "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
             "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
             **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
-    show.out.print(f"{run / INT8}: {text}", highlight=False, soft_wrap=True)
+    show.out.print(f"{int8}: {text}", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
     return report
 
@@ -113,30 +112,31 @@ def _settle(deployed: Deployed, recipe: Recipe) -> None:
         proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
 
 
-def load_int8(run: Path, file: str = INT8) -> Deployed:
+def load_int8(run: Path | Run, form: str = "int8") -> Deployed:
     """The quantized deployment form of a run, in eval mode: one fake_quantize operation per quantizer and use.
 
     UsageError where the file is missing, broken or does not fit the run's recipe.
     """
-    recipe = recipes.read(run / "recipe.json")
+    run = Run(run)
+    recipe, file = run.recipe, run.weights(form)
     blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
     deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
-    about = checkpoint.about(run / file)
-    quantizers.check_format(run / file, about)
+    about = checkpoint.about(file)
+    quantizers.check_format(file, about)
     if about["exact"]:
         exact.rewrite(deployed, recipe)
-    quantizers.load(run / file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    quantizers.load(file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     exact.settle(deployed)
     return deployed
 
 
-def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recipe:
+def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe:
     for setting in settings:
         if setting.partition("=")[0].split(".")[0] in FIXED:
             raise UsageError(
                 f"--set {setting}: fixed once a network is trained; compress takes compression.* and the like"
             )
-    recipe = recipes.override(recipes.read(run / "recipe.json"), list(settings))
+    recipe = recipes.override(run.recipe, list(settings))
     if iterations is not None:
         recipe = recipes.override(recipe, [f"compression.iterations={iterations}"])
     check_weights(recipe)
@@ -149,7 +149,7 @@ def _recipe(run: Path, settings: Sequence[str], iterations: int | None) -> Recip
 def _calibrated(deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> tuple[nn.Module, dict[str, Any]]:
     """The quantized copy of deployed.network and how many quantizers of which kind it got."""
     count = min(recipe.compression.calibration, len(samples))
-    chosen = spread(samples, count)
+    chosen = spread(len(samples), count)
     with show.progress() as bar:
         task = bar.add_task("calibration", total=count, status="")
 
@@ -172,7 +172,7 @@ def quantize(
     Quantizers after which no layer follows are taken away again, and those of what is codes already.
     """
     first = example(items[0])
-    made = _nncf(network, first, float_operations(network, first, options.keep_float))
+    made = nncf.quantize(network, first, float_operations(network, first, options.keep_float))
     _adopt(made, first, options)
     points = quantizers.points(made)
     ran = quantizers.arrivals(made, first, points.values())
@@ -217,10 +217,7 @@ def _slots_of(network: nn.Module, scale: str) -> list[str]:
 
 def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> set[str]:
     """NNCF's names of the operations that must stay float; UsageError for a pattern that matches none."""
-    from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-
-    with _quiet():
-        graph = build_nncf_graph(network, example)
+    graph = nncf.graph(network, example)
     nodes = graph.get_all_nodes()
     # Operations are named by the modules that were called, parameters by where they are kept: ask both.
     known = {node: [node.node_name, *(n.node_name for n in graph.get_previous_nodes(node))] for node in nodes}
@@ -248,7 +245,7 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         if node not in seen and (node.node_type not in LAYERS or inside):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
-    found = {node.node_name for node in kept | seen if node.node_type not in ("nncf_model_input", "nncf_model_const")}
+    found = {node.node_name for node in kept | seen if node.node_type not in nncf.NO_OPERATIONS}
     return found
 
 
@@ -311,53 +308,11 @@ def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:
     return best
 
 
-def _nncf(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
-    """A copy with NNCF's quantizers where it wants them; their scales are those of one image."""
-    import nncf
-    from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
-
-    with _quiet():
-        made: nn.Module = nncf.quantize(
-            network,
-            nncf.Dataset([example]),
-            subset_size=1,
-            preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations
-            target_device=nncf.TargetDevice.ANY,
-            ignored_scope=nncf.IgnoredScope(names=sorted(stay_float)),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=OverflowFix.DISABLE,
-                # Fine-tuning corrects biases better, and even without it the float ones are best: with correction the
-                # features of ImageNet's EfficientNet-Lite0 came out with an RMS error of 15-21 %, without with 9-13 %.
-                disable_bias_correction=True,
-                # Depthwise inputs would get a scale per channel, which TensorRT and Core ML refuse.
-                activations_quantization_params=QuantizationParameters(per_channel=False),
-            ),
-        )
-    return made
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps NNCF's log, progress bars and warnings off the console."""
-    from nncf.common.logging import nncf_logger
-
-    level = nncf_logger.level
-    nncf_logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        nncf_logger.setLevel(level)
-
-
 def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
     """Puts a FakeQuantize in place of each of NNCF's quantizers: signed, its scale of our form, shared ones shared.
 
     Scales of activations are not calibrated yet.
     """
-    from nncf.torch.quantization.layers import SymmetricQuantizer
-
     places: dict[nn.Module, list[str]] = {}
     for slot, module in quantizers.slots(network).items():
         places.setdefault(module, []).append(slot)
@@ -365,11 +320,9 @@ def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     of_weight: dict[str, FakeQuantize] = {}  # a layer that is called twice has two quantizers on one weight
     for module, where in places.items():
-        assert isinstance(module, SymmetricQuantizer) and module.num_bits == quantizers.BITS
         name = names.get(id(seen[module]))
         role = "activation" if name is None else "weight"
-        # NNCF keeps the largest value, signed or not: an unsigned quantizer becomes signed and leaves half its codes.
-        largest = module.scale.detach().abs()
+        largest = nncf.largest(module, quantizers.BITS)  # an unsigned one becomes signed and leaves half its codes
         axis = None if name is None else _axis(largest, seen[module])
         assert axis is not None or largest.numel() == 1
         if axis is None:

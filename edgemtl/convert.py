@@ -1,51 +1,53 @@
 """From a run's weights to an artifact that a device can open."""
 
 import errno
-import inspect
 import json
 import os
 import shutil
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from edgemtl import artifact, checkpoint, overflow, registry, selftest, show
+from edgemtl import artifact, checkpoint, overflow, selftest, show
 from edgemtl import recipe as recipes
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, unknown
-from edgemtl.evaluate import SCORES, Scores
+from edgemtl.evaluate import Scores
 from edgemtl.files import read_json, sha256
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run, form_of
+from edgemtl.target import Target, load_target
 from edgemtl.tasks import Size
 
-INT8 = "int8.safetensors"
 
-
-def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequence[str] = ()) -> Path:
+def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: Sequence[str] = ()) -> Path:
     """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
     `settings` are the target's own, such as "ios=18". An artifact that is already there is replaced when the new one is
     complete. UsageError for a target, a precision or a setting that does not exist, a run without the weights, a
     missing package, or a folder that cannot be written.
     """
-    chosen = registry.load("targets", target).target
+    chosen = load_target(target)
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
     options = _options(target, chosen, settings)
-    recipe = recipes.read(run / "recipe.json")
-    file = weights(run, precision)
+    run = Run(run)
+    recipe, file = run.recipe, run.need(form_of(precision))
     started = time.monotonic()
-    folder = place(run, target, precision)
+    folder = run.artifact(target, precision)
     with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = load(run, precision)
-        names = chosen.convert(deployed, recipe.size, recipe.tasks, temporary, precision, facts, **options)
-        read = hasattr(chosen, "quantized") and precision == "int8"
+        names = chosen.convert(
+            deployed, recipe.size, recipe.tasks, temporary, precision, facts, chosen.options(**options)
+        )
+        held = chosen.quantized(temporary) if precision == "int8" else None
         manifest = Manifest(
             recipe=recipe.name,
             target=target,
@@ -60,7 +62,7 @@ def convert(run: Path, *, target: str, precision: str = "int8", settings: Sequen
             weights_sha256=sha256(file),
             toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
             exact=_exact(deployed, recipe) if precision == "int8" else (),
-            needs=overflow.prove(chosen.quantized(temporary)).needs if read else (),
+            needs=overflow.prove(held).needs if held is not None else (),
             scores=_scores(run, file),
         )
         test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
@@ -91,10 +93,9 @@ def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[st
     return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made], words)
 
 
-def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:
-    """What settings such as "ios=18" say, for the parameters that a target's `convert` takes by name alone."""
-    parameters = inspect.signature(target.convert).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
+    """What settings such as "ios=18" say, for fields of the target's `options`."""
+    known = [field.name for field in fields(target.options)]
     found = {}
     for setting in settings:
         key, value = recipes.parse(setting)
@@ -104,25 +105,7 @@ def _options(name: str, target: Any, settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def place(run: Path, target: str, precision: str) -> Path:
-    """The folder of an artifact of a run: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others."""
-    return run / (target if precision == "int8" else f"{target}-{precision}")
-
-
-def source(precision: str) -> str:
-    """The name of the checkpoint that a precision is made from."""
-    return INT8 if precision == "int8" else checkpoint.FLOAT
-
-
-def weights(run: Path, precision: str) -> Path:
-    """The checkpoint that a precision is made from; UsageError naming the command that writes it if it is missing."""
-    name, command = source(precision), "compress" if precision == "int8" else "train"
-    if not (run / name).is_file():
-        raise UsageError(f"{run / name} does not exist; `edgemtl {command}` writes it")
-    return run / name
-
-
-def load(run: Path, precision: str) -> Deployed:
+def load(run: Path | Run, precision: str) -> Deployed:
     """The deployed network in torch that an artifact of this precision must agree with."""
     if precision != "int8":
         return load_float(run)
@@ -139,9 +122,9 @@ def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
 
 
-def _scores(run: Path, file: Path) -> Scores:
+def _scores(run: Run, file: Path) -> Scores:
     """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
-    entry: dict[str, Any] = read_json(run / SCORES).get(file.stem, {}) if (run / SCORES).is_file() else {}
+    entry: dict[str, Any] = read_json(run.scores).get(file.stem, {}) if run.scores.is_file() else {}
     if entry.get("weights_sha256") == sha256(file):
         found: Scores = entry["tasks"]
         return found

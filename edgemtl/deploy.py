@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl import artifact, convert, processor, recipe, registry, show
+from edgemtl import artifact, convert, processor, registry, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.evaluate import SCORES, Scores, evaluate, read_scores
+from edgemtl.evaluate import Scores, evaluate, read_scores
 from edgemtl.files import add_json, read_json, replacing, sha256
+from edgemtl.run import FORMS, Run, form_of
+from edgemtl.target import load_target
 from edgemtl.tasks import Task, delta_m
-from edgemtl.verify import VERIFIED, verify
+from edgemtl.verify import verify
 
-PARTIAL = "deploy.json"  # in the run: scores over a part of the split
-FORMS = ("float", "calibrated", "int8")  # weights of a run, scored in torch
 HOW = {
     "executed": "executed{}: {}",
     "stand-in": "stand-in{}: {}",
@@ -57,9 +57,9 @@ def deploy(
     torch model; UsageError where a run or the data are missing.
     """
     names = list(targets) or registry.names("targets")
-    table = {run: [*_weights(run, data, limit), *_artifacts(run, names, data, limit)] for run in runs}
+    table = {run: [*_weights(Run(run), data, limit), *_artifacts(Run(run), names, data, limit)] for run in runs}
     for run, rows in table.items():
-        tasks = recipe.read(run / "recipe.json").tasks
+        tasks = Run(run).recipe.tasks
         show.table(str(run), _header(tasks), [_cells(row, tasks) for row in rows], left=2)
     if out is not None:
         with replacing(out) as temporary:
@@ -84,10 +84,10 @@ def markdown(table: dict[Path, list[Row]], limit: int | None, command: str) -> s
     ran = _ran([row for rows in table.values() for row in rows])
     parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})", ran=ran)]
     for run, rows in table.items():
-        stated = recipe.read(run / "recipe.json")
+        stated = Run(run).recipe
         header = _header(stated.tasks)
         lines = [header, ["---"] * len(header), *(_cells(row, stated.tasks) for row in rows)]
-        frames = _entry(*_kept(run, "float", limit)).get("frames")
+        frames = _entry(*_kept(Run(run), "float", limit)).get("frames")
         parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
@@ -113,15 +113,15 @@ def _ran(rows: Sequence[Row]) -> str:
     return f"Of {len(made)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
-def _weights(run: Path, data: Path | None, limit: int | None) -> list[Row]:
+def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
     """The run's own weights, scored in torch."""
     rows = []
     for form in FORMS:
-        file = run / f"{form}.safetensors"
+        file = run.weights(form)
         if not file.is_file():
             continue
         scores = _scores(
-            run, form, {"weights_sha256": sha256(file)}, limit, partial(evaluate, run, data=data, weights=form)
+            run, form, {"weights_sha256": sha256(file)}, limit, partial(evaluate, run.folder, data=data, weights=form)
         )
         row = _row(
             run, "torch", {"float": "fp32", "int8": "int8, fine-tuned"}.get(form, f"int8, {form}"), scores, limit
@@ -130,18 +130,18 @@ def _weights(run: Path, data: Path | None, limit: int | None) -> list[Row]:
     return rows
 
 
-def _artifacts(run: Path, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
+def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
     rows = []
     for name in targets:
-        for precision in registry.load("targets", name).target.precisions:
-            if (run / convert.source(precision)).is_file():
+        for precision in load_target(name).precisions:
+            if run.weights(form_of(precision)).is_file():
                 rows.append(_artifact(run, name, precision, data, limit))
     return rows
 
 
-def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: int | None) -> Row:
+def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Row:
     """The row of one artifact, which is made, verified and scored where that was not done yet."""
-    folder = convert.place(run, target, precision)
+    folder = run.artifact(target, precision)
     try:
         manifest = _current(run, folder, precision)
         if manifest is None:
@@ -152,14 +152,14 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
     except CheckFailed as error:
         return Row(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
-    found = _entry(run / VERIFIED, folder.name)
+    found = _entry(run.verified, folder.name)
     if found.get("digest") != digest:
         try:
             verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
             why = str(error)
-        found = _entry(run / VERIFIED, folder.name)
+        found = _entry(run.verified, folder.name)
         if found.get("digest") != digest:  # it broke off before there was anything to keep
             return Row(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
@@ -181,18 +181,18 @@ def _artifact(run: Path, target: str, precision: str, data: Path | None, limit: 
     )
 
 
-def _current(run: Path, folder: Path, precision: str) -> Manifest | None:
+def _current(run: Run, folder: Path, precision: str) -> Manifest | None:
     """The manifest of an artifact that is whole, has a self-test and is of the run's present weights."""
     try:
         manifest = artifact.read(folder)
     except UsageError:
         return None
     whole = artifact.SELFTEST in manifest.files
-    return manifest if whole and manifest.weights_sha256 == sha256(convert.weights(run, precision)) else None
+    return manifest if whole and manifest.weights_sha256 == sha256(run.need(form_of(precision))) else None
 
 
 def _scores(
-    run: Path, name: str, of: dict[str, str], limit: int | None, measure: Callable[..., dict[str, Any]]
+    run: Run, name: str, of: dict[str, str], limit: int | None, measure: Callable[..., dict[str, Any]]
 ) -> Scores:
     """The scores of weights or an artifact of a run, measured where none are kept that are `of` these very files."""
     file, key = _kept(run, name, limit)
@@ -204,9 +204,9 @@ def _scores(
     return found
 
 
-def _kept(run: Path, name: str, limit: int | None) -> tuple[Path, str]:
+def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
     """Where scores are kept, and under which key."""
-    return (run / SCORES, name) if limit is None else (run / PARTIAL, f"{name}, {limit} frames")
+    return (run.scores, name) if limit is None else (run.partial_scores, f"{name}, {limit} frames")
 
 
 def _entry(file: Path, name: str) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def _entry(file: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _row(run: Path, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
-    tasks = recipe.read(run / "recipe.json").tasks
+def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
+    tasks = run.recipe.tasks
     base = read_scores(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from edgemtl import __version__, processor, registry, show
 from edgemtl.errors import CheckFailed, unknown
+from edgemtl.target import load_target
 
 CHECKOUT = Path(__file__).parent.parent
 SETUP = CHECKOUT / "setup.cfg"  # only in a checkout
@@ -56,9 +57,9 @@ def doctor(*, target: str | None = None) -> list[Finding]:
     fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
     print(f"processor: {processor.name()}; for int8: {processor.describe()}")
     for name in targets if target is None else [target]:
-        chosen = registry.load("targets", name).target
-        if hasattr(chosen, "int8") and not any(f.fix for f in findings if f.extra == name):
-            print(f"int8, {name}: {chosen.int8()}")
+        said = "" if any(f.fix for f in findings if f.extra == name) else load_target(name).int8()
+        if said:
+            print(f"int8, {name}: {said}")
     for line in [f"fix: {fix}" for fix in fixes] or ["everything is there"]:
         print(line)
 

@@ -14,28 +14,33 @@ from edgemtl.artifact import Manifest
 from edgemtl.proof import Proof
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.selftest import canonical
+from edgemtl.target import Target
 
 
 def codes(
-    target: Any,
+    target: Target,
     path: Path,
     manifest: Manifest,
     frames: Sequence[np.ndarray],
     deployed: Any,
     proof: Proof,
     device: str | None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The shares of codes that differ from torch's, by quantizer, and of values of exact maps, over frames (H, W, 3).
 
-    `target` gives the artifact's values, see `tensors` there. `ok` where no code differs that depends on no island.
-    What a converter merged with another quantizer is not told by the artifact; the ledger accounts for that.
+    `target` gives the artifact's values, see `tensors` there; None where it cannot. `ok` where no code differs that
+    depends on no island. What a converter merged with another quantizer is not told by the artifact; the ledger
+    accounts for that.
     """
     sure = certain(deployed, proof)
     differing: dict[str, float] = {}
     told: set[str] = set()
     for frame in frames:
         found: dict[str, list[np.ndarray]] = {}
-        for place, value in target.tensors(path, manifest, frame, device):
+        inside = target.tensors(path, manifest, frame, device)
+        if inside is None:
+            return None
+        for place, value in inside:
             found.setdefault(ledger.name(place), []).append(value)
         wanted_maps = {task: [map] for task, map in maps(deployed, frame).items() if task in proof.exact}
         for name, wanted in (activations(deployed, frame) | wanted_maps).items():

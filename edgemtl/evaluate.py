@@ -5,20 +5,18 @@ from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from edgemtl import artifact, frames, recipe, registry, selftest, show
+from edgemtl import artifact, frames, recipe, selftest, show
 from edgemtl import budget as budgets
 from edgemtl.budget import Allowed
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.files import dumps, keep, read_json, sha256
 from edgemtl.recipe import Data, Recipe
+from edgemtl.run import FORMS, Run, run_of
 from edgemtl.tasks import Fit, Meter, Size, Task, check, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
-
-SCORES = "scores.json"
-WEIGHTS = ("float", "int8", "calibrated")
 
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
@@ -68,7 +66,7 @@ def measure(
     if count < 1:
         raise UsageError(f"nothing to evaluate: {len(samples)} frames, limit {limit}")
     meters = {name: task.meter() for name, task in tasks.items()}
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int).tolist()
+    chosen = frames.spread(len(samples), count)
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
         frame = sample["image"].shape[:2]
@@ -200,7 +198,7 @@ class _Subject(NamedTuple):
 
     path: Path
     name: str
-    run: Path | None
+    run: Run | None
     tasks: dict[str, Task]
     data: Data
     size: Size
@@ -221,14 +219,14 @@ def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
 def _subject(path: Path, weights: str) -> _Subject:
     if (path / artifact.FILE).is_file():
         return _artifact(path)
-    if not (path / "recipe.json").is_file():
-        raise UsageError(f"{path} is neither a run (it has no recipe.json) nor an artifact (it has no {artifact.FILE})")
-    if weights not in WEIGHTS:
-        raise unknown("weights", weights, WEIGHTS)
-    file = path / f"{weights}.safetensors"
-    if not file.is_file():
-        raise UsageError(f"{file} does not exist; `edgemtl {'train' if weights == 'float' else 'compress'}` makes it")
-    return _Subject(path, weights, path, *_stated(recipe.read(path / "recipe.json")), sha256(file), "run")
+    run = Run(path)
+    if not run.exists:
+        raise UsageError(
+            f"{path} is neither a run (it has no {run.recipe_file.name}) nor an artifact (it has no {artifact.FILE})"
+        )
+    if weights not in FORMS:
+        raise unknown("weights", weights, FORMS)
+    return _Subject(path, weights, run, *_stated(run.recipe), sha256(run.need(weights)), "run")
 
 
 def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size, Fit, Recipe]:
@@ -238,7 +236,8 @@ def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size, Fit, Recipe]:
 def _artifact(path: Path) -> _Subject:
     """By its manifest alone; the recipe is asked only for what manifests of older versions do not say."""
     manifest = artifact.read(path)
-    run = path.resolve().parent if (path.resolve().parent / "recipe.json").is_file() else None
+    around = run_of(path)
+    run = around if around.exists else None
     data = manifest.data or _data(manifest, run)
     if data is None:
         raise UsageError(f"{path} says no data set, as older versions did not; convert again")
@@ -249,21 +248,22 @@ def _artifact(path: Path) -> _Subject:
     )  # fmt: skip
 
 
-def _data(manifest: artifact.Manifest, run: Path | None) -> Data | None:
+def _data(manifest: artifact.Manifest, run: Run | None) -> Data | None:
     """The data set of the recipe that an artifact came from, where that can be had."""
     if run is not None:
-        return recipe.read(run / "recipe.json").data
+        return run.recipe.data
     try:
         return recipe.load(manifest.recipe).data
     except UsageError:
         return None
 
 
-def _baseline(path: Path, run: Path | None, tasks: Mapping[str, Task]) -> tuple[Path, _Subject]:
+def _baseline(path: Path, run: Path | Run | None, tasks: Mapping[str, Task]) -> tuple[Run, _Subject]:
     """The run to compare with and its float weights; UsageError unless it has all the tasks."""
     if run is None:
         raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
-    other = _subject(run, "float")
+    run = Run(run)
+    other = _subject(run.folder, "float")
     if missing := [name for name in tasks if name not in other.tasks]:
         raise UsageError(f"{run} has the tasks {', '.join(other.tasks)}, not {', '.join(missing)}")
     return run, other
@@ -273,8 +273,8 @@ def _measured(
     subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
 ) -> tuple[dict[str, Any], bool]:
     """The entry for scores.json, and whether it is of the whole split."""
-    source, tasks = subject.data, subject.tasks
-    samples = registry.load("data", source.name).open(data, split, tuple(tasks), **source.options)
+    tasks = subject.tasks
+    samples = subject.data.open(data, split, tasks)
     predict, how = _predict(subject, device, untested)
     fitted: dict[str, Any] = {"size": subject.size, "how": subject.fit}
     meters = measure(predict, samples, tasks, **fitted, limit=limit, title=f"evaluate {subject.name}")
@@ -293,13 +293,12 @@ def _measured(
 
 def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
     """Writes an entry into the run's scores.json; why it cannot be kept, see `keep` in edgemtl.files."""
-    return keep(subject.run / SCORES, subject.name, entry) if subject.run is not None else []
+    return keep(subject.run.scores, subject.name, entry) if subject.run is not None else []
 
 
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
     """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
-    file = subject.path / SCORES
-    entry = read_scores(file, subject.name)
+    entry = read_scores(Run(subject.path).scores, subject.name)
     wanted = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256}
     whole = all(
         task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
@@ -308,7 +307,7 @@ def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None
 
 
 def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:
-    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.predictor)."""
+    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.target)."""
     if subject.kind == "artifact":
         predictor = selftest.opened(subject.path, device, untested=untested)
         return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}
@@ -324,7 +323,7 @@ def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Pre
     if subject.kind == "reference":
         network = load_reference(subject.recipe, path)
     else:
-        network = load_float(path) if subject.name == "float" else load_int8(path, f"{subject.name}.safetensors")
+        network = load_float(path) if subject.name == "float" else load_int8(path, subject.name)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network = network.to(where).eval()
 
@@ -347,7 +346,7 @@ def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
     print("constant: the best that a prediction which is the same at every pixel reaches on these labels")
 
 
-def _print_rows(run: Path, rows: list[Row]) -> None:
+def _print_rows(run: Run, rows: list[Row]) -> None:
     show.table(
         f"against {run}, float",
         ("score", "baseline", "value", "change", "allowed", ""),

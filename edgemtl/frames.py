@@ -47,6 +47,12 @@ def predict(
     return np.ascontiguousarray(task.decode(map, (rows, columns))[window(at, (rows, columns))])
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` frames' numbers, evenly spaced from the first to the last."""
+    found: list[int] = np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+    return found
+
+
 def canvas(frame: Size, size: Size, how: Fit) -> Size:
     """The size, in the frame's pixels, of what is stretched to `size`: the frame's own or a canvas' around it."""
     if how == "stretched":

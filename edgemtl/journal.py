@@ -16,31 +16,29 @@ from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl import artifact
 from edgemtl.errors import UsageError
-from edgemtl.files import difference, dumps, read_json, read_lines, replacing, sha256, write_json
+from edgemtl.files import difference, dumps, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run
 
-RECIPE = "recipe.json"
-METRICS = "metrics.jsonl"
 FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
-def begin(run: Path, recipe: Recipe, init: Path | None = None) -> None:
+def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
     """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from."""
     about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
     if init is not None:
         about["init"] = {"path": str(init), "sha256": sha256(init)}
-    write_json(run / RECIPE, about)
+    write_json(run.recipe_file, about)
 
 
-def check_same(run: Path, recipe: Recipe) -> None:
+def check_same(run: Run, recipe: Recipe) -> None:
     """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
 
     A key that did not exist when the run began counts with its default.
     """
-    stored = read_json(run / RECIPE)
-    stored = stored.get("recipe") if isinstance(stored, dict) else None
+    stored: Any = run.about.get("recipe")
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
     given = [stored, recipe.model_dump(mode="json")]
@@ -79,13 +77,13 @@ class Journal:
     Of what a former process wrote, scores after `validated` and losses after `iteration` are dropped: they come again.
     """
 
-    def __init__(self, run: Path, iteration: int, validated: int) -> None:
-        self.path = run / METRICS
+    def __init__(self, run: Run, iteration: int, validated: int) -> None:
+        self.path = run.metrics
         lines = read_lines(self.path)
         kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=iteration + 1)
+        self.board = SummaryWriter(str(run.tensorboard), purge_step=iteration + 1)
 
     def write(self, iteration: int, **record: Any) -> None:
         """Appends one line; UsageError where the disk refuses."""

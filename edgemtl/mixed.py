@@ -11,49 +11,49 @@ import torch
 from torch import Tensor
 
 from edgemtl import checkpoint, evaluate, exact, quantizers, sensitivity
-from edgemtl import recipe as recipes
 from edgemtl.errors import UsageError
-from edgemtl.frames import fit
+from edgemtl.frames import fit, spread
 from edgemtl.prepare import Deployed, load_float
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.recipe import Recipe
 from edgemtl.replay import Replay
+from edgemtl.run import Run
 from edgemtl.samples import load
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import delta_m
 
-CALIBRATED = "calibrated.safetensors"  # the int8 network before fine-tuning, for comparison
 MEASURED, JUDGED = 4, 48  # frames of the train split for the sensitivity matrix, and that scores are taken on
 
 
-def measure(run: Path, *, data: Path | None = None, frames: int = MEASURED, out: Path | None = None) -> np.ndarray:
+def measure(
+    run: Path | Run, *, data: Path | None = None, frames: int = MEASURED, out: Path | None = None
+) -> np.ndarray:
     """The noise (groups, tasks) that each group of a compressed run's quantizers brings to each task, alone.
 
     Prints the worst layers, leaves the matrix in the run's sensitivity.json and, with `out`, a picture (SVG). Frames
     are evenly spaced ones of the train split. UsageError where the run was not compressed or the data is missing.
     """
-    recipe = recipes.read(run / "recipe.json")
-    if not (run / CALIBRATED).is_file():
-        raise UsageError(f"{run / CALIBRATED} does not exist; `edgemtl compress` makes it")
+    run = Run(run)
+    recipe, calibrated = run.recipe, run.need("calibrated")
     deployed = load_float(run)
-    if checkpoint.about(run / CALIBRATED).get("exact"):
+    if checkpoint.about(calibrated).get("exact"):
         exact.rewrite(deployed, recipe)
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
-    quantizers.load(run / CALIBRATED, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
+    quantizers.load(calibrated, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
     samples = load(recipe, data, "train")
-    images = [image(deployed, samples, index, recipe) for index in spread(samples, frames)]
+    images = [image(deployed, samples, index, recipe) for index in spread(len(samples), frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)
     noises = sensitivity.matrix(graph, rows, images, tasks)
     sensitivity.show_worst(rows, noises, tasks)
-    sensitivity.save(run / sensitivity.FILE, rows, noises, tasks, {"frames": len(images)})
+    sensitivity.save(run.sensitivity, rows, noises, tasks, {"frames": len(images)})
     if out:
         sensitivity.draw(rows, noises, tasks, out)
     return noises
 
 
-def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> list[dict[str, Any]]:
+def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> list[dict[str, Any]]:
     """Takes the quantizers off the few layers that must be float for the recipe's budget, in place, and says why.
 
     Judged by the tasks' scores on frames of the train split, calibrated and not yet fine-tuned. Prints the worst layers
@@ -61,7 +61,7 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
     """
     allowed = sensitivity.budget(recipe.compression.budget)
     network, tasks = deployed.network, recipe.tasks
-    few, many = (spread(samples, count) for count in (MEASURED, JUDGED))
+    few, many = (spread(len(samples), count) for count in (MEASURED, JUDGED))
     graph = Replay(network, image(deployed, samples, few[0], recipe))
     rows = sensitivity.groups(graph)
 
@@ -106,14 +106,9 @@ def keep_worst_float(run: Path, deployed: Deployed, samples: Any, recipe: Recipe
                 quantizers.remove(network, slot)
     kept = sensitivity.reasons(rows, noises, choice.kept, list(tasks))
     sensitivity.save(
-        run / sensitivity.FILE, rows, noises, list(tasks), {"budget": recipe.compression.budget, "kept_float": kept}
+        run.sensitivity, rows, noises, list(tasks), {"budget": recipe.compression.budget, "kept_float": kept}
     )
     return kept
-
-
-def spread(samples: Any, count: int) -> list[int]:
-    found: list[int] = np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int)).tolist()
-    return found
 
 
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:

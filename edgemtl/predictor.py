@@ -1,30 +1,14 @@
 """A trained model as a function: a frame in, every task's prediction out."""
 
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
-from edgemtl import artifact, registry
+from edgemtl import artifact
 from edgemtl.frames import fit, predict
+from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size, check
-
-
-class Session(Protocol):
-    """What a target's `open` gives back: an artifact, ready to run."""
-
-    device: str  # and arithmetic, for people
-    # "executed": by the runtime that the target is for; "stand-in": by another one; "evaluated": by our own evaluator
-    how: str
-    float32: bool  # it computes in float32, or as if, what is not int8: then maps that are exact must be equal
-
-    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's map, (h, w) or (3, h, w), of an RGB uint8 frame (H, W, 3) of the manifest's size.
-
-        Several threads may call it at once: each gets the maps of its own frame.
-        """
-        ...
 
 
 class Predictor:
@@ -46,8 +30,7 @@ class Predictor:
     def __init__(self, folder: Path | str, device: str | None = None) -> None:
         self.folder = Path(folder)
         self.manifest = artifact.read(self.folder)
-        target = registry.load("targets", self.manifest.target).target
-        self.session: Session = target.open(self.folder, self.manifest, device)
+        self.session: Session = load_target(self.manifest.target).open(self.folder, self.manifest, device)
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's prediction at the frame's size."""

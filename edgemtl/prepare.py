@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgemtl import checkpoint, models, reference
-from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run
 from edgemtl.tasks import Size
 
 Maps = dict[str, Tensor]
@@ -233,11 +233,12 @@ def replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 setattr(parent, name, new)
 
 
-def load_float(run: Path) -> Deployed:
+def load_float(run: Path | Run) -> Deployed:
     """The deployment form of a run's best float weights; UsageError where there are none or they do not fit."""
-    recipe = recipes.read(run / "recipe.json")
+    run = Run(run)
+    recipe = run.recipe
     network = models.build(recipe.network.blank(), recipe.tasks)
-    checkpoint.read_weights(run / checkpoint.FLOAT, network)
+    checkpoint.read_weights(run.weights("float"), network)
     return prepare(network, recipe)
 
 

@@ -15,21 +15,17 @@ Quantizers hang on the operations of a network through NNCF's function hooks, or
 such a place: before or after an operation, and which of its inputs or outputs; or the path of a point.
 """
 
-import contextlib
-import functools
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from nncf.torch.function_hook.hook_storage import decode_hook_name
-from nncf.torch.function_hook.wrapper import get_hook_storage, is_wrapped, wrap_model
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from edgemtl import checkpoint
+from edgemtl import checkpoint, nncf
 from edgemtl.errors import UsageError
 from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST
 from edgemtl.points import Point
@@ -148,15 +144,15 @@ def points(network: nn.Module) -> dict[str, Point]:
 
 def slots(network: nn.Module) -> dict[str, nn.Module]:
     """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
-    hooks = dict(get_hook_storage(network).named_hooks(remove_duplicate=False)) if is_wrapped(network) else {}
     filled = {slot: point.quantizer for slot, point in points(network).items()}
-    return hooks | {slot: module for slot, module in filled.items() if not isinstance(module, nn.Identity)}
+    filled = {slot: module for slot, module in filled.items() if not isinstance(module, nn.Identity)}
+    return nncf.hooks(network) | filled
 
 
 def slot(scale: str) -> str:
     """The slot, or the first of the slots, of the quantizer whose scale has this name in an exported graph."""
     path = scale.removesuffix(".scale")
-    hooked = path.removeprefix("__nncf_hooks.")
+    hooked = path.removeprefix(nncf.HOOKS)
     return hooked if hooked != path else POINT + path.removesuffix(".quantizer")
 
 
@@ -174,7 +170,7 @@ def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
     if slot.startswith(POINT):
         points(network)[slot].quantizer = quantizer
     else:
-        get_hook_storage(wrap_model(network)).insert_hook_by_name(slot, quantizer)
+        nncf.hang(network, slot, quantizer)
 
 
 def remove(network: nn.Module, slot: str) -> None:
@@ -182,7 +178,7 @@ def remove(network: nn.Module, slot: str) -> None:
     if slot.startswith(POINT):
         points(network)[slot].quantizer = nn.Identity()
     else:
-        get_hook_storage(network).delete_hook(slot)
+        nncf.unhang(network, slot)
 
 
 def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
@@ -195,8 +191,7 @@ def operation(slot: str) -> str:
     """A readable name of a slot: the operation and, before it, which input."""
     if slot.startswith(POINT):
         return slot.removeprefix(POINT)
-    kind, name, port = decode_hook_name(slot)
-    return f"{name}:{port}" if kind == "pre_hooks" else name
+    return nncf.operation(slot)
 
 
 def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
@@ -296,40 +291,8 @@ def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
 
 def export(network: nn.Module, example: Tensor) -> ExportedProgram:
     """The graph that targets lower, for inputs of the example's shape."""
-    with torch.no_grad(), _hooks_in_tables(network):
+    with torch.no_grad(), nncf.hooks_in_tables(network):
         return torch.export.export(network, (example,))
-
-
-@contextlib.contextmanager
-def _hooks_in_tables(network: nn.Module) -> Iterator[None]:
-    """Meanwhile, the hooks of the network, or of networks in it, are looked up in dictionaries.
-
-    NNCF keeps them in two ModuleDicts. While torch.export traces, every look into one of those wraps all its modules
-    anew, so that the time grew with the square of the number of hooks: 4 minutes where it is 10 seconds.
-    """
-    storages = []
-    for wrapped in filter(is_wrapped, network.modules()):
-        table: dict[tuple[str, str, int], list[nn.Module]] = {}
-        for slot, module in slots(wrapped).items():
-            if not slot.startswith(POINT):
-                table.setdefault(decode_hook_name(slot), []).append(module)
-        storages.append(vars(get_hook_storage(wrapped)))
-        for kind in ("pre", "post"):  # in front of the class' methods
-            storages[-1][f"execute_{kind}_function_hooks"] = functools.partial(_run_hooks, table, f"{kind}_hooks")
-    try:
-        yield
-    finally:
-        for storage in storages:
-            for kind in ("pre", "post"):
-                del storage[f"execute_{kind}_function_hooks"]
-
-
-def _run_hooks(
-    table: dict[tuple[str, str, int], list[nn.Module]], kind: str, operation: str, port: int, value: Any
-) -> Any:
-    for module in table.get((kind, operation, port), ()):
-        value = module(value)
-    return value
 
 
 def quantizes(node: torch.fx.Node) -> bool:

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, ledger, overflow, registry, show
+from edgemtl import artifact, ledger, overflow, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, read_json
+from edgemtl.run import Run, run_of
+from edgemtl.target import load_target
 
-SCALES = "scales.json"
-VERIFIED = "verify.json"  # in the run: each artifact's last result
 
-
-def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
     """What of the ledger in `run` (default: the folder around the artifact) is in each of the artifact's files, bit for
     bit and in its place, and whether the codes there can overflow.
 
@@ -22,13 +21,17 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     where there is no int8 artifact, no ledger, or nothing to read the target's files with.
     """
     manifest = artifact.read(path, intact=False)
-    run = run or path.resolve().parent
+    run = run_of(path, run)
+    if manifest.precision != "int8":
+        raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
     found = check(path, manifest, run)
+    if found is None:
+        raise UsageError(f"target {manifest.target} cannot read its files back")
     if as_json:
         print(dumps(found, indent=1))
     else:
         show_result(found)
-    unkept = _note(run / VERIFIED, path, found)
+    unkept = _note(run.verified, path, found)
     if not found["ok"]:
         raise CheckFailed("; ".join([f"{path}: {reason(found)}", *unkept]))
     if unkept:
@@ -36,22 +39,20 @@ def read_back(path: Path, *, run: Path | None = None, as_json: bool = False) -> 
     return found
 
 
-def check(path: Path, manifest: Manifest, run: Path) -> dict[str, Any]:
-    """The comparison itself, as `read_back` returns it, whether or not it holds."""
-    target = registry.load("targets", manifest.target).target
-    if manifest.precision != "int8":
-        raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
-    if not hasattr(target, "quantized"):
-        raise UsageError(f"target {manifest.target} cannot read its files back")
-    wanted = ledger.read(run / SCALES)
+def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
+    """The comparison itself, as `read_back` returns it, whether or not it holds; None where files are not read back."""
+    target = load_target(manifest.target)
     files = target.quantized(path)
+    if files is None:
+        return None
+    wanted = ledger.read(run.ledger)
     result = ledger.compare_files(wanted, files)
     proof = overflow.prove(files)
     changed = artifact.changed(path, manifest)
     fits = wanted.sha256 == manifest.weights_sha256
     exact = proof.sums or wanted.scales != "power of two"
     return {
-        "file": str(run / SCALES),
+        "file": str(run.ledger),
         "digest": artifact.digest(manifest),
         "files": list(files),
         "entries": len(wanted.rows),

@@ -1,13 +1,16 @@
 """What a recipe states: plain frozen data, readable as a sentence, stored whole in a run's recipe.json."""
 
 import ast
+import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgemtl import registry
+from edgemtl.data import DataSet
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json
 from edgemtl.tasks import Fit, Size, Tasks
@@ -20,6 +23,16 @@ class Options(BaseModel):
 class Data(Options):
     name: str  # a file in edgemtl/data
     options: dict[str, Any] = {}  # keyword arguments of that file's `open`
+
+    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> DataSet:
+        """The samples of a split, with the labels of some tasks; UsageError where they or an option cannot be had."""
+        source = registry.load("data", self.name)
+        allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
+        for option in self.options:
+            if option not in allowed:
+                raise unknown(f"option in data.options of {self.name}", option, allowed)
+        samples: DataSet = source.open(root, split, tuple(tasks), **self.options)
+        return samples
 
 
 class Network(Options):

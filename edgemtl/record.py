@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import artifact, processor, registry, show
+from edgemtl import artifact, processor, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import BOUNDS, Bounds, bounds_of, compare
 from edgemtl.camera import open_source
@@ -22,7 +22,8 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, keep, replacing, sha256
 from edgemtl.frames import fit
 from edgemtl.predictor import Predictor, smooth_frames
-from edgemtl.readback import VERIFIED
+from edgemtl.run import Run, form_of, run_of
+from edgemtl.target import load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"
@@ -67,7 +68,7 @@ def record(
         "machine": processor.name(),
         "system": platform.platform(),
         "source": source or "smooth random frames",
-        "toolchain": artifact.versions(registry.load("targets", manifest.target).target.packages),
+        "toolchain": artifact.versions(load_target(manifest.target).packages),
     }
     stacks: dict[str, Any] = {PREFIX + task: np.stack([maps[task] for maps in made]) for task in manifest.tasks}
     with replacing(out) as temporary, temporary.open("wb") as stream:  # to a path, NumPy would add its own suffix
@@ -95,7 +96,7 @@ def read(file: Path) -> Recording:
     return Recording(about, images, maps)
 
 
-def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool = False) -> dict[str, Any]:
+def check(path: Path, recording: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
     """How far a recording lies from the torch model, and from what this machine's session of the artifact computes.
 
     The result is also kept in the run's verify.json, as "ARTIFACT recorded". UsageError where the recording is of
@@ -109,8 +110,8 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
     manifest = predictor.manifest
     recorded = read(recording)
     _belongs(recorded, manifest, path, recording)
-    run = run or path.resolve().parent
-    file = convert.weights(run, manifest.precision)
+    run = run_of(path, run)
+    file = run.need(form_of(manifest.precision))
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     reference = convert.load(run, manifest.precision)
@@ -147,7 +148,7 @@ def check(path: Path, recording: Path, *, run: Path | None = None, as_json: bool
         "ok": all(task["ok"] for tasks in compared.values() for task in tasks.values()),
     }
     _print(result, as_json)
-    unkept = keep(run / VERIFIED, f"{path.resolve().name} recorded", result)
+    unkept = keep(run.verified, f"{path.resolve().name} recorded", result)
     wrong = [f"{task} against {by}" for by, tasks in compared.items() for task, one in tasks.items() if not one["ok"]]
     if wrong:
         text = f"{recording} differs beyond the bounds of {manifest.precision} in {', '.join(wrong)}"

@@ -16,15 +16,15 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgemtl import artifact, recipe, registry, show
+from edgemtl import artifact, show
 from edgemtl.artifact import Manifest
 from edgemtl.bench import FRAME
 from edgemtl.errors import UsageError
-from edgemtl.evaluate import SCORES
 from edgemtl.files import read_json, read_lines, replacing, sha256
 from edgemtl.frames import fit, predict
 from edgemtl.predictor import Predictor
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run
 from edgemtl.tasks import Size, Task, delta_m
 from edgemtl.tasks.depth import Depth
 
@@ -83,20 +83,20 @@ class Form(NamedTuple):
         return f"{held['matches']} of {held['entries']}" if held else "", self.verify.get("how", "")
 
 
-def report(run: Path, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
+def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
     """The page about a run, OUT/report.html (OUT: the run folder), which needs no other file and no network.
 
     What the run lacks (scores, measurements, artifacts) is shown as missing. Pictures of `frames` frames of the val
     split show label, float and int8; without torch they come from artifacts alone. A film OUT/demo.webm is shown where
     there is one. UsageError where `run` is no run or its files are damaged, or where `data` cannot be read.
     """
-    if not (run / "recipe.json").is_file():
-        raise UsageError(f"{run} is not a run: it has no recipe.json (`edgemtl train` makes one)")
+    run = Run(run)
+    if not run.exists:
+        raise UsageError(f"{run} is not a run: it has no {run.recipe_file.name} (`edgemtl train` makes one)")
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
-    page = (out or run) / PAGE
-    stated = recipe.read(run / "recipe.json")
-    artifacts = {f.parent: artifact.read(f.parent) for f in sorted(run.glob(f"[!.]*/{artifact.FILE}"))}
+    page = (out or run.folder) / PAGE
+    stated, artifacts = run.recipe, run.artifacts()
     forms = _forms(run, stated, artifacts)
     models, parameters = _models(run, stated, artifacts)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ def report(run: Path, *, out: Path | None = None, data: Path | None = None, fram
         notes=notes,
         models=list(models),
         pictures=_pictures(stated, models, data, frames),
-        curves=_curves(read_lines(run / "metrics.jsonl"), stated.tasks),
+        curves=_curves(read_lines(run.metrics), stated.tasks),
         facts=_facts(run, stated, parameters),
     )
     with replacing(page) as temporary:
@@ -131,10 +131,10 @@ def _environment() -> Environment:
 # ---- what was measured
 
 
-def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Form]:
+def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Form]:
     """The run's weights that exist, then its artifacts."""
-    files = (SCORES, "bench.json", "verify.json")
-    known, measured, verified = (read_json(run / f) if (run / f).is_file() else {} for f in files)
+    files = (run.scores, run.measured, run.verified)
+    known, measured, verified = (read_json(file) if file.is_file() else {} for file in files)
 
     def scores(name: str, weights: str) -> dict[str, float]:
         entry = known.get(name, {})
@@ -145,7 +145,7 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
 
     found = []
     for name in WEIGHTS:
-        file = run / f"{name}.safetensors"
+        file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
             found.append(Form(name, "torch", precision, scores(name, sha256(file)), file.stat().st_size, {}, {}))
@@ -157,9 +157,9 @@ def _forms(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[F
     return found
 
 
-def _constant(run: Path, stated: Recipe) -> list[Form]:
+def _constant(run: Run, stated: Recipe) -> list[Form]:
     """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
-    known = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    known = read_json(run.scores) if run.scores.is_file() else {}
     scores: dict[str, float] = next((entry["constant"] for entry in known.values() if "constant" in entry), {})
     return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
@@ -243,9 +243,9 @@ def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str
     return found
 
 
-def _notes(run: Path, forms: Sequence[Form]) -> list[str]:
+def _notes(run: Run, forms: Sequence[Form]) -> list[str]:
     """What the numbers in the table are, as far as there are any."""
-    known = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    known = read_json(run.scores) if run.scores.is_file() else {}
     frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in known.values()})
     found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
@@ -279,11 +279,10 @@ def _instructions(form: Form) -> str:
     return f" ({words})" if words else ""
 
 
-def _facts(run: Path, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:
+def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:
     """How the network came about, as (name, value)."""
-    raw = read_json(run / "recipe.json")
-    weights = run / "float.safetensors"
-    made = time.localtime((weights if weights.is_file() else run / "recipe.json").stat().st_mtime)
+    raw, weights = run.about, run.weights("float")
+    made = time.localtime((weights if weights.is_file() else run.recipe_file).stat().st_mtime)
     network, training = stated.network, stated.training
     found = [
         ("Recipe", stated.name),
@@ -303,12 +302,12 @@ def _facts(run: Path, stated: Recipe, parameters: int | None) -> list[tuple[str,
 # ---- pictures
 
 
-def _models(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Model], int | None]:
+def _models(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Model], int | None]:
     """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
     found: dict[str, Model] = {}
     parameters = None
     torch = importlib.util.find_spec("torch") is not None
-    if torch and (run / "float.safetensors").is_file():
+    if torch and run.weights("float").is_file():
         from edgemtl import prepare
 
         network = prepare.load_float(run)
@@ -317,7 +316,7 @@ def _models(run: Path, stated: Recipe, artifacts: dict[Path, Manifest]) -> tuple
     else:
         found |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
     small = _opened("int8", {f: m for f, m in artifacts.items() if m.precision == "int8"})
-    if not small and torch and (run / "int8.safetensors").is_file():
+    if not small and torch and run.weights("int8").is_file():
         from edgemtl import compress
 
         small = {"int8, torch": _torch(compress.load_int8(run), stated)}
@@ -358,7 +357,7 @@ def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count
     """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
     tasks = stated.tasks
     try:
-        samples = registry.load("data", stated.data.name).open(data, "val", tuple(tasks), **stated.data.options)
+        samples = stated.data.open(data, "val", tasks)
     except UsageError as error:
         if data is not None:
             raise

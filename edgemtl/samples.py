@@ -1,27 +1,26 @@
 """Samples of a data set, held against what their tasks allow before anything is made of them."""
 
-import inspect
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgemtl import registry, show
-from edgemtl.errors import UsageError, unknown
+from edgemtl import show
+from edgemtl.data import DataSet
+from edgemtl.errors import UsageError
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
 
 
-class Checked:
+class Checked(DataSet):
     """The samples of a data set; reading one raises UsageError, naming its file, where a label cannot be right.
 
     That is one of another size than its image, or with values that its task does not have: class ids past the last,
     millimetres for metres.
     """
 
-    def __init__(self, samples: Any, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, samples: DataSet, tasks: Mapping[str, Task]) -> None:
         self.samples, self.tasks = samples, tasks
 
     def __len__(self) -> int:
@@ -29,11 +28,14 @@ class Checked:
 
     def name(self, index: int) -> str:
         """The frame's name."""
-        given: str = self.samples.name(index)
-        return given
+        return self.samples.name(index)
+
+    def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files that a sample is read from."""
+        return self.samples.paths(index)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        sample: dict[str, np.ndarray] = self.samples[index]
+        sample = self.samples[index]
         size = sample["image"].shape[:2]
         for name, task in self.tasks.items():
             if name not in sample:
@@ -46,22 +48,29 @@ class Checked:
 
     def _file(self, index: int, task: str) -> str:
         """The label's file; of data that has none, the frame and the task."""
-        if hasattr(self.samples, "paths"):
-            return str(self.samples.paths(index)[task][0])
-        return f"the {task} label of {self.name(index)}"
+        files = self.samples.paths(index)
+        return str(files[task][0]) if files else f"the {task} label of {self.name(index)}"
 
 
-class Held:
+class Held(DataSet):
     """The samples of a data set, read once and held in memory. A sample's UsageError is raised when it is asked for."""
 
-    def __init__(self, samples: Any) -> None:
-        self.name = samples.name
+    def __init__(self, samples: DataSet) -> None:
+        self.source = samples
         with ThreadPoolExecutor() as pool:  # decoders run outside Python's lock
             read = pool.map(lambda index: _read(samples, index), range(len(samples)))
             self.samples = list(show.track(read, "reading frames", len(samples)))
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def name(self, index: int) -> str:
+        """The frame's name."""
+        return self.source.name(index)
+
+    def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files that a sample was read from."""
+        return self.source.paths(index)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         sample = self.samples[index]
@@ -70,7 +79,7 @@ class Held:
         return dict(sample)
 
 
-def _read(samples: Any, index: int) -> dict[str, np.ndarray] | UsageError:
+def _read(samples: DataSet, index: int) -> dict[str, np.ndarray] | UsageError:
     try:
         return samples[index]
     except UsageError as error:
@@ -79,13 +88,7 @@ def _read(samples: Any, index: int) -> dict[str, np.ndarray] | UsageError:
 
 def load(recipe: Recipe, root: Path | None, split: str) -> Checked:
     """The samples of a split of the recipe's data set, in `root`; UsageError where it cannot be had or is empty."""
-    name, options = recipe.data.name, recipe.data.options
-    source = registry.load("data", name)
-    allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option in data.options of {name}", option, allowed)
-    found = source.open(root, split, tuple(recipe.tasks), **options)
+    found = recipe.data.open(root, split, recipe.tasks)
     if len(found) == 0:
-        raise UsageError(f"the {split} split of {name} is empty{f' in {root}' if root else ''}")
+        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {root}' if root else ''}")
     return Checked(found, recipe.tasks)

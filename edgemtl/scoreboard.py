@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemtl import recipe, show
+from edgemtl import show
 from edgemtl.errors import UsageError
-from edgemtl.evaluate import SCORES, read_scores
+from edgemtl.evaluate import read_scores
 from edgemtl.files import read_lines, replacing
+from edgemtl.run import Run
 from edgemtl.tasks import Task, delta_m
 
-METRICS = "metrics.jsonl"
 SMOOTH = 3  # journal lines that a curve averages over
 
 
@@ -38,14 +38,15 @@ def scoreboard(runs: Sequence[Path], *, baseline: Sequence[Path] = ()) -> tuple[
     frames: dict[int, Path] = {}
     base: dict[str, float] = {}
     for run in every:
-        stated = recipe.read(run / "recipe.json")
-        scores = read_scores(run / SCORES, "float")
+        folder = Run(run)
+        stated = folder.recipe
+        scores = read_scores(folder.scores, "float")
         if not scores:
             raise UsageError(f"{run} has no scores of its float weights; `edgemtl evaluate {run}` makes them")
         frames[scores["frames"]] = run
         tasks |= stated.tasks
         headlines = {name: scores["tasks"][name][task.headline] for name, task in stated.tasks.items()}
-        iterations = max((line["iteration"] for line in read_lines(run / METRICS)), default=0)
+        iterations = max((line["iteration"] for line in read_lines(folder.metrics)), default=0)
         lines.append(Line(run.resolve().name, iterations, headlines))
         if run in baseline:
             twice = base.keys() & headlines.keys()
@@ -90,7 +91,7 @@ def draw_curves(runs: Sequence[Path], tasks: dict[str, Task], file: Path) -> Non
     for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
         later: list[float] = []
         for run in runs:
-            steps = [line for line in read_lines(run / METRICS) if name in line.get("loss", ())]
+            steps = [line for line in read_lines(Run(run).metrics) if name in line.get("loss", ())]
             if not steps:
                 continue
             loss = [line["loss"][name] for line in steps]

@@ -24,7 +24,8 @@ from edgemtl import __version__, artifact, files, processor, registry, show
 from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.predictor import Predictor, Session, smooth_frames
+from edgemtl.predictor import Predictor, smooth_frames
+from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl selftest 1"
@@ -320,8 +321,8 @@ def _reason(predictor: Predictor, stored: Stored, verdicts: dict[str, Verdict]) 
 def _careful(predictor: Predictor, stored: Stored) -> str | None:
     """The target's device without int8 kernels, where there is one and the test that failed passes on it."""
     manifest = predictor.manifest
-    target = registry.load("targets", manifest.target).target
-    device: str | None = getattr(target, "careful", None)
+    target = load_target(manifest.target)
+    device = target.careful
     if device is None or manifest.precision != "int8":
         return None
     session = target.open(predictor.folder, manifest, device)
@@ -352,13 +353,13 @@ def _show_table(result: dict[str, Any]) -> None:
 def _key(predictor: Predictor) -> dict[str, Any]:
     """All that a passed test depends on."""
     manifest = predictor.manifest
-    target = registry.load("targets", manifest.target).target
+    target = load_target(manifest.target)
     return {
         "digest": artifact.digest(manifest),
         "words": artifact.words(manifest),
         "edgemtl": __version__,
         # Beside the target's own, those that it may compute with.
-        "versions": artifact.versions((*getattr(target, "packages", ()), "numpy", "tensorrt", "torch")),
+        "versions": artifact.versions((*target.packages, "numpy", "tensorrt", "torch")),
         "device": predictor.session.device,
         "system": platform.platform(),
         "processor": processor.name(),

@@ -28,7 +28,6 @@ CLASSES = ("semseg", "human_parts", "sal")
 FLOAT_COST = {False: 3.5, True: 1.2}  # depthwise or not
 DEPTHWISE_COST = 12.0
 OTHERS = 1.0
-FILE = "sensitivity.json"
 OPTION = "compression.budget"
 
 

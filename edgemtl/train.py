@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from edgemtl import balance, checkpoint, journal, reference, show
 from edgemtl.backbones import synchronised
 from edgemtl.batches import Lost, loader, tensors
-from edgemtl.checkpoint import FLOAT, LAST
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.evaluate import Scores
-from edgemtl.files import read_json
 from edgemtl.launch import Precision, launch
 from edgemtl.losses import check_weights, count, losses
 from edgemtl.models import build
 from edgemtl.recipe import Recipe
+from edgemtl.run import Run
 from edgemtl.samples import load
 from edgemtl.schedule import average, optimizer, set_rate
 from edgemtl.stop import Stop, Stopped
@@ -33,7 +32,7 @@ LOG_EVERY = 20  # iterations
 def train(
     recipe: Recipe,
     *,
-    run: Path,
+    run: Path | Run,
     data: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
@@ -56,7 +55,8 @@ def train(
     do not allow it. CheckFailed where a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop:
     the state is saved first.
     """
-    init = init / FLOAT if init and init.is_dir() else init
+    run = Run(run)
+    init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
     samples = {split: load(recipe, data, split) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
@@ -84,7 +84,7 @@ class _Training:
     def __init__(
         self,
         recipe: Recipe,
-        run: Path,
+        run: Run,
         fabric: Fabric,
         samples: dict[str, Any],
         stop: Stop,
@@ -93,7 +93,7 @@ class _Training:
     ) -> None:
         self.recipe, self.options, self.run = recipe, recipe.training, run
         self.fabric, self.samples, self.stop = fabric, samples, stop
-        self.last = run / LAST if resume and (run / LAST).is_file() else None
+        self.last = run.state if resume and run.state.is_file() else None
         self.init = init
         torch.manual_seed(self.options.seed)
         self.network: nn.Module = build(recipe.network.blank() if self.last or init else recipe.network, recipe.tasks)
@@ -146,7 +146,7 @@ class _Training:
             stop=self.stop,
         )
         if fabric.is_global_zero:
-            for leftover in self.run.glob(".*.part*"):  # of a process killed while it wrote
+            for leftover in self.run.folder.glob(".*.part*"):  # of a process killed while it wrote
                 leftover.unlink()
             if not self.saved:
                 journal.begin(self.run, self.recipe, self.init)
@@ -233,7 +233,7 @@ class _Training:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
             bad = [] if torch.isfinite(norm) else [f"the gradient's norm is {norm.item()}"]
         if bad:
-            kept = f"{self.run / LAST} keeps iteration {self.saved}" if self.saved else "nothing was saved yet"
+            kept = f"{self.run.state} keeps iteration {self.saved}" if self.saved else "nothing was saved yet"
             raise CheckFailed(f"{bad[0]} in iteration {self.state.iteration + 1}; {kept}; try a lower training.rate")
 
     def _log(self) -> None:
@@ -259,7 +259,7 @@ class _Training:
             held = checkpoint.pack(self.modules, self.optimizer)
             scaler = self.fabric.strategy.precision.state_dict()
             about = {"recipe": self.recipe.name, "state": vars(self.state), "scaler": scaler}
-            checkpoint.save(self.run / LAST, held, about)
+            checkpoint.save(self.run.state, held, about)
         self.saved = self.state.iteration
 
     def _validate(self) -> None:
@@ -278,7 +278,7 @@ class _Training:
             report(f"{self.recipe.name}, iteration {state.iteration}", scores, state.best_scores, tasks)
             if better:
                 about = {"recipe": self.recipe.name, "iteration": state.iteration, "scores": scores}
-                checkpoint.save(self.run / FLOAT, network.state_dict(), about)
+                checkpoint.save(self.run.weights("float"), network.state_dict(), about)
             self.journal.write(state.iteration, scores=scores, best=better)
         self._show(True)
         self.interval = journal.Interval()
@@ -287,7 +287,7 @@ class _Training:
         done = self.state.iteration
         if done:
             self._save()
-        saved = f"saved as {self.run / LAST}" if done else "so nothing was saved"
+        saved = f"saved as {self.run.state}" if done else "so nothing was saved"
         raise CheckFailed(
             f"{why}stopped after iteration {done} of {self.options.iterations}, {saved}; the same command with --resume"
             f" goes on{how}"
@@ -298,13 +298,13 @@ class _Training:
             self.bar.start() if on else self.bar.stop()
 
 
-def _check(run: Path, recipe: Recipe, resume: bool, init: Path | None) -> None:
+def _check(run: Run, recipe: Recipe, resume: bool, init: Path | None) -> None:
     check_weights(recipe)
-    if resume and (run / journal.RECIPE).is_file():
+    if resume and run.exists:
         journal.check_same(run, recipe)
-        begun = read_json(run / journal.RECIPE).get("init")
-        if begun and not init and not (run / LAST).is_file():
+        begun = run.about.get("init")
+        if begun and not init and not run.state.is_file():
             raise UsageError(f"{run} was begun with --init {begun['path']} and saved nothing yet; give --init again")
-    for name in (LAST, FLOAT):
-        if not resume and (run / name).exists():
-            raise UsageError(f"{run} already holds {name}; go on with --resume or choose another --run")
+    for file in (run.state, run.weights("float")):
+        if not resume and file.exists():
+            raise UsageError(f"{run} already holds {file.name}; go on with --resume or choose another --run")

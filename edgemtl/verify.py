@@ -6,23 +6,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, processor, proof, readback, recipe, registry, selftest, show
+from edgemtl import artifact, convert, equality, processor, proof, readback, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
+from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
-from edgemtl.frames import fit
+from edgemtl.frames import fit, spread
 from edgemtl.ledger import Check
 from edgemtl.predictor import Predictor, smooth_frames
 from edgemtl.proof import Proof
-from edgemtl.readback import VERIFIED as VERIFIED
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Data, Recipe
+from edgemtl.run import Run, form_of, run_of
+from edgemtl.target import Session, Target, load_target
 
 
 def verify(
     path: Path,
     *,
-    run: Path | None = None,
+    run: Path | Run | None = None,
     frames: int = 8,
     data: Path | None = None,
     device: str | None = None,
@@ -41,18 +43,17 @@ def verify(
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
     manifest = artifact.read(path)
-    run = run or path.resolve().parent
-    stated = recipe.read(run / "recipe.json")
+    run = run_of(path, run)
+    stated = run.recipe
     if problem := _difference(manifest, stated):
         raise CheckFailed(f"{path / artifact.FILE} does not say what {run} says: {problem}; convert again")
     predictor = Predictor(path, device)
-    file = convert.weights(run, manifest.precision)
+    file = run.need(form_of(manifest.precision))
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
-    target = registry.load("targets", manifest.target).target
-    checks: list[Check] = target.check(path, manifest) if hasattr(target, "check") else []
-    kept = manifest.precision == "int8" and hasattr(target, "quantized")
-    held = readback.check(path, manifest, run) if kept else None
+    target = load_target(manifest.target)
+    checks = target.check(path, manifest)
+    held = readback.check(path, manifest, run) if manifest.precision == "int8" else None
     reference = convert.load(run, manifest.precision)
 
     source, images = frames_of(stated, data, frames)
@@ -60,8 +61,8 @@ def verify(
     checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
     exact = shown.exact if shown and predictor.session.float32 else ()
     held_codes = None
-    where = device if predictor.session.float32 else getattr(target, "exactly", None)
-    if shown and (predictor.session.float32 or where) and hasattr(target, "tensors"):
+    where = device if predictor.session.float32 else target.exactly
+    if shown and (predictor.session.float32 or where):
         with show.err.status(f"comparing the codes of {path} with torch's"):
             first = [fit(images[0], manifest.size, manifest.fit)]
             held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
@@ -80,8 +81,8 @@ def verify(
             if problem := manifest.tasks[task].problem(got[task]):
                 unsound.setdefault(task, f"{task} is {problem} (frame {index})")
     checks += [Check("maps", False, text) for text in unsound.values()]
-    checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
-    for other in target.others(path, manifest, device) if hasattr(target, "others") else ():
+    checks = [*checks, *predictor.session.problems()]
+    for other in target.others(path, manifest, device):
         with show.err.status(f"verifying what {other} runs of {path}"):
             checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
     bounds = bounds_of(manifest, predictor.session.float32)
@@ -115,7 +116,7 @@ def verify(
         and (not held_codes or held_codes["ok"]),
     }
     _print(result, as_json)
-    unkept = keep(run / VERIFIED, path.resolve().name, result)
+    unkept = keep(run.verified, path.resolve().name, result)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
     if held and not held["ok"]:
         problems.append(readback.reason(held))
@@ -155,7 +156,7 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
     if artifact.SELFTEST not in manifest.files:
         return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
 
-    class Torch:
+    class Torch(Session):
         device, how, float32 = "torch", "executed", True
 
         def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
@@ -171,7 +172,7 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
 
 
 def _check_of_other(
-    target: Any,
+    target: Target,
     path: Path,
     manifest: Manifest,
     device: str,
@@ -197,30 +198,30 @@ def _check_of_other(
             wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
     if shown and session.float32:
         codes = equality.codes(target, path, manifest, frames[:1], reference, shown, device)
-        texts.append(_codes_text(codes))
-        wrong += [] if codes["ok"] else [_other_codes(codes)]
+        if codes is not None:
+            texts.append(_codes_text(codes))
+            wrong += [] if codes["ok"] else [_other_codes(codes)]
     return Check(f"maps by {session.device}", not wrong, "; ".join(wrong or texts))
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
     """Where the frames are from and up to `count` of them, spread over the split."""
-    name = stated.data.name
     try:
-        samples = registry.load("data", name).open(data, "val", (), **stated.data.options)
-        return f"{name}, val split", _spread(samples, count)
+        samples = stated.data.open(data, "val")
+        return f"{stated.data.name}, val split", _spread(samples, count)
     except (UsageError, ModuleNotFoundError):
         if data is not None:
             raise
     try:
-        return "rendered scenes", _spread(registry.load("data", "scenes").open(None, "val", ()), count)
+        return "rendered scenes", _spread(Data(name="scenes").open(None, "val"), count)
     except (UsageError, ModuleNotFoundError):  # there is no renderer on some machines
         return "smooth random frames", smooth_frames(stated.size, count)
 
 
-def _spread(samples: Any, count: int) -> list[np.ndarray]:
+def _spread(samples: DataSet, count: int) -> list[np.ndarray]:
     if not len(samples):
         raise UsageError("the val split is empty")
-    return [samples[int(i)]["image"] for i in np.unique(np.linspace(0, len(samples) - 1, count).round())]
+    return [samples[index]["image"] for index in spread(len(samples), count)]
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
+from edgemtl.target import NoOptions, Session, Target
 from edgemtl.targets import _onnx, _webgpu
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
@@ -22,7 +23,7 @@ WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU;
 DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
 
 
-class ONNX:
+class ONNX(Target):
     """Both ends of an ONNX artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it."""
 
     precisions: tuple[str, ...] = ("fp32", "int8")
@@ -36,6 +37,7 @@ class ONNX:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
     ) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""
         model = _onnx.build(deployed, size, list(tasks), metadata, "onnx")
@@ -96,7 +98,7 @@ def _device(folder: Path, text: str | None) -> str:
     return name
 
 
-class ONNXSession:
+class ONNXSession(Session):
     """Maps of one frame at a time."""
 
     how, float32 = "executed", True

@@ -16,6 +16,7 @@ from edgemtl import ledger, processor, show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, reading, unknown
 from edgemtl.ledger import Found
+from edgemtl.target import How, NoOptions, Session, Target
 from edgemtl.targets import _deformable
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
@@ -33,7 +34,7 @@ SMALL = 1 << 20  # bytes
 FIT = 128  # what two codes of one output channel may add up to: 255 * 128 is the most that 16 bits hold
 
 
-class OpenVINO:
+class OpenVINO(Target):
     """Both ends of an OpenVINO artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
@@ -48,6 +49,7 @@ class OpenVINO:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
     ) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
         with needs("openvino"):
@@ -229,10 +231,10 @@ def _int8_products(compiled: Any) -> int:
     return sum(layer in products and kernel.lower().endswith(("i8", "u8")) for layer, kernel in kinds)
 
 
-class OpenVINOSession:
+class OpenVINOSession(Session):
     """Maps of one frame at a time, in each thread that asks."""
 
-    how = "executed"
+    how: How = "executed"
 
     def __init__(self, compiled: Any, names: list[str], device: str) -> None:
         self.compiled = compiled

@@ -20,6 +20,7 @@ import numpy as np
 from edgemtl import show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError, needs, reading
+from edgemtl.target import How, NoOptions, Session, Target
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ ENABLED, DISABLED = "torch_enabled_decompositions", "torch_disabled_decompositio
 REMOVED = ("aten._assert", "aten.lift_fresh_copy", "aten.detach", "aten.alias", "operator.getitem")
 
 
-class TorchTensorRT:
+class TorchTensorRT(Target):
     """Both ends: input `frame` uint8 (1, H, W, 3) RGB, one output per task; compiling and running both need the GPU."""
 
     precisions: tuple[str, ...] = ("fp32", "int8")
@@ -49,6 +50,7 @@ class TorchTensorRT:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
     ) -> list[str]:
         """The name of the exported program written into `folder`: it holds engines for this GPU and this TensorRT.
 
@@ -82,10 +84,10 @@ class TorchTensorRT:
         return TorchTensorRTSession(program, list(manifest.tasks), name, torch)
 
 
-class TorchTensorRTSession:
+class TorchTensorRTSession(Session):
     """Maps of one frame at a time; threads wait for each other, since an engine has one execution context."""
 
-    how = "executed"
+    how: How = "executed"
     float32 = False  # nothing is known of what its kernels keep between layers
 
     def __init__(self, program: Any, names: list[str], device: str, torch: Any) -> None:

@@ -31,8 +31,10 @@ FAKE_TARGET = '''
 """A target without a network: every map follows the frame's brightness."""
 import numpy as np
 
+from edgemtl import target as contract
 
-class Session:
+
+class Session(contract.Session):
     device, how, float32 = "nowhere", "executed", True
 
     def __init__(self, manifest):
@@ -47,7 +49,7 @@ class Session:
         return {name: maps[name] for name in self.manifest.tasks}
 
 
-class Target:
+class Target(contract.Target):
     def open(self, folder, manifest, device=None):
         return Session(manifest)
 

@@ -13,6 +13,7 @@ from edgemtl import artifact, convert, registry
 from edgemtl.blame import BOUNDS, blame, difference, walk
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.predictor import smooth_frames
+from edgemtl.run import Run
 from tests import toy
 from tests.test_readback import edit_onnx, edit_openvino
 
@@ -51,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_there_is_nothing_to_blame_in_what_was_converted(
     run: Path, target: str, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = blame(convert.place(run, target, precision), as_json=True)
+    result = blame(Run(run).artifact(target, precision), as_json=True)
     assert json.loads(capsys.readouterr().out) == result and result["first"] is None
     layers = {layer["name"]: layer for layer in result["layers"]}
     assert set(layers) >= {*LAYERS, *toy.TASKS}
@@ -65,7 +66,7 @@ def test_there_is_nothing_to_blame_in_what_was_converted(
 def damaged(run: Path, tmp_path: Path, target: str, precision: str) -> Path:
     """A copy of a run whose artifact has one weight of `sampled` in another form: 64 steps on, or twice as large."""
     shutil.copytree(run, tmp_path / "run")
-    path = convert.place(tmp_path / "run", target, precision)
+    path = Run(tmp_path / "run").artifact(target, precision)
     file = path / ("model.bin" if target == "openvino" else "model.onnx")
     weight = toy.deployed(precision, most=127).network.sampled.weight.numpy()
     if precision == "int8":

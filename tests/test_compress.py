@@ -13,14 +13,16 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import checkpoint, compress, models, quantizers, registry
+from edgemtl import checkpoint, compress, models, nncf, quantizers, registry
 from edgemtl import recipe as recipes
 from edgemtl.batches import Lost
+from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.prepare import load_float, prepare
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.replay import Replay
+from edgemtl.run import Run
 from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
@@ -66,7 +68,7 @@ class Toy(nn.Module):
         return {name: F.interpolate(head(x), scale_factor=2.0, mode="bilinear") for name, head in self.heads.items()}
 
 
-class Tiles:
+class Tiles(DataSet):
     """Frames of coloured tiles; depth and class follow from the colour."""
 
     def __len__(self):
@@ -283,7 +285,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = compress._nncf(toy, frames[0], compress.float_operations(toy, frames[0]))
+    theirs = nncf.quantize(toy, frames[0], compress.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -352,8 +354,7 @@ def test_scales_json_lists_what_the_network_holds(finished):
 
 def test_fine_tuning_changes_weights_and_no_scale(finished):
     tuned, calibrated = (
-        quantizers.ledger(compress.load_int8(finished.folder, file).network)
-        for file in (compress.INT8, compress.CALIBRATED)
+        quantizers.ledger(compress.load_int8(finished.folder, form).network) for form in ("int8", "calibrated")
     )
     assert [row["scale"] for row in tuned] == [row["scale"] for row in calibrated]
     assert [row.get("sha256") for row in tuned] != [row.get("sha256") for row in calibrated]
@@ -366,7 +367,7 @@ def test_the_same_run_gives_the_same_files(finished, run):
 
 def test_without_iterations_it_only_calibrates(run, quick):
     assert "iterations" not in compress.compress(run, iterations=0)
-    tensors = [checkpoint.load(run / file)[0] for file in (compress.INT8, compress.CALIBRATED)]
+    tensors = [checkpoint.load(Run(run).weights(form))[0] for form in ("int8", "calibrated")]
     assert all(torch.equal(tensors[0][name], value) for name, value in tensors[1].items())
 
 

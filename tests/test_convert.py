@@ -1,6 +1,7 @@
 """Conversion: whole artifacts or none, and a manifest that tells where they came from."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,28 @@ import pytest
 from edgemtl import artifact, convert, registry
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
+from edgemtl.target import Target
 from tests import toy
 
 
-class Paper:
+@dataclass(frozen=True)
+class Options:
+    sheets: int = 1
+
+
+class Paper(Target):
     """A target that writes a file of text."""
 
     precisions = ("fp32", "int8")
     packages = ("numpy", "a-package-that-is-not-there")
+    options = Options
     text = "first"
 
     def convert(
-        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: dict[str, str],
-        *, sheets: int = 1,
+        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: Any = None,
+        options: Options = Options(),
     ) -> list[str]:  # fmt: skip
-        self.sheets, self.facts = sheets, metadata
+        self.sheets, self.facts = options.sheets, metadata
         (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
         return ["model.txt"]
 

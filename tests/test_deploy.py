@@ -9,6 +9,7 @@ from edgemtl import artifact, checkpoint, convert, deploy, processor, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, read_json, sha256, write_json
 from edgemtl.predictor import smooth_frames
+from edgemtl.run import Run, form_of
 from tests import toy
 
 pytest.importorskip("openvino")
@@ -21,7 +22,7 @@ ALL = [f"{stage} {name}" for name in ("fp32", "fp16", "int8") for stage in ("con
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of the toy network; converting and verifying are real, scores are made up."""
     references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
-    monkeypatch.setattr(convert, "load", lambda run, precision: references[Path(convert.source(precision)).stem])
+    monkeypatch.setattr(convert, "load", lambda run, precision: references[form_of(precision)])
     images, found = [{"image": frame} for frame in smooth_frames((96, 128), 2)], registry.load
 
     def load(kind: str, name: str) -> Any:
@@ -165,7 +166,7 @@ def test_what_cannot_be_scored_is_a_row_that_says_why(
     monkeypatch.setattr(deploy, "evaluate", evaluate)
     with pytest.raises(CheckFailed, match="did not pass: .*run, openvino fp16$"):
         deploy.deploy([run], targets=["openvino"])
-    row = deploy._artifact(run, "openvino", "fp16", None, None)
+    row = deploy._artifact(Run(run), "openvino", "fp16", None, None)
     assert row.checked.endswith("; not scored: evaluate, frame 3: depth is NaN")
     assert not row.ok and row.headlines == {} and row.delta_m is None
 

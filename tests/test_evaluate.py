@@ -202,7 +202,7 @@ def test_a_baseline_of_older_weights_is_computed_again(run: Path) -> None:
     "arguments, message",
     [
         ({"weights": "int4"}, "unknown weights 'int4'"),
-        ({"weights": "calibrated"}, "calibrated.safetensors does not exist; `edgemtl compress` makes it"),
+        ({"weights": "calibrated"}, "calibrated.safetensors does not exist; `edgemtl compress` writes it"),
         ({"split": "test"}, "nothing to evaluate"),
         ({"budget": ""}, "cannot read '' in --budget"),
         ({"budget": "lowr.error=+1"}, "unknown entry of --budget 'lowr.error'; did you mean 'lower.error'?"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgemtl import artifact, draw, evaluate, frames, mixed, recipe, report
 from edgemtl.apps import camera
 from edgemtl.errors import UsageError
-from edgemtl.frames import FILL, canvas, fit, window
+from edgemtl.frames import FILL, canvas, fit, spread, window
 from edgemtl.predictor import Predictor
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
@@ -168,3 +168,12 @@ def test_a_report_shows_what_a_device_shows(predictor, stated):
     (model,) = report._opened("int8", {predictor.folder: predictor.manifest}).values()
     np.testing.assert_array_equal(model(RAMP, size)["depth"], by_torch)
     assert by_torch.shape == size and is_the_ramp(by_torch)
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_frames_are_spread_over_the_whole_split(count, wanted):
+    numbers = spread(count, wanted)
+    assert len(numbers) == len(set(numbers)) == min(count, wanted)
+    assert numbers[0] == 0 and numbers[-1] == (count - 1 if wanted > 1 else 0)
+    steps = np.diff(numbers)
+    assert wanted < 3 or np.ptp(steps) <= 1

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +181,14 @@ def test_quantizers_of_outputs_are_idle(network, x):
     assert quantizers.idle(quantizers.export(network, x)) == []
     program = quantizers.export(placed(Sampling(), "post_hooks.head/conv2d/0__0.0"), x)
     assert quantizers.idle(program) == ["__nncf_hooks.post_hooks.head/conv2d/0__0.0.scale"]
+
+
+def test_nncf_is_imported_in_one_file():
+    root = Path(quantizers.__file__).parents[1]
+    found = {
+        str(path.relative_to(root))
+        for folder in ("edgemtl", "targets", "apps", "recipes")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"^\s*(import|from) nncf\b|__nncf|_nncf_", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert found == {"edgemtl/nncf.py"}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgemtl import recipe, registry
+from edgemtl.data import DataSet, nyud, pascal_context, scenes
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 
@@ -99,3 +100,13 @@ def test_class_weights_of_an_older_recipe_json_are_of_semseg(tmp_path: Path) -> 
         assert recipe.read(tmp_path / "recipe.json").training.losses.class_weights == new
     with pytest.raises(UsageError, match="class_weights"):
         recipe.load("nyud_edge", ["training.losses.class_weights=3"])
+
+
+def test_an_option_that_the_data_set_does_not_take_is_named():
+    with pytest.raises(UsageError, match="unknown option in data.options of scenes 'sed'; did you mean 'seed'"):
+        recipe.Data(name="scenes", options={"sed": 1}).open(None, "val")
+
+
+@pytest.mark.parametrize("kind", [nyud.Nyud, pascal_context.PascalContext, scenes.Samples])
+def test_every_data_set_gives_what_the_contract_spells(kind):
+    assert DataSet in kind.__mro__

@@ -1,9 +1,13 @@
 """The folder is the registry."""
 
+from dataclasses import is_dataclass
+
 import pytest
 
 from edgemtl import registry
+from edgemtl.bounds import BOUNDS, Bounds
 from edgemtl.errors import UsageError
+from edgemtl.target import Target, load_target
 
 KINDS = ("recipes", "targets", "apps", "tasks", "data", "models")
 
@@ -47,3 +51,14 @@ def test_a_summary_is_read_without_importing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path)])
     assert "broken" in registry.names("recipes")
     assert registry.summary("recipes", "broken") == "Needs what nobody has."
+
+
+@pytest.mark.parametrize("name", registry.names("targets"))
+def test_every_target_spells_what_it_can_do_as_the_contract_does(name: str) -> None:
+    target = load_target(name)
+    assert Target in type(target).__mro__
+    own = {part for part in vars(type(target)) if not part.startswith("_")}
+    assert own <= {part for part in dir(Target) if not part.startswith("_")} | Target.__annotations__.keys()
+    assert is_dataclass(target.options) and target.options.__dataclass_params__.frozen
+    assert target.options() == target.options()  # every option has a default
+    assert set(target.bounds) <= set(BOUNDS) and all(Bounds(**of) for of in target.bounds.values())

@@ -20,6 +20,7 @@ import edgemtl.data
 from edgemtl import artifact, recipe, report
 from edgemtl.errors import UsageError
 from edgemtl.files import read_lines, sha256, write_json
+from edgemtl.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def run(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     changes = {"tasks": tasks, "data": recipe.Data(name="toy"), "size": (48, 64), "summary": "fast & <small>"}
     stated = recipe.load("nyud_edge").model_copy(update=changes)
     raw = {"recipe": stated.model_dump(mode="json"), "versions": {"numpy": "2"}, "commit": None}
-    write_json(run / "recipe.json", raw)
+    write_json(Run(run).recipe_file, raw)
     for name in ("float", "int8"):
         (run / f"{name}.safetensors").write_bytes(name.encode() * 1000)
     return run
@@ -116,7 +117,7 @@ def run(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def measured(run: Path, floats: float = 1.0) -> None:
     """Scores (`floats` times 50 of the float weights), times, differences and a journal."""
-    tasks = recipe.read(run / "recipe.json").tasks
+    tasks = Run(run).recipe.tasks
 
     def entry(weights: str, factor: float) -> dict[str, Any]:
         scores = {name: {task.headline: 50 * factor, "other": 1.0} for name, task in tasks.items()}
@@ -148,7 +149,7 @@ def test_a_float_network_that_scores_zero_has_no_gains(run: Path, tmp_path: Path
     measured(run, floats=0.0)
     page = Page(report.report(run, out=tmp_path / "out", data=tmp_path, frames=1))
     rows = {row[0].split()[0]: row[1:] for row in page.cells}
-    tasks = len(recipe.read(run / "recipe.json").tasks)
+    tasks = len(Run(run).recipe.tasks)
     assert rows["float"][:tasks] == ["0.00"] * tasks and rows["openvino"][tasks] == "–"
     assert "% Δm" not in page.text
 
@@ -159,12 +160,12 @@ def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pyt
     assert made == tmp_path / "out" / "report.html" and [p.name for p in made.parent.iterdir()] == ["report.html"]
     page = Page(made)
     rows = {row[0].split()[0]: row[1:] for row in page.cells}
-    tasks = len(recipe.read(run / "recipe.json").tasks)
+    tasks = len(Run(run).recipe.tasks)
     assert rows["float"][:tasks] == ["50.00"] * tasks and rows["float"][tasks] == "–"
     assert rows["int8,"][:tasks] == ["–"] * tasks  # those scores are of other weights
     assert rows["constant"][:tasks] == ["20.00"] * tasks and set(rows["constant"][tasks + 1 :]) == {"–"}
     # Three of six scores are better when they are higher, at least one when lower: the gains do not all cancel out.
-    better = sum(task.higher_is_better for task in recipe.read(run / "recipe.json").tasks.values())
+    better = sum(task.higher_is_better for task in Run(run).recipe.tasks.values())
     gain = f"{10 * (tasks - 2 * better) / tasks:+.2f}".replace("-", "−")
     assert rows["openvino"][tasks:] == [gain, "0.000", "4.00", "8.00", "1.2 % rms 99.99 % same", "17 of 18 executed"]
     assert '<td class="bad">' in made.read_text(encoding="utf-8")
@@ -208,7 +209,7 @@ def test_the_page_needs_nothing_else(run: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_are_label_and_prediction(run: Path, tmp_path: Path) -> None:
-    tasks = recipe.read(run / "recipe.json").tasks
+    tasks = Run(run).recipe.tasks
     page = Page(report.report(run, data=tmp_path, frames=3))
     pictures = [picture(source) for source in page.sources]
     assert len(pictures) == 3 * (1 + 2 * len(tasks))  # the input; a label and an int8 prediction for each task
@@ -247,7 +248,7 @@ def test_torch_gives_the_float_pictures(run: Path, tmp_path: Path, monkeypatch: 
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: object())
     (run / "openvino" / artifact.FILE).unlink()
-    tasks = recipe.read(run / "recipe.json").tasks
+    tasks = Run(run).recipe.tasks
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:
@@ -271,7 +272,7 @@ def test_torch_gives_the_float_pictures(run: Path, tmp_path: Path, monkeypatch: 
 
 def test_curves_are_drawings_in_the_pages_colours(run: Path) -> None:
     measured(run)
-    stated = recipe.read(run / "recipe.json")
+    stated = Run(run).recipe
     journal = read_lines(run / "metrics.jsonl")
     assert len(journal) == 6  # half a line is none
     curves = report._curves(journal, stated.tasks)

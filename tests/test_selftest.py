@@ -1,5 +1,6 @@
 """An artifact's own test: what it stores, what it catches that nothing else does, when it runs and what it says."""
 
+import functools
 import json
 import os
 import platform
@@ -517,7 +518,7 @@ def test_evaluate(failing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = registry.load("data", "scenes")
     sample = scenes.open(None, "val", tuple(artifact.read(failing).tasks), size=(48, 64))[0]
     sample["semseg"] %= 3  # the artifact knows three classes
-    monkeypatch.setattr(scenes, "open", lambda *_, **__: [sample])
+    monkeypatch.setattr(scenes, "open", functools.wraps(scenes.open)(lambda *_, **__: [sample]))
     with pytest.raises(CheckFailed, match="fails its self-test"):
         evaluate(failing, limit=1)
     assert set(evaluate(failing, limit=1, untested=True)["tasks"]) == set(artifact.read(failing).tasks)

@@ -22,6 +22,7 @@ from torch import nn
 
 import edgemtl.train as module
 from edgemtl import checkpoint, registry
+from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
 from edgemtl.journal import Journal
@@ -30,7 +31,7 @@ from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 
 
-class Tiles:
+class Tiles(DataSet):
     """Frames of coloured tiles; depth and class follow from the colour.
 
     Labelled in part: every third frame has no classes, and of every frame another share of depths is unknown.

@@ -11,6 +11,7 @@ import edgemtl
 from edgemtl import Predictor, recipe
 from edgemtl.data import scenes
 from edgemtl.prepare import load_float
+from edgemtl.run import Run
 from edgemtl.verify import verify
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def test_it_fits_into_twenty_megabytes_and_has_a_card():
 def test_it_is_what_the_recipe_describes_and_knows_its_scores():
     manifest, stated = Predictor(ZOO / "openvino").manifest, recipe.load("nyud_edge")
     assert manifest.recipe == "nyud_edge" and manifest.tasks == stated.tasks and manifest.size == stated.size
-    assert recipe.read(ZOO / "recipe.json").network.options == stated.network.options
+    assert Run(ZOO).recipe.network.options == stated.network.options
     assert manifest.scores["semseg"]["miou"] > 30
 
 

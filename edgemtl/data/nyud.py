@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from edgemtl.data import DataSet
 from edgemtl.data._files import (
     PICTURES,
     check,
@@ -69,7 +70,7 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, np.ndarray], np.n
 READ = {"normals": read_image}  # the pictures that are no numbers
 
 
-class Nyud:
+class Nyud(DataSet):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...]):

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from edgemtl import show
+from edgemtl.data import DataSet
 from edgemtl.data._files import (
     check,
     check_size,
@@ -125,7 +126,7 @@ READ: dict[str, Callable[[tuple[Path, ...], Size], np.ndarray]] = {
 }
 
 
-class PascalContext:
+class PascalContext(DataSet):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...], people_only: bool):

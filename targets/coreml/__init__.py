@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Iterator
 
 from edgemtl.artifact import Manifest
 from edgemtl.errors import unknown
+from edgemtl.target import Session, Target
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
@@ -18,11 +20,24 @@ if TYPE_CHECKING:
 IOS = 17  # the oldest that has quantize and dequantize
 
 
-class CoreML:
+@dataclass(frozen=True)
+class Options:
+    """`ios` is the oldest system that shall run it, 17 or 18 (macOS 14 or 15).
+
+    `arithmetic` is that of what is not int8: float16, which the Neural Engine takes, or float32, which it does not and
+    which keeps exact maps exact.
+    """
+
+    ios: int = IOS
+    arithmetic: str = "float16"
+
+
+class CoreML(Target):
     """Both ends of a Core ML artifact: input `frame`, an RGB image, one output per task, named after it."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("coremltools",)
+    options = Options
     exactly = "float32"  # the device on which what is exact must be equal, whatever the package declares
     # How far the evaluator's maps may lie from torch's (fields of bounds.Bounds), with what was measured of the edge
     # recipes on real frames. fp32: 4e-6 of the largest value; 1e-5 has room for another order of additions only.
@@ -42,20 +57,14 @@ class CoreML:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
-        *,
-        ios: int = IOS,
-        arithmetic: str = "float16",
+        options: Options = Options(),
     ) -> list[str]:
-        """The names of the files written into `folder`; `metadata` goes into the package's own.
-
-        `ios` is the oldest system that shall run it, 17 or 18 (macOS 14 or 15). `arithmetic` is that of what is not
-        int8: float16, which the Neural Engine takes, or float32, which it does not and which keeps exact maps exact.
-        """
+        """The names of the files written into `folder`; `metadata` goes into the package's own."""
         from edgemtl.targets.coreml.convert import convert
 
-        return convert(deployed, size, tasks, folder, precision, metadata or {}, ios, arithmetic)
+        return convert(deployed, size, tasks, folder, precision, metadata or {}, options.ios, options.arithmetic)
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Any:
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
         """A session of Core ML itself on a Mac, of the evaluator elsewhere; `device` is told in sessions.py."""
         from edgemtl.targets.coreml.sessions import open_session
 

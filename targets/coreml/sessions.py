@@ -16,6 +16,7 @@ from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, reading, unknown
 from edgemtl.ledger import Check
+from edgemtl.target import How, Session
 from edgemtl.targets.coreml.package import FOLDER
 
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit
@@ -56,10 +57,10 @@ def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) ->
             places[name] += 1
 
 
-class EvaluatorSession:
+class EvaluatorSession(Session):
     """Maps of one frame at a time, by Apple's documentation of the operations; see evaluator.py."""
 
-    how = "evaluated"
+    how: How = "evaluated"
 
     def __init__(self, folder: Path, manifest: Manifest, device: str = "declared") -> None:
         with needs("train"):
@@ -95,10 +96,10 @@ class EvaluatorSession:
         return [Check("overflow", not lost, told or "no operation makes infinite values")]
 
 
-class RuntimeSession:
+class RuntimeSession(Session):
     """Maps of one frame at a time, by Core ML on this Mac; threads wait for each other, as an MLModel asks for."""
 
-    how = "executed"
+    how: How = "executed"
     float32 = False  # nothing is known of what its int8 kernels keep between layers
 
     def __init__(self, folder: Path, manifest: Manifest, device: str = "ALL") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
@@ -12,6 +13,7 @@ from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.ledger import Check, Found
 from edgemtl.predictor import smooth_frames
 from edgemtl.show import err
+from edgemtl.target import How, Session, Target
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import devices, engine, lint, parser
 from edgemtl.targets.tensorrt.devices import ONNX, TYPED
@@ -30,7 +32,14 @@ DEVICES = ("AUTO", "TensorRT", "CPU", "CPU:fp16")
 DRIFT = 2e-2
 
 
-class TensorRT:
+@dataclass(frozen=True)
+class Options:
+    """`arithmetic` between int8 layers is float16, float32, or auto: float32 where that keeps maps exact."""
+
+    arithmetic: str = "auto"
+
+
+class TensorRT(Target):
     """Both ends of a TensorRT artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it.
 
     fp32 is model.onnx, fp16 a twin with typed float16 tensors, model.fp16.onnx. int8 of a network in its exact form is
@@ -40,6 +49,7 @@ class TensorRT:
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+    options = Options
 
     def convert(
         self,
@@ -49,14 +59,13 @@ class TensorRT:
         folder: Path,
         precision: str,
         metadata: dict[str, str] | None = None,
-        *,
-        arithmetic: str = "auto",
+        options: Options = Options(),
     ) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
 
-        `arithmetic` between int8 layers is float16, float32, or auto: float32 where that keeps maps exact. UsageError
-        for another one. CheckFailed where the lint finds something that TensorRT refuses or computes otherwise, where
-        float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too far from the float32 file.
+        UsageError for an arithmetic that there is not. CheckFailed where the lint finds something that TensorRT refuses
+        or computes otherwise, where float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too
+        far from the float32 file.
         """
         model = _onnx.build(deployed, size, list(tasks), metadata, "tensorrt")
         import onnx
@@ -65,6 +74,7 @@ class TensorRT:
         from edgemtl.targets.tensorrt._graph import Graph
 
         cast_first(model)
+        arithmetic = options.arithmetic
         if arithmetic not in ARITHMETIC:
             raise unknown("arithmetic", arithmetic, ARITHMETIC)
         exact = precision == "int8" and bool(getattr(deployed, "is_exact", False))
@@ -84,7 +94,7 @@ class TensorRT:
         (folder / SCRIPT).write_text(devices.script(precision, sorted(float32), TYPED in made), encoding="utf-8")
         return [*made, SCRIPT]
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Any:
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
         """A session of TensorRT where it and a GPU are there, else of ONNX Runtime on the same file, as a stand-in.
 
         `device`: "TensorRT" insists on it, "CPU" takes the stand-in, "CPU:fp16" the stand-in on the float16 twin; the
@@ -167,10 +177,10 @@ def _file(folder: Path, manifest: Manifest, device: str) -> Path:
     return folder / wanted
 
 
-class StandIn:
+class StandIn(Session):
     """Maps of one frame at a time by ONNX Runtime, in TensorRT's place."""
 
-    how = "stand-in"
+    how: How = "stand-in"
 
     def __init__(self, file: Path, names: list[str]) -> None:
         self.session = _runtime(file, names)

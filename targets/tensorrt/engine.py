@@ -25,6 +25,7 @@ from edgemtl.data._files import user_cache
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, replacing, sha256, write_json
 from edgemtl.stop import Stop
+from edgemtl.target import How, Session
 from edgemtl.targets.tensorrt import devices
 
 CUDA = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
@@ -231,10 +232,10 @@ def workspace(free: int) -> int:
 # ---- running
 
 
-class TensorRTSession:
+class TensorRTSession(Session):
     """Maps of one frame at a time; threads wait for each other, since there is one place on the GPU for a frame."""
 
-    how = "executed"
+    how: How = "executed"
     float32 = False  # nothing is known of what its kernels keep between layers
 
     def __init__(self, trt: Any, cuda: Any, engine: Any, names: list[str], device: str) -> None:

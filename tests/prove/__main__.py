@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl import artifact, recipe, show
+from edgemtl import artifact, show
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.predictor import fit
+from edgemtl.run import Run
 from edgemtl.verify import frames_of
 from tests.prove import compare, control, report, runtimes
 from tests.prove.compare import Outputs
@@ -50,7 +51,7 @@ def main() -> int:
 
 
 def prove(run: Path, asked: argparse.Namespace) -> int:
-    stated = recipe.read(run / "recipe.json")
+    stated = Run(run).recipe
     source, images = frames_of(stated, asked.data, asked.frames)
     frames = np.stack([fit(image, stated.size) for image in images])
     few = min(asked.emulated, len(frames))

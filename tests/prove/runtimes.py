@@ -11,6 +11,7 @@ import torch
 from edgemtl import artifact, convert, equality, proof, registry
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
+from edgemtl.run import Run
 from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.targets.openvino import XML
 from edgemtl.targets.tensorrt import devices
@@ -55,7 +56,7 @@ class Row(NamedTuple):
 def proved(run: Path) -> tuple[set[str], tuple[str, ...]]:
     """The names of the quantizers whose codes depend on no island, and the tasks whose maps are exact."""
     deployed = convert.load(run, "int8")
-    size = convert.recipes.read(run / "recipe.json").size
+    size = Run(run).recipe.size
     found = proof.prove(deployed, torch.zeros(1, 3, *size))
     return equality.certain(deployed, found), found.exact
 
@@ -65,10 +66,10 @@ def artifacts(run: Path, work: Path) -> dict[str, Path | str]:
 
     One that lies in the run, of these weights and settings, is taken; any other is converted into `work`.
     """
-    weights = sha256(convert.weights(run, "int8"))
+    weights = sha256(Run(run).need("int8"))
     made: dict[str, Path | str] = {}
     for name, (target, options) in ARTIFACTS.items():
-        folder = convert.place(run, target, "int8")
+        folder = Run(run).artifact(target)
         if (folder / artifact.FILE).is_file():
             manifest = artifact.read(folder)
             if manifest.weights_sha256 == weights and all(manifest.options.get(key) == options[key] for key in options):
@@ -201,6 +202,7 @@ def _webgpu(row: Row) -> Row:
 def default_run() -> Path:
     """The bundled model's folder; UsageError where it has no int8 weights."""
     zoo = Path(registry.__file__).parent / "zoo" / "nyud_edge"
-    if not (zoo / convert.INT8).is_file():
-        raise UsageError(f"{zoo} has no {convert.INT8}: name a run folder")
+    int8 = Run(zoo).weights("int8")
+    if not int8.is_file():
+        raise UsageError(f"{zoo} has no {int8.name}: name a run folder")
     return zoo

@@ -22,6 +22,7 @@ from typing import Sequence
 
 import numpy as np
 
+from edgemtl.data import DataSet
 from edgemtl.data.scenes import room
 from edgemtl.data.scenes.render import LABELS, Camera, Tracer, View, view
 from edgemtl.data.scenes.room import CLASSES, Room
@@ -65,7 +66,7 @@ def open(
     return Samples(split, tasks, train if split == "train" else val, seed, (size[0], size[1]), folder)
 
 
-class Samples:
+class Samples(DataSet):
     """Rendered frames by number; safe in data loaders' workers, because nothing of Embree outlives a call."""
 
     def __init__(self, split: str, tasks: tuple[str, ...], count: int, seed: int, size: Size, cache: Path | None):

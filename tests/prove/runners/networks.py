@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemtl import convert, recipe
+from edgemtl import convert
+from edgemtl.run import Run
 from edgemtl.tasks import Size
 from tests.prove import network as small
 
@@ -13,4 +14,4 @@ def network(run: str) -> tuple[nn.Module, Size]:
     """That of a run folder with int8 weights, or the small one where the name is "small"; with its frames' size."""
     if run == "small":
         return small.deployed(), small.SIZE
-    return convert.load(Path(run), "int8"), recipe.read(Path(run) / "recipe.json").size
+    return convert.load(Path(run), "int8"), Run(run).recipe.size

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgemtl import __version__, tasks
 from edgemtl.errors import UsageError
 from edgemtl.ops import deform_conv2d
-from edgemtl.targets.coreml import package, target
+from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.ops import bordered, bordered_grid_sample
 from tests import toy
 
@@ -36,7 +36,7 @@ FILES = [
 @pytest.fixture(scope="module")
 def folders(converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
     newer = tmp_path_factory.mktemp("ios18")
-    written = target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, newer, "int8", {"recipe": "toy"}, ios=18)
+    written = target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, newer, "int8", {"recipe": "toy"}, Options(18))
     assert written == FILES
     return {(precision, 17): converted(precision) for precision in target.precisions} | {("int8", 18): newer}
 
@@ -174,7 +174,7 @@ def test_weights_have_the_form_that_gpu_and_neural_engine_compute_right(
 
 def test_another_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ios=16.*17 or 18"):
-        target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32", ios=16)
+        target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32", options=Options(ios=16))
     assert not list(tmp_path.iterdir())
 
 

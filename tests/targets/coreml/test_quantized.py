@@ -11,7 +11,7 @@ import pytest
 from edgemtl import ledger, quantizers
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
-from edgemtl.targets.coreml import package, target
+from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.quantized import NAMES
 from tests import toy
 
@@ -37,7 +37,7 @@ def folder(
     if request.param == 17:
         return converted("int8")
     made = tmp_path_factory.mktemp("ios18")
-    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", ios=18)
+    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", options=Options(ios=18))
     return made
 
 
