@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import edgemtl
 from edgemtl import Predictor, recipe
@@ -42,18 +43,22 @@ def test_the_artifact_is_verified_by_what_is_bundled(tmp_path):
 
 def test_the_artifact_is_near_the_float_network():
     predictor, network = Predictor(ZOO / "openvino"), load_float(ZOO)
-    got, wanted = [], []
+    got, wanted, sure = [], [], []
     rooms = scenes.open(None, "val", (), size=predictor.manifest.size)
     for frame in (rooms[0]["image"], rooms[1]["image"]):
         got.append(predictor.session(frame))
         with torch.inference_mode():
-            maps = network(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+            batch = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+            maps = network(batch)
+            classes = F.interpolate(network.raw(batch)["semseg"], network.activate.size, mode="bilinear")[0].softmax(0)
+        most, second = classes.topk(2, 0).values
+        sure.append((most - second > 0.5).numpy())
         wanted.append({name: map[0].numpy() for name, map in maps.items()})
         length = np.linalg.norm(got[-1]["normals"], axis=0)  # exact normals keep theirs
         got[-1]["normals"] = got[-1]["normals"] / np.maximum(length, 1e-12)
     for name in wanted[0]:
         a, b = (np.stack([maps[name] for maps in one]) for one in (got, wanted))
-        if name == "semseg":
-            assert (a == b).mean() > 0.9
+        if name == "semseg":  # where the float network wavers between two classes, fine-tuning may take the other one
+            assert np.mean(sure) > 0.6 and (a == b)[np.stack(sure)].mean() > 0.96
         else:
             assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98, name
