@@ -18,7 +18,6 @@ from edgemtl import artifact, convert, ledger, quantizers, recipe, registry, sho
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.predictor import fit
 from edgemtl.quantizers import FakeQuantize
-from edgemtl.verify import frames_of
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
 # fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (2e-4;
@@ -52,6 +51,8 @@ def blame(
     the conversion is looked into all the same. CheckFailed naming the first layer beyond the bound. UsageError where
     the target tells nothing of what is inside.
     """
+    from edgemtl.verify import frames_of  # which imports this file
+
     manifest = artifact.read(path, intact=False)
     target = registry.load("targets", manifest.target).target
     if not hasattr(target, "tensors"):

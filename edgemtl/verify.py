@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, proof, readback, recipe, registry, selftest, show
+from edgemtl import artifact, blame, convert, equality, proof, readback, recipe, registry, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.errors import CheckFailed, UsageError
@@ -77,6 +77,9 @@ def verify(
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
     checks = [*checks, *(predictor.session.problems() if hasattr(predictor.session, "problems") else ())]
+    if shown and where and not predictor.session.float32:
+        with show.err.status(f"comparing the layers of {path} with torch's"):
+            checks.append(_check_of_layers(target, path, manifest, images[0], reference, where))
     for other in target.others(path, manifest, device) if hasattr(target, "others") else ():
         with show.err.status(f"verifying what {other} runs of {path}"):
             checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
@@ -169,6 +172,22 @@ def _check_of_other(
         texts.append(_codes_text(codes))
         wrong += [] if codes["ok"] else [_other_codes(codes)]
     return Check(f"maps by {session.device}", not wrong, "; ".join(wrong or texts))
+
+
+def _check_of_layers(
+    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: Any, device: str
+) -> Check:
+    """Whether each layer alone, on the artifact's own inputs, gives what torch gives: see `blame`.
+
+    For an artifact that computes in float16: there errors add up, and the bounds on its maps let a constant pass that
+    was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
+    """
+    bound = blame.BOUNDS[manifest.precision]
+    values = dict(target.tensors(path, manifest, fit(image, manifest.size), device))
+    layers = blame.walk(reference, fit(image, manifest.size), values)
+    wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
+    text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
+    return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
