@@ -1,8 +1,8 @@
 """The deployment form of a trained network: an exact rewriting, which `compress` quantizes and every target converts.
 
-Branches that training alone needs are joined, BatchNorms are folded into the layers before them, a paper's own linear chains are merged and its image-independent
-maps made constant (`merge` of a network's module gives what takes its place), activations and argmax come into the
-graph, and the camera's 0..255 frame goes in.
+Branches that training alone needs are joined, BatchNorms are folded into the layers before them, a paper's own linear
+chains are merged and its image-independent maps made constant (`merge` of a network's module gives what takes its
+place), activations and argmax come into the graph, and the camera's 0..255 frame goes in.
 """
 
 import copy
