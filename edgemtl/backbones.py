@@ -114,6 +114,13 @@ def _for_dense_prediction(net: nn.Module) -> None:
                     layer.mode, layer.align_corners = "bilinear", False
 
 
+def join_branches(network: nn.Module) -> None:
+    """Makes one convolution of the parallel ones of RepVGG's kind, in place, in every backbone of a trained network."""
+    for module in network.modules():
+        if isinstance(module, Backbone):
+            timm.models.reparameterize_model(module.net, inplace=True)
+
+
 def synchronised(network: nn.Module) -> nn.Module:
     """The network with BatchNorm's statistics taken over all processes, which torch can do on CUDA alone."""
     made: nn.Module = timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms

@@ -20,7 +20,6 @@ from edgemtl.frames import fit
 from edgemtl.quantizers import FakeQuantize
 from edgemtl.run import Run, run_of
 from edgemtl.target import load_target
-from edgemtl.verify import frames_of
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
 # fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (2e-4;
@@ -54,6 +53,8 @@ def blame(
     the conversion is looked into all the same. CheckFailed naming the first layer beyond the bound. UsageError where
     the target tells nothing of what is inside.
     """
+    from edgemtl.verify import frames_of  # which imports this file
+
     manifest = artifact.read(path, intact=False)
     target = load_target(manifest.target)
     run = run_of(path, run)

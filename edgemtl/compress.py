@@ -75,6 +75,7 @@ def compress(
     with Stop() as stop:
         try:
             deployed.network, report = _calibrated(deployed, samples, recipe, stop)
+            _warn_of_float16(report["beyond_float16"])
             about["kept_float"] = []
             if recipe.compression.budget:
                 about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
@@ -189,8 +190,19 @@ def quantize(
     wrong = set(quantizers.on_coordinates(graph.program)) - needless
     if wrong and not _offsets_are_codes(made):
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
-    calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
-    return made, _counts(made)
+    largest = calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
+    return made, _counts(made) | {"beyond_float16": {n: x for n, x in largest.items() if x > ledger.LARGEST}}
+
+
+def _warn_of_float16(beyond: dict[str, float]) -> None:
+    """Says which values are too large for float16, in which some targets compute what is between int8 layers."""
+    if beyond:
+        name = max(beyond, key=lambda name: beyond[name])
+        show.note(
+            f"compress: {len(beyond)} ranges do not fit float16, whose largest number is {ledger.LARGEST:.0f}: {name}"
+            f" reaches {beyond[name]:.3g}. Layers before it become infinite where a target computes in float16;"
+            " convert for coreml and tensorrt with --set arithmetic=float32"
+        )
 
 
 def _offsets_are_codes(network: nn.Module) -> bool:
@@ -256,8 +268,10 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise UsageError(f"compression.keep_float: {text!r} is no regular expression: {error}") from None
 
 
-def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> None:
+def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> dict[str, float]:
     """Sets the scale of every activation's quantizer, in place, from what reaches it in the float network.
+
+    Gives back the largest value that reached each, by its name.
 
     Of powers of two, the one with the least squared error over all images. Of other scales, that whose largest code
     stands for the mean of the images' largest values: the range with the least squared error, which is narrower, was no
@@ -268,8 +282,11 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
     largest: dict[FakeQuantize, list[Tensor]] = {}
     tried: dict[FakeQuantize, Tensor] = {}
     errors: dict[FakeQuantize, Tensor] = {}
+    reached: dict[str, float] = {}
 
     def watch(quantizer: FakeQuantize, x: Tensor) -> None:
+        if quantizer.role == "activation":
+            reached[quantizer.name] = max(reached.get(quantizer.name, 0.0), x.abs().max().item())
         if quantizer.role != "activation" or quantizer in fixed:
             return
         if not powers:
@@ -289,6 +306,7 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
         quantizer.scale.copy_(quantizers.snap(torch.stack(values).mean() / quantizer.high))
     for quantizer, candidates in tried.items():
         quantizer.scale.copy_(candidates[errors[quantizer].argmin()])
+    return reached
 
 
 def weight_scale(weight: Tensor, axis: int, options: Compression) -> Tensor:

@@ -1,8 +1,8 @@
 """The deployment form of a trained network: an exact rewriting, which `compress` quantizes and every target converts.
 
-BatchNorms are folded into the layers before them, a paper's own linear chains are merged and its image-independent
-maps made constant (`merge` of a network's module gives what takes its place), activations and argmax come into the
-graph, and the camera's 0..255 frame goes in.
+Branches that training alone needs are joined, BatchNorms are folded into the layers before them, a paper's own linear
+chains are merged and its image-independent maps made constant (`merge` of a network's module gives what takes its
+place), activations and argmax come into the graph, and the camera's 0..255 frame goes in.
 """
 
 import copy
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgemtl import checkpoint, models, reference
+from edgemtl.backbones import join_branches
 from edgemtl.errors import CheckFailed
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
@@ -104,7 +105,9 @@ def prepare(network: nn.Module, recipe: Recipe, *, blank: bool = False) -> Deplo
     CheckFailed where it does not compute what `network` does. Nobody asks where the network is `blank`: its weights are
     to be loaded into the deployment form.
     """
-    deployed = Deployed(copy.deepcopy(network), recipe.size, recipe.map_stride).eval().requires_grad_(False)
+    deployed = Deployed(copy.deepcopy(network), recipe.size, recipe.map_stride).eval()
+    join_branches(deployed.network)
+    deployed.eval().requires_grad_(False)
     frame = torch.zeros(1, 3, *recipe.size)
     inputs = fold_norms(deployed, frame)
     for module, shapes in reversed(inputs.items()):  # inner modules ran to their end, and so merge, before outer ones

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, convert, equality, processor, proof, readback, selftest, show
+from edgemtl import artifact, blame, convert, equality, processor, proof, readback, selftest, show
 from edgemtl.artifact import Manifest
 from edgemtl.bounds import bounds_of, compare
 from edgemtl.data import DataSet
@@ -82,6 +82,9 @@ def verify(
                 unsound.setdefault(task, f"{task} is {problem} (frame {index})")
     checks += [Check("maps", False, text) for text in unsound.values()]
     checks = [*checks, *predictor.session.problems()]
+    if shown and where and not predictor.session.float32:
+        with show.err.status(f"comparing the layers of {path} with torch's"):
+            checks.append(_check_of_layers(target, path, manifest, images[0], reference, where))
     for other in target.others(path, manifest, device):
         with show.err.status(f"verifying what {other} runs of {path}"):
             checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
@@ -202,6 +205,21 @@ def _check_of_other(
             texts.append(_codes_text(codes))
             wrong += [] if codes["ok"] else [_other_codes(codes)]
     return Check(f"maps by {session.device}", not wrong, "; ".join(wrong or texts))
+
+
+def _check_of_layers(
+    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: Any, device: str
+) -> Check:
+    """Whether each layer alone, on the artifact's own inputs, gives what torch gives: see `blame`.
+
+    For an artifact that computes in float16: there errors add up, and the bounds on its maps let a constant pass that
+    was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
+    """
+    bound, frame = blame.BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
+    layers = blame.walk(reference, frame, dict(target.tensors(path, manifest, frame, device) or {}))
+    wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
+    text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
+    return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:

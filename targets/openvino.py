@@ -107,6 +107,11 @@ class OpenVINO(Target):
         with reading(folder / XML, "OpenVINO"):  # where it lacks a task's map
             return OpenVINOSession(compiled, list(manifest.tasks), device)
 
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The CPU's float32 for int8, if `device` has other arithmetic, whose bounds are wide."""
+        other = _device(device or "CPU")[1] not in ("f32", FLOAT)
+        return ["CPU"] if other and manifest.precision == "int8" else []
+
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
         words, overflows = processor.describe(), processor.overflows()

@@ -181,6 +181,21 @@ def contents(run):
 # ---- quantize
 
 
+def test_ranges_that_float16_does_not_hold_are_told(toy, capsys):
+    wide = copy.deepcopy(toy)
+    wide.deep[2].weight.data *= 1e7
+    images = [torch.rand(1, 3, 32, 32) for _ in range(2)]
+    _, report = compress.quantize(wide, range(2), images.__getitem__)
+    beyond = report["beyond_float16"]
+    assert beyond and all(reached > 65504 for reached in beyond.values())
+    assert compress.quantize(toy, range(2), images.__getitem__)[1]["beyond_float16"] == {}
+    compress._warn_of_float16(beyond)
+    told = capsys.readouterr().err
+    assert f"{len(beyond)} ranges do not fit float16, whose largest number is 65504: " in told and "e+0" in told
+    compress._warn_of_float16({})
+    assert capsys.readouterr().err == ""
+
+
 def test_every_quantizer_has_the_one_form(quantized):
     network, report = quantized
     found = quantizers.quantizers(network)

@@ -79,6 +79,22 @@ def test_one_task_alone_has_no_layer_without_effect(name):
     assert [key for key, effect in zip(weights, effects, strict=True) if effect is None or not effect.any()] == []
 
 
+@pytest.mark.parametrize("backbone", ["repvgg_a0", "mobileone_s0"])
+def test_branches_that_training_alone_needs_are_joined(backbone):
+    """RepVGG's have ranges that float16 does not hold, one by one, and two quantizers more for each block."""
+    chosen = recipe.override(RECIPES["nyud_edge"], [f"network.backbone={backbone}"])
+    torch.manual_seed(0)
+    network = trained(models.build(chosen.network, chosen.tasks))
+    prepared, frame = prepare(network, chosen), torch.rand(1, 3, *chosen.size) * 255
+    wanted, got = Deployed(network, chosen.size, chosen.map_stride).raw(frame), prepared.raw(frame)
+    for task, x in wanted.items():  # deformable sampling enlarges what summing in another order changes
+        assert (got[task] - x).square().mean().sqrt() < 1e-4 * x.std(), task
+    convolutions = [m for m in prepared.network.backbone.modules() if isinstance(m, nn.Conv2d)]
+    blocks = [m for m in network.backbone.modules() if hasattr(m, "reparam_conv")]
+    assert len(convolutions) == len(blocks)
+    assert not any(p.requires_grad for p in prepared.parameters())
+
+
 class Branches(nn.Module):
     """Convolutions in front of a BatchNorm, wired in the way that `wiring` says."""
 

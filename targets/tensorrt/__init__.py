@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
@@ -148,6 +149,8 @@ class TensorRT(Target):
                 problems = lint.lint(folder / file, version)
                 text = lint.summary(problems)
                 checks.append(Check(f"lint of {file} for TensorRT {version}", not lint.fatal(problems), text))
+        if len(files) == 2:
+            checks.append(_check_of_twin(folder))
         old = lint.lint(folder / devices.file(manifest.precision, devices.OLD), devices.OLD)
         refused = f"not for it: {lint.summary(old)}" if lint.fatal(old) else lint.summary(old)
         checks.append(Check(f"lint for TensorRT {devices.OLD}, which need not take it", True, refused))
@@ -159,6 +162,28 @@ class TensorRT(Target):
             text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
             checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
         return checks
+
+
+def _check_of_twin(folder: Path) -> Check:
+    """Whether the float16 twin is what the float32 file becomes, in every operation and constant.
+
+    Running it shows little: in float16 a map may be far from torch's. The float32 file may not.
+    """
+    import onnx
+
+    from edgemtl.targets.tensorrt import _fp16
+
+    try:
+        wanted = _fp16.typed(onnx.load(folder / ONNX)).graph
+    except CheckFailed as error:
+        return Check(f"{TYPED} from {ONNX}", False, str(error))
+    got = onnx.load(folder / TYPED).graph
+    for kind in ("node", "initializer", "input", "output"):
+        for one, other in zip_longest(getattr(got, kind), getattr(wanted, kind)):
+            if one != other:
+                name = next(made.name for made in (one, other) if made is not None)
+                return Check(f"{TYPED} from {ONNX}", False, f"{kind} {name} is not that of {ONNX} in float16")
+    return Check(f"{TYPED} from {ONNX}", True, f"each of {len(got.node)} operations is that of {ONNX} in float16")
 
 
 def _device(text: str | None) -> str:

@@ -163,13 +163,14 @@ def test_the_twin_is_near_and_not_the_same(folders: dict[str, Path]) -> None:
 def test_checks_say_what_was_looked_at(folders: dict[str, Path]) -> None:
     checks = target.check(folders["int8"], manifest("int8"))
     assert all(check.ok for check in checks)
-    assert [check.name for check in checks][:4] == [
+    assert [check.name for check in checks][:5] == [
         "lint of model.onnx for TensorRT 8.6",
         "lint of model.fp16.onnx for TensorRT 10.3",
         "lint of model.fp16.onnx for TensorRT 11.4",
+        "model.fp16.onnx from model.onnx",
         "lint for TensorRT 8.5, which need not take it",
     ]
-    asked = [check.text for check in checks[4:]]
+    asked = [check.text for check in checks[5:]]
     if parser.missing():
         assert asked == [f"not asked: {parser.missing()}"]
     else:
@@ -186,8 +187,8 @@ def test_a_damaged_file_fails_its_checks(
     scale.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(scale), scale.name))
     onnx.save(model, folder / "model.onnx")
     wrong = [check for check in target.check(folder, manifest("int8")) if not check.ok]
-    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6"]
-    assert "Q2 refused: deep.weight" in wrong[0].text
+    assert [check.name for check in wrong] == ["lint of model.onnx for TensorRT 8.6", "model.fp16.onnx from model.onnx"]
+    assert "Q2 refused: deep.weight" in wrong[0].text and "initializer deep.weight/scale" in wrong[1].text
 
 
 def test_a_weight_that_one_file_lacks_is_found(folders: dict[str, Path], rows: ledger.Ledger, tmp_path: Path) -> None:
