@@ -8,10 +8,11 @@ from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+NO_NUMBERS = (AttributeProto.SPARSE_TENSOR, AttributeProto.STRING, AttributeProto.STRINGS)  # as a Constant's value
 COORDINATES = "/coordinates/"  # in the names of the nodes of a module that turns offsets into a grid
 
 
@@ -39,7 +40,8 @@ class Graph:
         self._values = {value.name: value for value in (*inferred.value_info, *inferred.input, *inferred.output)}
 
     def _constant(self, name: str) -> np.ndarray | None:
-        return numpy_helper.to_array(self._protos[name]) if name in self._protos else None
+        known = name in self._protos and self._protos[name].data_type != TensorProto.UNDEFINED
+        return numpy_helper.to_array(self._protos[name]) if known else None
 
     def constants(self) -> list[str]:
         """Their names."""
@@ -107,6 +109,8 @@ def _proto(node: NodeProto) -> TensorProto:
     value = node.attribute[0]
     if value.name == "value":
         return value.t
+    if value.type in NO_NUMBERS:
+        return TensorProto()
     array = np.array(onnx.helper.get_attribute_value(value))
     if array.dtype == np.float64:
         array = array.astype(np.float32)

@@ -13,11 +13,6 @@ from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
 OPERATORS = "onnx-tensorrt docs/operators.md"
 TYPES = "NVIDIA TensorRT Python API, DataType"
 LIMIT = 65504.0  # of float16
-UNSUPPORTED = {
-    "BitShift", "Col2Im", "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "Optional", "QLinearConv",
-    "QLinearMatMul", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
-    "SequenceLength", "SplitToSequence", "Unique",
-}  # fmt: skip
 DATA_DEPENDENT = ("NonMaxSuppression", "NonZero", "RoiAlign", "ScatterElements")
 
 
@@ -54,6 +49,7 @@ def foreign_type(graph: Graph, version: Version) -> Iterator[Finding]:
     known = (
         TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8,
         TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL, TensorProto.UNDEFINED,
+        *((TensorProto.FLOAT8E4M3FN, TensorProto.INT4) if version >= (10,) else ()),
     )  # fmt: skip
     for end in _ends(graph):
         if graph.type(end) not in known:
@@ -64,11 +60,6 @@ def double(graph: Graph, version: Version) -> Iterator[Finding]:
     for end in _ends(graph):
         if graph.type(end) == TensorProto.DOUBLE:
             yield end, "double is computed in float32"
-
-
-def unsupported(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of(*UNSUPPORTED):
-        yield label(node), f"{node.op_type} is not imported"
 
 
 def fourier(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -160,7 +151,8 @@ def cubic(graph: Graph, version: Version) -> Iterator[Finding]:
 
 def many(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("TopK"):
-        count = graph.constant(node.input[1])
+        before_opset_10 = np.array(attribute(node, "k")) if attribute(node, "k") is not None else None
+        count = graph.constant(node.input[1]) if len(node.input) > 1 else before_opset_10
         if count is not None and int(count.reshape(-1)[0]) >= 3840:
             yield label(node), f"TopK with K = {int(count.reshape(-1)[0])}; below 3840 works"
 
@@ -249,7 +241,6 @@ RULES = (
     Rule("M2", "E", "operator of a foreign domain", "NVIDIA/TensorRT, plugins in the ONNX parser", foreign_domain),
     Rule("M3", "E", "type of an input or output", TYPES, foreign_type),
     Rule("M3", "S", "double precision", f"{OPERATORS}, double is cast to float", double),
-    Rule("M4", "E", "operator without an importer", OPERATORS, unsupported),
     Rule("M4", "E", "operator without an importer", OPERATORS, fourier, until=(11, 2)),
     Rule("M5", "E", "DeformConv", OPERATORS, deformable, until=(10, 1)),
     Rule("M5", "W", "DeformConv", "NVIDIA TensorRT 10.1 release notes", deformable_plugin, since=(10, 1)),

@@ -81,8 +81,8 @@ def report(file: Path, *, tensorrt: str | None = None, jetpack: str | None = Non
 def rules() -> tuple[Rule, ...]:
     """All of them; UsageError where onnx is missing."""
     with needs("tensorrt"):
-        from edgemtl.targets.tensorrt import _operators, _quantization
-    return (*_operators.RULES, *_quantization.RULES)
+        from edgemtl.targets.tensorrt import _operators, _quantization, _support
+    return (*_operators.RULES, *_support.RULES, *_quantization.RULES)
 
 
 def lint(model: object, version: str = DEFAULT) -> list[Problem]:

@@ -24,6 +24,8 @@ SECONDS = 600.0  # for one file
 # It keeps a uint8 quantizer's scale, so that everything over 127 steps is clipped, and only warns.
 MISREAD = "Defaulting to INT8"
 ASIDE = "cudaError 35"  # there is no driver, as every other message adds
+PARSE = "--parse"
+MANY = 500  # files for one process, whose command line has an end
 COMMAND = (sys.executable, "-m", "edgemtl.targets.tensorrt.parser")
 
 
@@ -57,13 +59,17 @@ def name() -> str:
         return "TensorRT-RTX"
 
 
-def ask(files: Sequence[Path]) -> list[Verdict]:
-    """One verdict for each file; a crash or a file that takes too long is an error of that file alone."""
+def ask(files: Sequence[Path], build: bool = True) -> list[Verdict]:
+    """One verdict for each file; a crash or a file that takes too long is an error of that file alone.
+
+    Without `build` the parser alone is asked.
+    """
+    command = (*COMMAND, *(() if build else (PARSE,)))
     verdicts: list[Verdict] = []
     while len(verdicts) < len(files):
-        rest = [str(file) for file in files[len(verdicts) :]]
+        rest = [str(file) for file in files[len(verdicts) :][:MANY]]
         try:
-            run = subprocess.run([*COMMAND, *rest], capture_output=True, text=True, timeout=SECONDS * len(rest))
+            run = subprocess.run([*command, *rest], capture_output=True, text=True, timeout=SECONDS * len(rest))
             output, problem = run.stdout, f"it ended with status {run.returncode}"
         except subprocess.TimeoutExpired as error:
             output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
@@ -90,11 +96,12 @@ def _main(files: Sequence[str]) -> None:
 
     log = Log()
     for file in files:
-        log.lines.clear()
-        print(json.dumps(_verdict(trt, log, Path(file))._asdict()), flush=True)
+        if file != PARSE:
+            log.lines.clear()
+            print(json.dumps(_verdict(trt, log, Path(file), PARSE not in files)._asdict()), flush=True)
 
 
-def _verdict(trt: Any, log: Any, file: Path) -> Verdict:
+def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Verdict:
     started = time.perf_counter()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -102,14 +109,14 @@ def _verdict(trt: Any, log: Any, file: Path) -> Verdict:
     parsed = parser.parse_from_file(str(file))
     errors = [f"{e.node_operator()} {e.node_name()}: {_plain(e.desc())}" for e in _errors(parser)]
     built = False
-    if parsed:
+    if parsed and build:
         config = builder.create_builder_config()
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
         built = builder.build_serialized_network(network, config) is not None
     severity = trt.ILogger.Severity
     said = [(level, _plain(text)) for level, text in log.lines]
-    if not (parsed and built) and not errors:
+    if not (parsed and (built or not build)) and not errors:
         errors = [text for level, text in said if level in (severity.ERROR, severity.INTERNAL_ERROR) and text]
     warnings = [text for level, text in said if level == severity.WARNING]
     errors += [text for text in warnings if MISREAD in text]

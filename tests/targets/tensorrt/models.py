@@ -17,6 +17,7 @@ TYPES = {
     "u": T.UINT8,
     "w": T.UINT32,
     "b": T.INT8,
+    "o": T.BOOL,
 }
 ZERO, UZERO = np.int8(0), np.uint8(0)
 
@@ -132,9 +133,9 @@ def deformable() -> onnx.ModelProto:
     return model([made], inputs, {"y": ("f", MAP)}, 19, w=np.ones((4, 4, 3, 3), np.float32))
 
 
-def attention() -> onnx.ModelProto:
+def attention(**attributes: Any) -> onnx.ModelProto:
     ends = {name: ("f", [1, 2, 8, 16]) for name in "qkv"}
-    return model([node("Attention", "q k v", "y")], ends, {"y": ("f", [1, 2, 8, 16])}, 23)
+    return model([node("Attention", "q k v", "y", **attributes)], ends, {"y": ("f", [1, 2, 8, 16])}, 23)
 
 
 def branching() -> onnx.ModelProto:
@@ -144,15 +145,75 @@ def branching() -> onnx.ModelProto:
     return model([made], {"x": ("f", [4])}, {"y": ("f", [4])}, cond=np.array(True))
 
 
-def topk(count: int) -> onnx.ModelProto:
-    made = node("TopK", "x k", "y i", axis=1)
+def topk(count: int, **attributes: Any) -> onnx.ModelProto:
+    made = node("TopK", "x k", "y i", axis=1, **attributes)
     return model([made], {"x": ("f", [1, 8000])}, {"y": ("f", [1, count])}, k=np.array([count], np.int64))
+
+
+def reduced(constant: bool) -> onnx.ModelProto:
+    """A sum over an axis that is stored, or that is an input of the model."""
+    made, axes = node("ReduceSum", "x a", "y", keepdims=0), np.array([1], np.int64)
+    inputs: dict[str, tuple[str, list[Any]]] = {"x": ("f", [2, 3])} | ({} if constant else {"a": ("l", [1])})
+    return model([made], inputs, {"y": ("f", [2])}, **({"a": axes} if constant else {}))
+
+
+def pooled(kind: str = "MaxPool", outputs: str = "y", **attributes: Any) -> onnx.ModelProto:
+    made = node(kind, "x", outputs, kernel_shape=[2, 2], **attributes)
+    size = 8 - max(attributes.get("dilations", [1]))
+    ends: dict[str, tuple[str, list[Any]]] = {"y": ("f", [1, 4, size, size]), "at": ("l", [1, 4, size, size])}
+    return model([made], {"x": ("f", MAP)}, {name: ends[name] for name in outputs.split()}, 19 if attributes else 17)
+
+
+def recurrent(**attributes: Any) -> onnx.ModelProto:
+    arrays = {"w": np.zeros((1, 16, 3), np.float32), "r": np.zeros((1, 16, 4), np.float32)}
+    return one("LSTM", [2, 1, 3], [2, 1, 1, 4], hidden_size=4, **attributes, **arrays)
+
+
+def instance_norm(constant: bool) -> onnx.ModelProto:
+    made, held = node("InstanceNormalization", "x s b", "y"), {n: np.ones(4, np.float32) for n in "sb"}
+    inputs: dict[str, tuple[str, list[Any]]] = {"x": ("f", MAP)}
+    more: dict[str, tuple[str, list[Any]]] = {} if constant else {n: ("f", [4]) for n in "sb"}
+    return model([made], inputs | more, {"y": ("f", MAP)}, **(held if constant else {}))
+
+
+def sequence() -> onnx.ModelProto:
+    made = one("SequenceLength", [4], [], "fl")
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(T.FLOAT, [4]))
+    made.graph.input[0].CopyFrom(helper.make_value_info("x", kind))
+    return made
+
+
+def text() -> onnx.ModelProto:
+    """A Constant that holds a word, beside what the model is for."""
+    word = helper.make_node("Constant", [], ["word"], "word", value_string="no number")
+    return model([word, node("Relu", "x", "y")], {"x": ("f", [4])}, {"y": ("f", [4])})
+
+
+def counted(kind: str) -> onnx.ModelProto:
+    """A Range from 0 to 4 in a type, and its first numbers."""
+    dtype = {"f": np.float32, "h": np.float16}[kind]
+    held = {name: np.array(value, dtype) for name, value in {"a": 0, "b": 4, "c": 1}.items()}
+    return model([node("Range", "a b c", "r"), node("Add", "x r", "y")], {"x": (kind, [4])}, {"y": (kind, [4])}, **held)
+
+
+def bytes_added(cast: bool) -> onnx.ModelProto:
+    """A stored uint8 added to another, or cast before that."""
+    held = {"u": np.ones(4, np.uint8), "v": np.ones(4, np.uint8)}
+    casts = [node("Cast", name, f"{name}f", to=T.FLOAT) for name in "uv"] if cast else []
+    ends = [node("Add", "uf vf" if cast else "u v", "s"), node("Cast", "s", "t", to=T.FLOAT), node("Add", "x t", "y")]
+    return model([*casts, *ends], {"x": ("f", [4])}, {"y": ("f", [4])}, **held)
 
 
 def scatter(**attributes: Any) -> onnx.ModelProto:
     made = node("ScatterND", "x i v", "y", **attributes)
     held = {"i": np.array([[1], [3]], np.int64), "v": np.ones(2, np.float32)}
     return model([made], {"x": ("f", [8])}, {"y": ("f", [8])}, **held)
+
+
+def scatter_elements(**attributes: Any) -> onnx.ModelProto:
+    opset = 16 if attributes else 13
+    held = {"i": np.array([1, 3], np.int64), "v": np.ones(2, np.float32)}
+    return one("ScatterElements", [8], [8], opset=opset, **held, **attributes)
 
 
 def added(value: Any, kind: str = "f") -> onnx.ModelProto:
@@ -162,9 +223,8 @@ def added(value: Any, kind: str = "f") -> onnx.ModelProto:
 def resized(**attributes: Any) -> onnx.ModelProto:
     made = node("Resize", "x - f", "y", **attributes)
     held = {"f": np.array([1, 1, 2, 2], np.float32)}
-    return model(
-        [made], {"x": ("f", MAP)}, {"y": ("f", [1, 4, 16, 16])}, 18 if "antialias" in attributes else 17, **held
-    )
+    opset = 19 if {"antialias", "keep_aspect_ratio_policy", "coordinate_transformation_mode"} & set(attributes) else 17
+    return model([made], {"x": ("f", MAP)}, {"y": ("f", [1, 4, 16, 16])}, opset, **held)
 
 
 def camera(cast_first: bool) -> onnx.ModelProto:

@@ -21,6 +21,8 @@ EXPLAINED = {
     "M3": "double is taken and computed in float32, which the lint counts as silently different",
     "M4": "TensorRT-RTX ships no plugins, and the Fourier transform of TensorRT 11.2 is one",
     "M5": "TensorRT-RTX ships no plugins, and TensorRT has these as such",
+    "O6": "TensorRT-RTX ships no plugins, and a ScatterElements that adds is one",
+    "O13": "what is computed of constants is computed before anything is imported",
     "G2": "float16 positions are taken, and off",
     "K1": "the limit is the documentation's",
     "L2": "an overflow depends on the numbers",

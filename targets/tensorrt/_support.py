@@ -1,0 +1,233 @@
+"""The lint's rules from onnx-tensorrt's list of operators: what is imported, since which release, within what limits.
+
+The list was read in the branches 8.5, 8.6 and 10.1, its change log up to 10.6. What the importer of TensorRT 11 takes
+of newer operators, and limits that the list leaves out, were seen in TensorRT-RTX, whose parser is of that line, on the
+small models that ONNX brings for each operator.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from onnx import TensorProto
+
+from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, label
+from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
+
+LIST = "onnx-tensorrt docs/operators.md"
+CHANGES = "onnx-tensorrt docs/Changelog.md"
+SEEN = "TensorRT-RTX 1.7.1, its parser"
+
+# Imported by all releases that the lint knows.
+IMPORTED = {
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "AveragePool",
+    "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
+    "ConvTranspose", "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu",
+    "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "GRU", "Gather", "GatherElements", "GatherND",
+    "Gemm", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample",
+    "HardSigmoid", "HardSwish", "Identity", "If", "ImageScaler", "InstanceNormalization", "IsNaN", "LRN", "LSTM",
+    "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "Loop", "LpNormalization", "LpPool", "MatMul", "Max",
+    "MaxPool", "Mean", "MeanVarianceNormalization", "Min", "Mod", "Mul", "Neg", "NonMaxSuppression", "NonZero",
+    "Not", "OneHot", "Or", "PRelu", "Pad", "ParametricSoftplus", "Pow", "QuantizeLinear", "RNN", "RandomNormal",
+    "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Range", "Reciprocal", "ReduceL1", "ReduceL2",
+    "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare", "Relu", "Reshape", "Resize", "ReverseSequence", "RoiAlign", "Round", "ScaledTanh", "Scan",
+    "Scatter", "ScatterElements", "ScatterND", "Selu", "Shape", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Size",
+    "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan",
+    "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where", "Xor",
+}  # fmt: skip
+OWN_RULES = {"Attention", "DeformConv", "DFT", "LayerNormalization"}  # see _operators.py
+# The first release that imports an operator, of those that came later.
+SINCE: dict[str, Version] = {
+    "GroupNormalization": (8, 6), "IsInf": (8, 6), "CastLike": (10,), "Gelu": (10,), "Hardmax": (10,), "Mish": (10,),
+    "BlackmanWindow": (10, 4), "HammingWindow": (10, 4), "HannWindow": (10, 4), "STFT": (10, 5),
+    "RMSNormalization": (11,), "RotaryEmbedding": (11,), "Swish": (11,), "TensorScatter": (11,),
+}  # fmt: skip
+# Which input must be known when the engine is built; until a release, or in all.
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+NEVER: Version = (1000,)
+CONSTANT: dict[str, tuple[int, Version]] = {
+    **dict.fromkeys(REDUCTIONS, (1, NEVER)),
+    "Squeeze": (1, NEVER), "Unsqueeze": (1, NEVER), "CumSum": (1, NEVER), "OneHot": (1, NEVER), "Dropout": (2, NEVER),
+    "STFT": (1, NEVER), "Slice": (3, (10, 3)), "Pad": (3, (10, 4)), "TopK": (1, (8, 6)),
+}  # fmt: skip
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
+TYPES = frozenset(
+    (
+        TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8,
+        TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL, TensorProto.FLOAT8E4M3FN,
+        TensorProto.INT4, TensorProto.FLOAT4E2M1, TensorProto.UNDEFINED,
+    )
+)  # fmt: skip
+# What may read uint8: quantizing, and moving values about.
+MOVES = {
+    "Cast", "CastLike", "Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "QuantizeLinear",
+    "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Shape", "Size", "If", "Loop", "Scan",
+}  # fmt: skip
+
+
+def imported(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.nodes:
+        if node.domain in ("", "ai.onnx") and node.op_type not in IMPORTED | OWN_RULES:
+            first = SINCE.get(node.op_type)
+            if first is None:
+                yield label(node), f"{node.op_type} is not imported"
+            elif version < first:
+                yield label(node), f"{node.op_type} is imported from {'.'.join(map(str, first))} on"
+
+
+def constants(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(*CONSTANT):
+        index, until = CONSTANT[node.op_type]
+        if version < until and len(node.input) > index and node.input[index] in graph.inputs:
+            yield label(node), f"{node.input[index]} of {node.op_type} must be a constant, and is an input of the model"
+
+
+def dilations(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("AveragePool", "LpPool", "MaxPool"):
+        wide = list(attribute(node, "dilations", []))
+        if any(step != 1 for step in wide):
+            yield label(node), f"{node.op_type} with dilations {wide}"
+
+
+def norm_of_pool(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("LpPool", "LpNormalization", "GlobalLpPool"):
+        if attribute(node, "p", 2) not in (1, 2):
+            yield label(node), f"{node.op_type} with p = {attribute(node, 'p')}; 1 and 2 are known"
+
+
+def indices(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("MaxPool"):
+        if any(node.output[1:]):
+            yield label(node), "MaxPool with its output of indices"
+
+
+def resize_rules(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("Resize"):
+        rule = attribute(node, "coordinate_transformation_mode", "half_pixel")
+        if rule not in COORDINATES:
+            yield label(node), f"Resize with the coordinates {rule}; {', '.join(COORDINATES)} are known"
+        if (policy := attribute(node, "keep_aspect_ratio_policy", "stretch")) != "stretch":
+            yield label(node), f"Resize with keep_aspect_ratio_policy {policy}; stretch alone is known"
+
+
+def training(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("BatchNormalization"):
+        if attribute(node, "training_mode", 0):
+            yield label(node), "BatchNormalization in training mode"
+    for node in graph.of("Dropout"):
+        mode = graph.constant(node.input[2]) if len(node.input) > 2 else None
+        if mode is not None and mode.any():
+            yield label(node), "Dropout in training mode"
+
+
+def scattered(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("ScatterElements"):
+        if attribute(node, "reduction", "none") != "none":
+            yield label(node), f"ScatterElements with reduction {attribute(node, 'reduction')}"
+
+
+def unsorted(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("TopK"):
+        if not attribute(node, "sorted", 1):
+            yield label(node), "TopK with sorted = 0"
+
+
+def recurrent(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("GRU", "LSTM", "RNN"):
+        there = list(attribute(node, "activations", []))
+        half = len(there) // 2
+        if attribute(node, "direction", "forward") == "bidirectional" and there[:half] != there[half:]:
+            yield label(node), f"{node.op_type} with other activations on the way back"
+        if node.op_type == "LSTM" and attribute(node, "input_forget", 0):
+            yield label(node), "LSTM with input_forget"
+
+
+def einsum(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("Einsum"):
+        equation = attribute(node, "equation", "").replace(" ", "")
+        terms = equation.split("->")[0].split(",")
+        if "." in equation or any(len(set(term)) < len(term) for term in terms):
+            yield label(node), f"Einsum with an ellipsis or a diagonal: {equation}"
+
+
+def instance_norm(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("InstanceNormalization"):
+        if any(graph.constant(name) is None for name in node.input[1:]):
+            yield label(node), "InstanceNormalization whose scale and bias are no constants"
+
+
+def attention_outputs(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("Attention"):
+        if any(node.output[1:]):
+            yield label(node), "only the first output of Attention exists, and no other may be named"
+        if attribute(node, "softcap", 0.0) or attribute(node, "softmax_precision") is not None:
+            yield label(node), "Attention with softcap or softmax_precision"
+
+
+def range_types(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of("Range"):
+        if graph.type(node.output[0]) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            yield label(node), "Range of float16; float32 and integers are known"
+
+
+def truth_reduced(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.of(*REDUCTIONS):
+        if graph.type(node.input[0]) == TensorProto.BOOL:
+            yield label(node), f"{node.op_type} of bool"
+
+
+def foreign_values(graph: Graph, version: Version) -> Iterator[Finding]:
+    for name in graph.constants():
+        if graph.type(name) not in TYPES and graph.readers[name]:
+            yield name, f"{TensorProto.DataType.Name(graph.type(name)).lower()} is no type of a constant"
+    for node in graph.of("Cast"):
+        if attribute(node, "to") not in TYPES:
+            yield label(node), f"Cast to {TensorProto.DataType.Name(attribute(node, 'to')).lower()}"
+
+
+def no_tensor(graph: Graph, version: Version) -> Iterator[Finding]:
+    for value in (*graph.model.graph.input, *graph.model.graph.output):
+        if value.type.WhichOneof("value") not in ("tensor_type", None):
+            yield value.name, "a sequence or an optional value, and only tensors are imported"
+
+
+def bytes_computed(graph: Graph, version: Version) -> Iterator[Finding]:
+    """uint8 is a type of inputs and outputs alone."""
+    for node in graph.nodes:
+        for name in node.input if node.op_type not in MOVES else ():
+            if name not in graph.inputs and graph.type(name) == TensorProto.UINT8:
+                yield label(node), f"{node.op_type} of uint8"
+                break
+
+
+def odd_constants(graph: Graph, version: Version) -> Iterator[Finding]:
+    for node in graph.model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].type in NO_NUMBERS:
+            yield label(node), f"Constant given by {node.attribute[0].name}"
+
+
+RULES = (
+    Rule("M4", "E", "operator without an importer", LIST, imported),
+    Rule("M7", "E", "no tensor", LIST, no_tensor),
+    Rule("M8", "E", "type of a constant or a cast", LIST, foreign_values),
+    Rule("O1", "E", "input that must be a constant", LIST, constants),
+    Rule("O2", "E", "dilated pooling", LIST, dilations),
+    Rule("O3", "E", "MaxPool's indices", LIST, indices),
+    Rule("O4", "E", "p of a norm", SEEN, norm_of_pool),
+    Rule("R3", "E", "coordinates of Resize", LIST, resize_rules),
+    Rule("O5", "E", "training mode", LIST, training),
+    Rule("O6", "E", "ScatterElements with a reduction", f"{CHANGES}, 10.0", scattered, until=(10,)),
+    Rule("O7", "E", "unsorted TopK", f"{LIST}, branch 10.1", unsorted, since=(10,), until=(11,)),
+    Rule("O8", "E", "recurrent layer", LIST, recurrent),
+    Rule("O9", "E", "Einsum", f"{LIST}, branches 8.5 and 8.6", einsum, until=(10,)),
+    Rule("O10", "E", "InstanceNormalization", f"{LIST}, branch 8.5", instance_norm, until=(8, 6)),
+    Rule("A2", "E", "Attention's other outputs and options", SEEN, attention_outputs, since=(10, 14)),
+    Rule("O11", "E", "Range of float16", SEEN, range_types),
+    Rule("O12", "E", "reduction of bool", LIST, truth_reduced),
+    Rule("O13", "E", "arithmetic on uint8", LIST, bytes_computed),
+    Rule("O14", "E", "Constant of a rare kind", LIST, odd_constants),
+)
