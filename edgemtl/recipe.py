@@ -5,15 +5,17 @@ import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgemtl import registry
-from edgemtl.data import DataSet
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json
 from edgemtl.tasks import Fit, Size, Tasks
+
+if TYPE_CHECKING:
+    from edgemtl.data import DataSet
 
 
 class Options(BaseModel):
@@ -24,7 +26,7 @@ class Data(Options):
     name: str  # a file in edgemtl/data
     options: dict[str, Any] = {}  # keyword arguments of that file's `open`
 
-    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> DataSet:
+    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> "DataSet":
         """The samples of a split, with the labels of some tasks; UsageError where they or an option cannot be had."""
         source = registry.load("data", self.name)
         allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks
