@@ -18,11 +18,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from edgemtl import draw, show
-from edgemtl.camera import Recorder, Source
+from edgemtl import show
+from edgemtl.device import draw
+from edgemtl.device.camera import Recorder, Source
+from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import replacing
-from edgemtl.predictor import Predictor
 from edgemtl.tasks import numbered
 
 TITLE = "edgemtl"

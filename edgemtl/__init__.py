@@ -4,7 +4,7 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgemtl.predictor import Predictor
+    from edgemtl.device.predictor import Predictor
 
 __all__ = ["Predictor", "__version__"]
 __version__ = "0.5.0"
@@ -17,7 +17,7 @@ if (_Path(__file__).parent.parent / "setup.cfg").is_file():
 def __getattr__(name: str) -> Any:
     # Not imported before it is used, so that `edgemtl list` is quick and `edgemtl doctor` works without OpenCV.
     if name == "Predictor":
-        from edgemtl.predictor import Predictor
+        from edgemtl.device.predictor import Predictor
 
         return Predictor
     raise AttributeError(f"module 'edgemtl' has no attribute {name!r}")

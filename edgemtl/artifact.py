@@ -15,7 +15,7 @@ from edgemtl.tasks import Fit, Size, Tasks
 
 SCHEMA = 1
 FILE = "manifest.json"
-SELFTEST = "selftest.npz"  # frames and what torch computed for them, see edgemtl.selftest
+SELFTEST = "selftest.npz"  # frames and what torch computed for them, see edgemtl.device.selftest
 
 
 class File(BaseModel):

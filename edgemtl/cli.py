@@ -63,7 +63,8 @@ def _fail(message: str, status: int) -> int:
 def _list(args: argparse.Namespace) -> None:
     import json
 
-    from edgemtl import catalogue, registry, show
+    from edgemtl import registry, show
+    from edgemtl.device import catalogue
 
     if args.kind == "recipes":
         listed = catalogue.entries()
@@ -87,7 +88,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.tasks:
         loaded = recipe.only(loaded, args.tasks)
     with needs("train"):
-        from edgemtl.train import train
+        from edgemtl.training.train import train
 
     train(
         loaded, run=args.run, data=args.data, resume=args.resume, init=args.init, precision=args.precision,
@@ -97,27 +98,27 @@ def _train(args: argparse.Namespace) -> None:
 
 def _compress(args: argparse.Namespace) -> None:
     with needs("train"):
-        from edgemtl.compress import compress
+        from edgemtl.quantization.compress import compress
 
     compress(args.run, data=args.data, settings=args.set)
 
 
 def _sensitivity(args: argparse.Namespace) -> None:
     with needs("train"):
-        from edgemtl.mixed import measure
+        from edgemtl.quantization.mixed import measure
 
     measure(args.run, data=args.data, frames=args.frames, out=args.out)
 
 
 def _convert(args: argparse.Namespace) -> None:
     with needs("train"):
-        from edgemtl.convert import convert
+        from edgemtl.deployment.convert import convert
 
     convert(args.run, target=args.target, precision=args.precision, settings=args.set)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from edgemtl.evaluate import evaluate
+    from edgemtl.device.evaluate import evaluate
 
     evaluate(
         args.path, data=args.data, weights=args.weights, split=args.split, budget=args.budget, baseline=args.baseline,
@@ -127,7 +128,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _scores(args: argparse.Namespace) -> None:
-    from edgemtl.scoreboard import draw_curves, scoreboard, show_table
+    from edgemtl.device.scoreboard import draw_curves, scoreboard, show_table
 
     lines, tasks = scoreboard(args.runs, baseline=args.baseline)
     show_table(lines, tasks, args.markdown)
@@ -137,28 +138,28 @@ def _scores(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
-    from edgemtl.record import record
+    from edgemtl.device.record import record
 
     record(args.artifact, out=args.out, frames=args.frames, source=args.source, device=args.device)
 
 
 def _verify(args: argparse.Namespace) -> None:
     if args.ledger:
-        from edgemtl.readback import read_back
+        from edgemtl.device.readback import read_back
 
         read_back(args.artifact, run=args.run, as_json=args.json)
         return
     if args.blame:
         with needs("train"):
-            from edgemtl.blame import blame
+            from edgemtl.deployment.blame import blame
 
         blame(args.artifact, run=args.run, data=args.data, device=args.device, bound=args.bound, as_json=args.json)
         return
     with needs("train"):
-        from edgemtl.verify import verify
+        from edgemtl.deployment.verify import verify
 
     if args.recording:
-        from edgemtl.record import check
+        from edgemtl.device.record import check
 
         check(args.artifact, args.recording, run=args.run, as_json=args.json)
         return
@@ -166,7 +167,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _selftest(args: argparse.Namespace) -> None:
-    from edgemtl.selftest import selftest
+    from edgemtl.device.selftest import selftest
 
     selftest(args.artifact, device=args.device, as_json=args.json)
 
@@ -177,16 +178,17 @@ def _lint(args: argparse.Namespace) -> None:
     report(args.file, tensorrt=args.tensorrt, jetpack=args.jetpack, as_json=args.json)
 
 
-def _deploy(args: argparse.Namespace) -> None:
+def _matrix(args: argparse.Namespace) -> None:
     with needs("train"):
-        from edgemtl.deploy import deploy
+        from edgemtl.deployment.matrix import matrix
 
-    deploy(args.runs, targets=args.target, data=args.data, limit=args.limit, out=args.out)
+    matrix(args.runs, targets=args.target, data=args.data, limit=args.limit, out=args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from edgemtl import bench as one
-    from edgemtl import compare, show
+    from edgemtl import show
+    from edgemtl.device import bench as one
+    from edgemtl.device import compare
     from edgemtl.files import add_json, dumps
     from edgemtl.run import run_of
 
@@ -210,8 +212,8 @@ def _bench(args: argparse.Namespace) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from edgemtl import registry, show
-    from edgemtl.camera import open_source
-    from edgemtl.selftest import opened
+    from edgemtl.device.camera import open_source
+    from edgemtl.device.selftest import opened
 
     run = registry.load("apps", args.app).app()
     predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
@@ -225,20 +227,20 @@ def _doctor(args: argparse.Namespace) -> None:
         stray = [word for word in ("dataset", "limit", "out") if getattr(args, word) is not None]
         if stray:
             raise UsageError(f"--{stray[0]} goes with --data DIR, the data set to look through")
-        from edgemtl.doctor import doctor
+        from edgemtl.device.doctor import doctor
 
         doctor(target=args.target)
         return
     if args.target:
         raise UsageError("--target asks about this machine, --data about a data set: one at a time")
-    from edgemtl.checkup import checkup
+    from edgemtl.device.checkup import checkup
 
     checkup(args.data, dataset=args.dataset, limit=args.limit, out=args.out)
 
 
 def _report(args: argparse.Namespace) -> None:
     with needs("train"):
-        from edgemtl.report import report
+        from edgemtl.deployment.report import report
 
     report(args.run, out=args.out, data=args.data, frames=args.frames)
 
@@ -424,8 +426,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
-        "deploy", _deploy, "convert, verify and score every target of runs, as far as not done yet, and table it all",
-        "edgemtl deploy runs/nyud --target openvino coreml --data NYUDv2 --out docs/deploy.md",
+        "matrix", _matrix, "convert, verify and score every target of runs, as far as not done yet, and table it all",
+        "edgemtl matrix runs/nyud --target openvino coreml --data NYUDv2 --out docs/matrix.md",
     )  # fmt: skip
     arg("runs", type=Path, nargs="+", metavar="DIR", help="run folders")
     arg("--target", nargs="+", default=[], type=_target, metavar="NAME", help="these targets alone (default: all)")

@@ -94,7 +94,9 @@ class Training(Options):
     validate_every: int = Field(gt=0)  # iterations
     save_every: int = Field(gt=0)
     weights: dict[str, float]  # loss weight of each task
-    balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights: see edgemtl/balance.py
+    balance: Literal["fixed", "uncertainty", "dwa"] = (
+        "fixed"  # factors on those weights: see edgemtl/training/balance.py
+    )
     losses: Losses = Losses()
     workers: int = Field(2, ge=0)
     cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
@@ -110,7 +112,9 @@ class Compression(Options):
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
     bits: Literal[7, 8] = 7  # of weights; 8 overflow in the int8 kernels of CPUs without VNNI
     scales: Literal["power-of-two", "float16"] = "power-of-two"
-    exact: bool = True  # the network in its exact form, see edgemtl/exact.py; takes scales that are powers of two
+    exact: bool = (
+        True  # the network in its exact form, see edgemtl/quantization/exact.py; takes scales that are powers of two
+    )
     budget: str = ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
 
     @property

@@ -36,7 +36,7 @@ class Run:
         self.sensitivity = self.folder / "sensitivity.json"  # what each layer's int8 costs each task
         # By the name of weights or of an artifact's folder:
         self.scores = self.folder / "scores.json"  # over a whole split
-        self.partial_scores = self.folder / "deploy.json"  # over a part of it
+        self.partial_scores = self.folder / "matrix.json"  # over a part of it
         self.verified = self.folder / "verify.json"  # the last comparison with torch
         self.measured = self.folder / "bench.json"  # times and memory
 

@@ -52,7 +52,7 @@ class Target(Protocol):
     precisions: tuple[str, ...]  # that it converts to, of "fp32", "fp16" and "int8"
     packages: tuple[str, ...] = ()  # whose versions have a say in its files
     options: type[Any] = NoOptions  # a frozen dataclass of all that `convert --set key=value` can change
-    # How far maps may lie from torch's where the usual bounds do not fit: fields of edgemtl.bounds.Bounds by precision.
+    # How far maps may lie from torch's where the usual bounds do not fit: by precision, fields of device.bounds.Bounds.
     bounds: Mapping[str, Mapping[str, float]] = {}
     careful: str | None = None  # the device that computes int8 right on every CPU, though slower
     exactly: str | None = None  # the device on which what is exact must be equal, where its sessions are not float32

@@ -61,7 +61,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
-    from edgemtl.labels import labelled
+    from edgemtl.quantization.labels import labelled
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -90,7 +90,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
 
 
 def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
-    from edgemtl import quantizers
+    from edgemtl.quantization import quantizers
 
     return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}  # type: ignore[arg-type]
 
@@ -99,7 +99,7 @@ def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
     """Replaces every QuantizeLinear of a constant by the `codes` of the weight that it is named after, in place."""
     from onnx import numpy_helper
 
-    from edgemtl.labels import name_in
+    from edgemtl.quantization.labels import name_in
 
     graph = model.graph
     constants = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
@@ -133,7 +133,7 @@ def _name_quantized(graph: Any) -> None:
 
     The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
     """
-    from edgemtl.labels import name_in, natural
+    from edgemtl.quantization.labels import name_in, natural
 
     places: Counter[str] = Counter()
     stored = {made.name for made in graph.initializer}

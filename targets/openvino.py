@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 import numpy as np
 
-from edgemtl import ledger, processor, show
+from edgemtl import ledger, show
 from edgemtl.artifact import Manifest
+from edgemtl.device import processor
 from edgemtl.errors import UsageError, needs, reading, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import How, NoOptions, Session, Target
@@ -56,7 +57,7 @@ class OpenVINO(Target):
             import openvino as ov
         import torch
 
-        from edgemtl.labels import labelled
+        from edgemtl.quantization.labels import labelled
 
         with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
             warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
@@ -351,7 +352,7 @@ def _share_constants(model: Any) -> None:
 
 def _name_quantized(model: Any) -> None:
     """Names what quantizers became, FakeQuantize of activations and Multiply of int8 weights, as the ledger does."""
-    from edgemtl.labels import name_in, natural
+    from edgemtl.quantization.labels import name_in, natural
 
     places: Counter[str] = Counter()
     for node in sorted(model.get_ordered_ops(), key=lambda node: natural(node.get_friendly_name())):

@@ -142,7 +142,7 @@ def quantize_by_amax(deployed: nn.Module) -> None:
     """
     import torch
 
-    from edgemtl import quantizers
+    from edgemtl.quantization import quantizers
 
     class Quantize(torch.nn.Module):
         largest: torch.Tensor
@@ -272,7 +272,7 @@ def _program(name: str) -> torch.export.ExportedProgram:
     import torch
 
     from edgemtl import models, recipe
-    from edgemtl.prepare import prepare
+    from edgemtl.networks.prepare import prepare
 
     made = recipe.load(name)
     deployed = prepare(models.build(made.network.blank(), made.tasks), made, blank=True)

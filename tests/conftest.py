@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("edgemtl", deadline=None)
 settings.load_profile("edgemtl")
 
-SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # files whose tests send their process signals
+SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # their tests send the process signals
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for what -m asks for

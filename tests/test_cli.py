@@ -106,7 +106,7 @@ def test_every_failure_is_one_line(
     def fail(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("edgemtl.doctor.doctor", fail)
+    monkeypatch.setattr("edgemtl.device.doctor.doctor", fail)
     got, _, err = run(capsys, "doctor")
     assert got == status
     assert err.startswith(message)
@@ -142,7 +142,7 @@ def test_the_data_folder_may_come_from_the_environment(monkeypatch: pytest.Monke
 
 def test_doctor_looks_through_the_data_set_named(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("edgemtl.checkup.checkup", lambda root, **options: asked.append((root, options)))
+    monkeypatch.setattr("edgemtl.device.checkup.checkup", lambda root, **options: asked.append((root, options)))
     assert cli.main(["doctor", "--data", "d", "--dataset", "nyud", "--limit", "5", "--out", "o"]) == 0
     assert asked == [(Path("d"), {"dataset": "nyud", "limit": 5, "out": Path("o")})]
     monkeypatch.setenv("EDGEMTL_DATA", "there")  # a data set is looked through only where one asks for it

@@ -11,7 +11,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import convert, verify
+from edgemtl.deployment import convert, verify
 from edgemtl.errors import CheckFailed
 from tests import toy
 

@@ -9,11 +9,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgemtl import artifact, draw, evaluate, frames, mixed, recipe, report
+from edgemtl import artifact, frames, recipe
 from edgemtl.apps import camera
+from edgemtl.deployment import report
+from edgemtl.device import draw, evaluate
+from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.frames import FILL, canvas, fit, spread, window
-from edgemtl.predictor import Predictor
+from edgemtl.quantization import mixed
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgemtl import models, recipe
-from edgemtl.launch import launch
+from edgemtl.training.launch import launch
 
 RECIPES = ["nyud_edge", "nyud_fcn_edge", "nyud_mqtransformer_edge", "nyud_sca_edge"]
 KEPT_LAYOUT = RECIPES[:2]  # the others' attention over pixels is matrix products, for which maps are transposed

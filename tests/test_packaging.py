@@ -120,7 +120,7 @@ def test_who_installs_it_sees_its_types(clean: Path, tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(code)
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(clean), "user.py"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert "-> edgemtl.predictor.Predictor" in said, said
+    assert "-> edgemtl.device.predictor.Predictor" in said, said
     assert 'incompatible type "int"; expected "Path"' in said, said
 
 

@@ -5,7 +5,7 @@ from dataclasses import is_dataclass
 import pytest
 
 from edgemtl import registry
-from edgemtl.bounds import BOUNDS, Bounds
+from edgemtl.device.bounds import BOUNDS, Bounds
 from edgemtl.errors import UsageError
 from edgemtl.target import Target, load_target
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 import edgemtl
 from edgemtl import Predictor, recipe
 from edgemtl.data import scenes
-from edgemtl.prepare import load_float
+from edgemtl.deployment.verify import verify
+from edgemtl.networks.prepare import load_float
 from edgemtl.run import Run
-from edgemtl.verify import verify
 
 pytestmark = pytest.mark.slow
 

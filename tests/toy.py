@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, checkpoint, convert, ledger, pairing, proof, quantizers, registry, tasks
+from edgemtl import artifact, ledger, registry, tasks
+from edgemtl.deployment import convert
 from edgemtl.files import sha256, write_json
-from edgemtl.prepare import Activate, Normalise
+from edgemtl.networks import checkpoint
+from edgemtl.networks.prepare import Activate, Normalise
+from edgemtl.quantization import pairing, proof, quantizers
 from edgemtl.recipe import Data, Network, Recipe, Training
 
 SIZE = (48, 64)
@@ -100,9 +103,10 @@ def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
 
 def exact_edge() -> Any:
     """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
-    from edgemtl import compress, exact, models
+    from edgemtl import models
     from edgemtl import recipe as recipes
-    from edgemtl.prepare import prepare
+    from edgemtl.networks.prepare import prepare
+    from edgemtl.quantization import compress, exact
 
     torch.manual_seed(0)
     stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from edgemtl import registry
-from edgemtl.backbones import Backbone
 from edgemtl.errors import UsageError, unknown
+from edgemtl.networks.backbones import Backbone
 from edgemtl.recipe import Network
 from edgemtl.tasks import Task
 
@@ -17,8 +17,8 @@ STD = (58.395, 57.12, 57.375)
 
 
 def from_reference(method: str, backbone: str, tasks: dict[str, int], state_dict: Mapping[str, Any]) -> nn.Module:
-    """The published network with its authors' weights: see edgemtl.reference.from_reference."""
-    from edgemtl import reference  # its files import this package's
+    """The published network with its authors' weights: see edgemtl.networks.reference.from_reference."""
+    from edgemtl.networks import reference  # its files import this package's
 
     return reference.from_reference(method, backbone, tasks, state_dict)
 

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone
-from edgemtl.chains import chain, conv1x1
-from edgemtl.models._layers import Detail, Fusion, Head, norm2d
+from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.chains import chain, conv1x1
+from edgemtl.networks.layers import Detail, Fusion, Head, norm2d
+from edgemtl.networks.points import Point
 from edgemtl.ops import deform_conv2d
-from edgemtl.points import Point
 
 # Of the exact form. An eighth of a pixel keeps bilinear weights at multiples of 1/64, so that what is read lies at
 # least 1/128 of a code from a tie once NUDGE is added: far more than float32's own error in a position or a product.
@@ -79,7 +79,7 @@ class Offsets(nn.Module):
 class Deform(nn.Module):
     """A 1x1 convolution (B, width, h, w) that reads each group of channels at an offset position of its own."""
 
-    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.prepare
+    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.networks.prepare
 
     def __init__(self, width: int, groups: int, gain: float):
         super().__init__()

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone
-from edgemtl.models._layers import Detail, Fusion, Head, resize
+from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.layers import Detail, Fusion, Head, resize
 
 
 class FCN(nn.Module):

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone
-from edgemtl.chains import chain, conv1x1
-from edgemtl.models._layers import Detail, Fusion, Head, LayerNorm2d, norm2d
+from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.chains import chain, conv1x1
+from edgemtl.networks.layers import Detail, Fusion, Head, LayerNorm2d, norm2d
 
 
 def _activation(kind: str) -> nn.Module:
@@ -45,7 +45,7 @@ class Projection(nn.Module):
     `scaled` false leaves those out. `axes` is the number of 1s in its weight's shape, which checkpoints know.
     """
 
-    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.prepare
+    takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.networks.prepare
 
     def __init__(self, width: int, out: int, bias: bool = False, scaled: bool = True, axes: int = 2):
         super().__init__()

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone
-from edgemtl.models._layers import Detail, Fusion, LayerNorm2d, resize
+from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, resize
 
 PROPAGATION_HEADS = 4
 MASKED = -100.0  # what Swin adds to the logits of tokens that the shift brought into one window

@@ -33,7 +33,7 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
     """The graph of `deployed` for a frame (1, 3, H, W), with its maps in the order of `names`."""
     import torch
 
-    from edgemtl import quantizers
+    from edgemtl.quantization import quantizers
 
     class Camera(torch.nn.Module):
         def __init__(self) -> None:

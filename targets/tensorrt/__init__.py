@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator
 import numpy as np
 
 from edgemtl.artifact import Manifest
+from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.ledger import Check, Found
-from edgemtl.predictor import smooth_frames
 from edgemtl.show import err
 from edgemtl.target import How, Session, Target
 from edgemtl.targets import _onnx

@@ -13,7 +13,7 @@ import pytest
 
 from edgemtl import Predictor, cli
 from edgemtl.apps import camera
-from edgemtl.camera import Source, open_source
+from edgemtl.device.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl import models, recipe, show, tasks
+from edgemtl.networks.prepare import prepare
 from edgemtl.ops import deform_conv2d
-from edgemtl.prepare import prepare
 from edgemtl.targets.coreml import graph, package, target
 
 GROUPS, CHANNELS, HEIGHT = 4, 32, 24

@@ -18,9 +18,9 @@ import measure
 import numpy as np
 
 from edgemtl import recipe, registry, show
-from edgemtl.augment import augment
-from edgemtl.batches import Augmented, loader, stack
 from edgemtl.recipe import Recipe
+from edgemtl.training.augment import augment
+from edgemtl.training.batches import Augmented, loader, stack
 
 
 def main() -> None:

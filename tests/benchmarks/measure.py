@@ -15,10 +15,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl.batches import stack, tensors
-from edgemtl.losses import losses
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
+from edgemtl.training.batches import stack, tensors
+from edgemtl.training.losses import losses
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 Step = Callable[[], Any]

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone
 from edgemtl.models.demt import DeMT
+from edgemtl.networks.backbones import Backbone
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

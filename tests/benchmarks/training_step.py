@@ -18,11 +18,11 @@ from plain_demt import Operator, by_gather, by_grid_sample, by_torchvision, plai
 from torch import nn
 
 from edgemtl import models, recipe, show
-from edgemtl.backbones import Backbone
-from edgemtl.launch import launch
 from edgemtl.models.demt import DeMT
+from edgemtl.networks.backbones import Backbone
 from edgemtl.recipe import Recipe
-from edgemtl.schedule import optimizer
+from edgemtl.training.launch import launch
+from edgemtl.training.schedule import optimizer
 
 TOLERANCE = 1e-4  # of an output's standard deviation
 OURS = {"edgemtl": "32-true", "edgemtl, bf16-mixed": "bf16-mixed"}

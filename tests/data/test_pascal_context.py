@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl.checkup import checkup
 from edgemtl.data import pascal_context
 from edgemtl.data.pascal_context import TASKS
+from edgemtl.device.checkup import checkup
 from edgemtl.errors import CheckFailed, UsageError
 
 Image = pytest.importorskip("PIL.Image")

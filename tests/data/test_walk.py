@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl.camera import open_source
+from edgemtl.device.camera import open_source
 from edgemtl.errors import UsageError
 
 pytest.importorskip("embreex", reason="scenes needs embreex")

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import compress, models, quantizers, recipe
+from edgemtl import models, recipe
 from edgemtl.errors import UsageError
 from edgemtl.models.mqtransformer import Attend, DropPath, Encoder, MQTransformer, Queries, dots
-from edgemtl.prepare import prepare
+from edgemtl.networks.prepare import prepare
+from edgemtl.quantization import compress, quantizers
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import compress, models, quantizers, recipe
-from edgemtl.backbones import PaddedBlock
+from edgemtl import models, recipe
 from edgemtl.errors import UsageError
 from edgemtl.models.sca import SCA, Exchange, Read, Source, Summarise, WindowBlock
-from edgemtl.prepare import prepare
+from edgemtl.networks.backbones import PaddedBlock
+from edgemtl.networks.prepare import prepare
+from edgemtl.quantization import compress, quantizers
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl.launch import launch
 from edgemtl.ops.depthwise import Float32Gradients
+from edgemtl.training.launch import launch
 
 
 def both(conv, x):

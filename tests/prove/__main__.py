@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl import artifact, show
+from edgemtl.deployment.verify import frames_of
+from edgemtl.device.predictor import fit
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.predictor import fit
 from edgemtl.run import Run
-from edgemtl.verify import frames_of
 from tests.prove import compare, control, report, runtimes
 from tests.prove.compare import Outputs
 from tests.prove.report import Line

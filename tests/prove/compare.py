@@ -6,8 +6,9 @@ from typing import Any, Collection, NamedTuple
 
 import numpy as np
 
-from edgemtl import equality, ledger
-from edgemtl.selftest import canonical
+from edgemtl import ledger
+from edgemtl.deployment import equality
+from edgemtl.device.selftest import canonical
 
 Arrays = dict[str, np.ndarray]
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from edgemtl import ledger, quantizers
+from edgemtl import ledger
 from edgemtl.ledger import HIGH, LOW
+from edgemtl.quantization import quantizers
 from edgemtl.tasks import Size
 
 ACTIVATIONS = {"relu", "hardtanh"}

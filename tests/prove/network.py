@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, quantizers, registry, tasks
-from edgemtl.predictor import smooth_frames
-from edgemtl.prepare import Activate
+from edgemtl import artifact, ledger, registry, tasks
+from edgemtl.device.predictor import smooth_frames
+from edgemtl.networks.prepare import Activate
+from edgemtl.quantization import quantizers
 from tests import toy
 
 SIZE = (64, 80)

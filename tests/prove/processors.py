@@ -11,7 +11,7 @@ import shutil
 import sys
 from typing import NamedTuple
 
-from edgemtl import processor
+from edgemtl.device import processor
 from tests.prove import install
 from tests.prove.install import Absent
 

@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl import processor
 from edgemtl.artifact import Manifest
-from edgemtl.bounds import BOUNDS as BOUNDS_OF
+from edgemtl.device import processor
+from edgemtl.device.bounds import BOUNDS as BOUNDS_OF
 from tests.prove import processors
 from tests.prove.compare import Differences
 from tests.prove.control import Control

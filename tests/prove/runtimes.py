@@ -8,9 +8,11 @@ from typing import Callable, Iterator, NamedTuple
 
 import torch
 
-from edgemtl import artifact, convert, equality, proof, registry
+from edgemtl import artifact, registry
+from edgemtl.deployment import convert, equality
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
+from edgemtl.quantization import proof
 from edgemtl.run import Run
 from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.targets.openvino import XML

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("nncf")
 
-from edgemtl import quantizers
+from edgemtl.quantization import quantizers
 from tests import toy
 from tests.prove import __main__ as command
 from tests.prove import compare, forms, network, report, runtimes

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgemtl import registry
-from edgemtl.bounds import BOUNDS, compare
+from edgemtl.device.bounds import BOUNDS, compare
 from edgemtl.errors import UsageError
 from tests import toy
 
@@ -300,7 +300,7 @@ def stored(name: str, folder: Path) -> dict[str, list[bytes]]:
 
 def weights() -> list:
     """The name and module of each layer with an int8 weight, and that weight's quantizer."""
-    from edgemtl import quantizers
+    from edgemtl.quantization import quantizers
 
     network = REFERENCES["int8"].network
     found = {q.name.removesuffix(".weight"): q for q in quantizers.quantizers(network) if q.role == "weight"}

@@ -116,7 +116,7 @@ def test_on_arm_int8_is_computed_in_float_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # ARM Compute Library's int8 kernels round up from the middle between two codes; torch and all others to even.
-    from edgemtl import processor
+    from edgemtl.device import processor
 
     target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, tmp_path, "int8")
     monkeypatch.setattr(processor, "arm", lambda: True)
@@ -129,7 +129,7 @@ def test_on_arm_int8_is_computed_in_float_with_a_line(
 
 
 def test_on_arm_float_artifacts_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgemtl import processor
+    from edgemtl.device import processor
 
     target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32")
     monkeypatch.setattr(processor, "arm", lambda: True)

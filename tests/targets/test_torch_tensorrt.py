@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemtl import quantizers
 from edgemtl.cli import main
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.quantization import quantizers
 from edgemtl.targets import torch_tensorrt as module
 from edgemtl.targets.torch_tensorrt import converters, coverage, target
 from tests import toy

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from edgemtl import show
-from edgemtl.camera import Recorder
 from edgemtl.data.scenes import CLASSES, open, room
 from edgemtl.data.scenes.render import Camera, Tracer, view
 from edgemtl.data.scenes.room import Room
+from edgemtl.device.camera import Recorder
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Size
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemtl import convert
+from edgemtl.deployment import convert
 from edgemtl.run import Run
 from edgemtl.tasks import Size
 from tests.prove import network as small

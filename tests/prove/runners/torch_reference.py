@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import convert, ledger, quantizers
+from edgemtl import ledger
+from edgemtl.deployment import convert
+from edgemtl.quantization import quantizers
 from tests.prove.runners.results import Results
 
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("coremltools")
 from coremltools.converters.mil.mil import Builder as mb
 
-from edgemtl.bounds import Bounds, compare
+from edgemtl.device.bounds import Bounds, compare
 from edgemtl.errors import UsageError
 from edgemtl.targets.coreml import package, target
 from edgemtl.targets.coreml.evaluator import Program

@@ -8,9 +8,10 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import ledger, quantizers
+from edgemtl import ledger
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
+from edgemtl.quantization import quantizers
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.quantized import NAMES
 from tests import toy

@@ -12,8 +12,9 @@ from unittest.mock import patch
 
 import torch
 
-from edgemtl import compress, models, recipe, registry
-from edgemtl.prepare import Deployed, prepare
+from edgemtl import models, recipe, registry
+from edgemtl.networks.prepare import Deployed, prepare
+from edgemtl.quantization import compress
 from edgemtl.recipe import Recipe
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import target

@@ -1,0 +1,154 @@
+"""From a run's weights to an artifact that a device can open."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from edgemtl import artifact, show
+from edgemtl import recipe as recipes
+from edgemtl.artifact import Manifest
+from edgemtl.device import overflow, selftest
+from edgemtl.device.evaluate import Scores
+from edgemtl.errors import UsageError, unknown
+from edgemtl.files import read_json, sha256
+from edgemtl.networks import checkpoint
+from edgemtl.networks.prepare import Deployed, load_float
+from edgemtl.recipe import Recipe
+from edgemtl.run import Run, form_of
+from edgemtl.target import Target, load_target
+from edgemtl.tasks import Size
+
+
+def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: Sequence[str] = ()) -> Path:
+    """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
+
+    `settings` are the target's own, such as "ios=18". An artifact that is already there is replaced when the new one is
+    complete. UsageError for a target, a precision or a setting that does not exist, a run without the weights, a
+    missing package, or a folder that cannot be written.
+    """
+    chosen = load_target(target)
+    if precision not in chosen.precisions:
+        raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
+    options = _options(target, chosen, settings)
+    run = Run(run)
+    recipe, file = run.recipe, run.need(form_of(precision))
+    started = time.monotonic()
+    folder = run.artifact(target, precision)
+    with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
+        facts = _facts(recipe, precision)
+        deployed = load(run, precision)
+        names = chosen.convert(
+            deployed, recipe.size, recipe.tasks, temporary, precision, facts, chosen.options(**options)
+        )
+        held = chosen.quantized(temporary) if precision == "int8" else None
+        manifest = Manifest(
+            recipe=recipe.name,
+            target=target,
+            precision=precision,
+            options=options,
+            size=recipe.size,
+            fit=recipe.fit,
+            map_stride=recipe.map_stride,
+            tasks=recipe.tasks,
+            data=recipe.data,
+            files=artifact.describe(temporary, names),
+            weights_sha256=sha256(file),
+            toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
+            exact=_exact(deployed, recipe) if precision == "int8" else (),
+            needs=overflow.prove(held).needs if held is not None else (),
+            scores=_scores(run, file),
+        )
+        test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
+        manifest = manifest.model_copy(update={"files": artifact.describe(temporary, [*names, test])})
+        artifact.write(temporary, manifest)
+    megabytes = artifact.size(manifest) / 1e6
+    seconds = time.monotonic() - started
+    show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
+    show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
+    """The tasks whose maps are exact by construction."""
+    from edgemtl.quantization import proof  # slow to import, and needs NNCF
+
+    return proof.prove(deployed, torch.zeros(1, 3, *recipe.size)).exact
+
+
+def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[str, Any] | None = None) -> str:
+    """The name of the file in which frames, the network's maps of them and the manifest's words are kept.
+
+    See edgemtl.device.selftest.
+    """
+    frames = selftest.frames(size)
+    with torch.inference_mode():
+        made = [deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()) for frame in frames]
+    return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made], words)
+
+
+def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
+    """What settings such as "ios=18" say, for fields of the target's `options`."""
+    known = [field.name for field in fields(target.options)]
+    found = {}
+    for setting in settings:
+        key, value = recipes.parse(setting)
+        if key not in known:
+            raise unknown(f"setting of target {name}", key, known)
+        found[key] = value
+    return found
+
+
+def load(run: Path | Run, precision: str) -> Deployed:
+    """The deployed network in torch that an artifact of this precision must agree with."""
+    if precision != "int8":
+        return load_float(run)
+    from edgemtl.quantization.compress import load_int8  # slow to import, and needs NNCF
+
+    return load_int8(run)
+
+
+def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
+    """What goes into the target's own files, so that they explain themselves without the manifest."""
+    tasks = {name: task.model_dump(mode="json") for name, task in recipe.tasks.items()}
+    described = {"recipe": recipe.name, "precision": precision, "map_stride": recipe.map_stride, "tasks": tasks}
+    described |= {"fit": recipe.fit} if recipe.fit != "stretched" else {}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+
+
+def _scores(run: Run, file: Path) -> Scores:
+    """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
+    entry: dict[str, Any] = read_json(run.scores).get(file.stem, {}) if run.scores.is_file() else {}
+    if entry.get("weights_sha256") == sha256(file):
+        found: Scores = entry["tasks"]
+        return found
+    return checkpoint.about(file).get("scores") or {}
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():  # a full folder cannot be renamed over
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
+    finally:
+        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
+            old.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

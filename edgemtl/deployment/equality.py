@@ -1,0 +1,111 @@
+"""Whether an artifact has torch's codes at every quantizer, and torch's bits in every map."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgemtl import ledger
+from edgemtl.artifact import Manifest
+from edgemtl.device.selftest import canonical
+from edgemtl.quantization import quantizers
+from edgemtl.quantization.proof import Proof
+from edgemtl.quantization.quantizers import FakeQuantize
+from edgemtl.target import Target
+
+
+def codes(
+    target: Target,
+    path: Path,
+    manifest: Manifest,
+    frames: Sequence[np.ndarray],
+    deployed: Any,
+    proof: Proof,
+    device: str | None,
+) -> dict[str, Any] | None:
+    """The shares of codes that differ from torch's, by quantizer, and of values of exact maps, over frames (H, W, 3).
+
+    `target` gives the artifact's values, see `tensors` there; None where it cannot. `ok` where no code differs that
+    depends on no island. What a converter merged with another quantizer is not told by the artifact; the ledger
+    accounts for that.
+    """
+    sure = certain(deployed, proof)
+    differing: dict[str, float] = {}
+    told: set[str] = set()
+    for frame in frames:
+        found: dict[str, list[np.ndarray]] = {}
+        inside = target.tensors(path, manifest, frame, device)
+        if inside is None:
+            return None
+        for place, value in inside:
+            found.setdefault(ledger.name(place), []).append(value)
+        wanted_maps = {task: [map] for task, map in maps(deployed, frame).items() if task in proof.exact}
+        for name, wanted in (activations(deployed, frame) | wanted_maps).items():
+            here = found.get(name, [])
+            if here:
+                told.add(name)
+                share = max(min(_share(value, want) for value in here) for want in wanted)
+                if share:
+                    differing[name] = max(differing.get(name, 0.0), share)
+    wrong = sorted(name for name in differing if name in sure | set(proof.exact))
+    return {
+        "frames": len(frames),
+        "quantizers": len(told - set(proof.exact)),
+        "certain": len(told & sure),
+        "differing": differing,
+        "wrong": wrong,
+        "ok": not wrong and bool(told),
+    }
+
+
+def certain(deployed: nn.Module, proof: Proof) -> set[str]:
+    """The names of the quantizers whose codes depend on no island."""
+    every: dict[str, set[bool]] = {}
+    for scale, islands in proof.codes.items():
+        quantizer = deployed.get_submodule(scale.removesuffix(".scale"))
+        assert isinstance(quantizer, FakeQuantize)
+        every.setdefault(quantizer.name, set()).add(not islands)
+    return {name for name, found in every.items() if found == {True}}
+
+
+def activations(deployed: Any, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
+    made: dict[str, list[np.ndarray]] = {}
+
+    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(module, FakeQuantize)
+        made.setdefault(module.name, []).append(output.numpy().copy())
+
+    watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
+    hooks = [q.register_forward_hook(note) for q in watched]
+    try:
+        maps(deployed, frame)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return made
+
+
+def maps(deployed: Any, frame: np.ndarray) -> dict[str, np.ndarray]:
+    """Torch's maps of a frame (H, W, 3), with the batch axis."""
+    with torch.inference_mode():
+        return {
+            task: map.numpy() for task, map in deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()).items()
+        }
+
+
+def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
+    """One SHA-256 of all maps of all frames, tasks by name."""
+    digest = hashlib.sha256()
+    for of in maps:
+        for task in sorted(of):
+            digest.update(canonical(of[task]).tobytes())
+    return digest.hexdigest()
+
+
+def _share(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float((got != wanted).mean()) if got.shape == wanted.shape else 1.0

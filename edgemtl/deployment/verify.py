@@ -1,0 +1,295 @@
+"""An artifact against the torch model it was made from, on the same frames."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgemtl import artifact, show
+from edgemtl.artifact import Manifest
+from edgemtl.data import DataSet
+from edgemtl.deployment import blame, convert, equality
+from edgemtl.device import processor, readback, selftest
+from edgemtl.device.bounds import bounds_of, compare
+from edgemtl.device.predictor import Predictor, smooth_frames
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import difference, dumps, keep, sha256
+from edgemtl.frames import fit, spread
+from edgemtl.ledger import Check
+from edgemtl.quantization import proof
+from edgemtl.quantization.proof import Proof
+from edgemtl.recipe import Data, Recipe
+from edgemtl.run import Run, form_of, run_of
+from edgemtl.target import Session, Target, load_target
+
+
+def verify(
+    path: Path,
+    *,
+    run: Path | Run | None = None,
+    frames: int = 8,
+    data: Path | None = None,
+    device: str | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """How far each task's maps lie from those of the torch model in `run` (default: the folder around the artifact).
+
+    The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
+    data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
+    An int8 artifact's files are first read back and held against the ledger, see `readback`, and a target's own static
+    checks are made. Then codes must be torch's at every quantizer that depends on no island (see `proof`), on the first
+    frame, and so must every bit of a map that is exact, on all. Files that `device` does not run are run by the devices
+    that the target's `others` names, and held against torch as well. CheckFailed where one of these fails, the run was
+    trained again since, a map has another shape, or another difference exceeds the bounds (see `bounds`).
+    """
+    if frames < 1:
+        raise UsageError(f"frames={frames}: at least one is needed")
+    manifest = artifact.read(path)
+    run = run_of(path, run)
+    stated = run.recipe
+    if problem := _difference(manifest, stated):
+        raise CheckFailed(f"{path / artifact.FILE} does not say what {run} says: {problem}; convert again")
+    predictor = Predictor(path, device)
+    file = run.need(form_of(manifest.precision))
+    if sha256(file) != manifest.weights_sha256:
+        raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
+    target = load_target(manifest.target)
+    checks = target.check(path, manifest)
+    held = readback.check(path, manifest, run) if manifest.precision == "int8" else None
+    reference = convert.load(run, manifest.precision)
+
+    source, images = frames_of(stated, data, frames)
+    shown = proof.prove(reference, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None
+    checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
+    exact = shown.exact if shown and predictor.session.float32 else ()
+    held_codes = None
+    where = device if predictor.session.float32 else target.exactly
+    if shown and (predictor.session.float32 or where):
+        with show.err.status(f"comparing the codes of {path} with torch's"):
+            first = [fit(images[0], manifest.size, manifest.fit)]
+            held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
+    unsound: dict[str, str] = {}  # by task, in the first frame where it is
+    for index, image in enumerate(show.track(images, f"verify on {source}")):
+        frame = fit(image, manifest.size, manifest.fit)
+        got = predictor.session(frame)
+        with torch.inference_mode():
+            wanted = reference(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+        for task, found in pairs.items():
+            want = wanted[task][0].numpy()
+            if got[task].shape != want.shape:
+                raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
+            found.append((got[task], want))
+            if problem := manifest.tasks[task].problem(got[task]):
+                unsound.setdefault(task, f"{task} is {problem} (frame {index})")
+    checks += [Check("maps", False, text) for text in unsound.values()]
+    checks = [*checks, *predictor.session.problems()]
+    if shown and where and not predictor.session.float32:
+        with show.err.status(f"comparing the layers of {path} with torch's"):
+            checks.append(_check_of_layers(target, path, manifest, images[0], reference, where))
+    for other in target.others(path, manifest, device):
+        with show.err.status(f"verifying what {other} runs of {path}"):
+            checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
+    bounds = bounds_of(manifest, predictor.session.float32)
+    tasks = {
+        task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
+    }
+    for task, values in pairs.items():
+        tasks[task]["equal"] = all(np.array_equal(a, b) for a, b in values)
+        tasks[task]["exact"] = task in exact
+        tasks[task]["ok"] &= tasks[task]["equal"] or task not in exact
+    result = {
+        "artifact": str(path),
+        "precision": manifest.precision,
+        "digest": artifact.digest(manifest),
+        "device": predictor.session.device,
+        "how": predictor.session.how,
+        "machine": processor.name(),
+        "reference": str(file),
+        "frames": len(images),
+        "source": source,
+        "bounds": bounds._asdict(),
+        "tasks": tasks,
+        "checks": [check._asdict() for check in checks],
+        "ledger": held,
+        "codes": held_codes,
+        "islands": shown.islands if shown else {},
+        "sha256": equality.sha256({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
+        "ok": all(task["ok"] for task in tasks.values())
+        and all(c.ok for c in checks)
+        and (not held or held["ok"])
+        and (not held_codes or held_codes["ok"]),
+    }
+    _print(result, as_json)
+    unkept = keep(run.verified, path.resolve().name, result)
+    problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
+    if held and not held["ok"]:
+        problems.append(readback.reason(held))
+    if held_codes and not held_codes["ok"]:
+        problems.append(_other_codes(held_codes))
+    if wrong := [name for name, task in tasks.items() if task["exact"] and not task["equal"]]:
+        problems.append(f"differs from {file} in {', '.join(wrong)}, which must be equal to the last bit")
+    if wrong := [name for name, task in tasks.items() if not (task["ok"] or task["exact"])]:
+        problems.append(f"differs from {file} beyond the bounds of {manifest.precision} in {', '.join(wrong)}")
+    if problems:
+        raise CheckFailed(f"{path}: {'; '.join(problems + unkept)}")
+    if unkept:
+        raise UsageError(unkept[0])
+    return result
+
+
+def _difference(manifest: Manifest, stated: Recipe) -> str | None:
+    """What a device reads in the manifest that is not what the run's recipe says."""
+    wanted = stated.model_dump(mode="json", include={"size", "map_stride", "tasks", "data"})
+    wanted |= {"recipe": stated.name, "fit": stated.fit}
+    if manifest.data is None:  # as of older versions
+        del wanted["data"]
+    return difference(manifest.model_dump(mode="json", include=set(wanted)), wanted)
+
+
+def _check_of_exact(manifest: Manifest, shown: proof.Proof | None) -> list[Check]:
+    """Whether the manifest calls those maps exact that are; nothing to say where none is and it calls none so."""
+    exact = shown.exact if shown else ()
+    if set(manifest.exact) == set(exact):
+        return []
+    said, right = (", ".join(sorted(names)) or "none" for names in (manifest.exact, exact))
+    return [Check("manifest", False, f"it says that the exact maps are {said}; they are {right}; convert again")]
+
+
+def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
+    """Whether the artifact has a self-test, and the maps in it are those of the torch model."""
+    if artifact.SELFTEST not in manifest.files:
+        return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
+
+    class Torch(Session):
+        device, how, float32 = "torch", "executed", True
+
+        def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+            return {task: map[0] for task, map in equality.maps(reference, frame).items()}
+
+    try:
+        stored = selftest.read(path, manifest)
+    except (CheckFailed, UsageError) as error:
+        return Check("self-test", False, str(error))
+    verdicts = selftest.check(Torch(), manifest, stored)
+    wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
+    return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
+
+
+def _check_of_other(
+    target: Target,
+    path: Path,
+    manifest: Manifest,
+    device: str,
+    images: list[np.ndarray],
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]],
+    reference: Any,
+    shown: Proof | None,
+) -> Check:
+    """Whether the file that `device` runs gives torch's maps, the second of `pairs`, and torch's codes."""
+    session = target.open(path, manifest, device)
+    frames = [fit(image, manifest.size, manifest.fit) for image in images]
+    made = [session(frame) for frame in frames]
+    texts, wrong = [], []
+    for task, values in pairs.items():
+        got, wanted = np.stack([maps[task] for maps in made]), np.stack([want for _, want in values])
+        if got.shape != wanted.shape:
+            wrong.append(f"{task} has shape {got.shape[1:]}, torch gives {wanted.shape[1:]}")
+            continue
+        found = compare(got, wanted, bounds_of(manifest, session.float32))
+        ok, must = found.pop("ok"), shown is not None and session.float32 and task in shown.exact
+        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(found)}")
+        if not ok or (must and not np.array_equal(got, wanted)):
+            wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
+    if shown and session.float32:
+        codes = equality.codes(target, path, manifest, frames[:1], reference, shown, device)
+        if codes is not None:
+            texts.append(_codes_text(codes))
+            wrong += [] if codes["ok"] else [_other_codes(codes)]
+    return Check(f"maps by {session.device}", not wrong, "; ".join(wrong or texts))
+
+
+def _check_of_layers(
+    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: Any, device: str
+) -> Check:
+    """Whether each layer alone, on the artifact's own inputs, gives what torch gives: see `blame`.
+
+    For an artifact that computes in float16: there errors add up, and the bounds on its maps let a constant pass that
+    was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
+    """
+    bound, frame = blame.BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
+    layers = blame.walk(reference, frame, dict(target.tensors(path, manifest, frame, device) or {}))
+    wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
+    text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
+    return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)
+
+
+def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
+    """Where the frames are from and up to `count` of them, spread over the split."""
+    try:
+        samples = stated.data.open(data, "val")
+        return f"{stated.data.name}, val split", _spread(samples, count)
+    except (UsageError, ModuleNotFoundError):
+        if data is not None:
+            raise
+    try:
+        return "rendered scenes", _spread(Data(name="scenes").open(None, "val"), count)
+    except (UsageError, ModuleNotFoundError):  # there is no renderer on some machines
+        return "smooth random frames", smooth_frames(stated.size, count)
+
+
+def _spread(samples: DataSet, count: int) -> list[np.ndarray]:
+    if not len(samples):
+        raise UsageError("the val split is empty")
+    return [samples[index]["image"] for index in spread(len(samples), count)]
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(dumps(result, indent=1))
+        return
+    rows = [
+        (
+            name,
+            *("" if task.get(key) is None else f"{task[key]:.3g}" for key in ("max", "rms", "relative_rms")),
+            f"{100 * task['agreement']:.3f} %" if "agreement" in task else "",
+            ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS",
+        )
+        for name, task in result["tasks"].items()
+    ]
+    title = "{artifact} {how} on {device} against {reference}: {frames} frames, {source}".format(**result)
+    show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)
+    for check in result["checks"]:
+        text = f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}"
+        show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+    if result["ledger"]:
+        readback.show_result(result["ledger"])
+    if result["codes"]:
+        _show(_codes_text(result["codes"]))
+    if result["islands"]:
+        _show(f"islands, which are not exact: {len(result['islands'])}")
+        for name, why in result["islands"].items():
+            _show(f"  {name}: {why}")
+    elif result["precision"] == "int8":
+        _show("islands: none; every value from the camera to the maps is exact")
+    _show(f"SHA-256 of all maps: {result['sha256']}")
+
+
+def _show(text: str) -> None:
+    show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _codes_text(codes: dict[str, Any]) -> str:
+    several = "s" * (codes["frames"] != 1)
+    text = (
+        f"codes: {codes['quantizers']} quantizers on {codes['frames']} frame{several}, {len(codes['differing'])} differ"
+    )
+    return f"{text} ({codes['certain']} of them depend on no island and must not)"
+
+
+def _other_codes(codes: dict[str, Any]) -> str:
+    if not codes["wrong"]:
+        return "it tells none of the quantizers' codes"
+    first = codes["wrong"][0]
+    return f"{100 * codes['differing'][first]:.3g} % of the codes of {first} are others than torch's"

@@ -1,0 +1,1 @@
+"""The device side: runs, scores, measures and shows artifacts. No torch."""

@@ -1,0 +1,140 @@
+"""Every recipe in a row: what it trains, on what, what its network costs and what its paper reports.
+
+`python -m edgemtl.device.catalogue docs/models.md` writes the tables of that page anew.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgemtl import recipe as recipes
+from edgemtl import registry, show
+from edgemtl.device.cost import COUNTER, Cost, costs
+from edgemtl.errors import UsageError
+from edgemtl.recipe import Published, Recipe
+
+WIDE = 180  # columns of a terminal in which summaries have room
+
+
+class Entry(NamedTuple):
+    """One recipe; `cost` is None where it cannot be counted, `published` where the recipe is no paper's."""
+
+    recipe: Recipe
+    cost: Cost | None
+    published: Published | None
+
+
+def entries() -> list[Entry]:
+    """All recipes by name; the first time their costs are counted, under a progress bar."""
+    names = registry.names("recipes")
+    loaded = [recipes.load(name) for name in names]
+    reported = [getattr(registry.load("recipes", name), "published", None) for name in names]
+    return [Entry(*row) for row in zip(loaded, costs(loaded), reported, strict=True)]
+
+
+def as_json(listed: Sequence[Entry]) -> list[dict[str, object]]:
+    """The same as plain data; parameters and macs are plain numbers."""
+    return [
+        {
+            "name": entry.recipe.name,
+            "summary": entry.recipe.summary,
+            "data": entry.recipe.data.name,
+            "tasks": list(entry.recipe.tasks),
+            "method": entry.recipe.network.method,
+            "backbone": entry.recipe.network.backbone,
+            "parameters": entry.cost and entry.cost.parameters,
+            "macs": entry.cost and entry.cost.macs,
+            "size": entry.recipe.size,
+            "published": entry.published and entry.published.model_dump(),
+        }
+        for entry in listed
+    ]
+
+
+def show_table(listed: Sequence[Entry]) -> None:
+    """Prints a table, and how to have costs counted where they could not be; summaries only where there is room."""
+    header = ["name", "data set", "method", "backbone", "what it is", "size", "params M", "MACs G"]
+    rows = [
+        [
+            recipe.name,
+            recipe.data.name,
+            recipe.network.method,
+            recipe.network.backbone,
+            recipe.summary,
+            _size(recipe),
+            f"{cost.parameters / 1e6:.2f}" if cost else "-",
+            f"{cost.macs / 1e9:.2f}" if cost else "-",
+        ]
+        for recipe, cost, _ in listed
+    ]
+    if show.out.is_terminal and show.out.width < WIDE:
+        for row in [header, *rows]:
+            del row[4]
+    title = f"recipes; MACs of one image of that size, half of what {COUNTER} counts"
+    show.table(title, header, rows, left=len(header) - 3)
+    if not all(entry.cost for entry in listed):
+        print('parameters and MACs are counted with torch: pip install "edgemtl[train]"', file=sys.stderr)
+
+
+def markdown(listed: Sequence[Entry]) -> str:
+    """A table for each data set: our parameters and MACs beside those that the paper reports, and its scores."""
+    parts = []
+    for data in dict.fromkeys(entry.recipe.data.name for entry in listed):
+        rows = [entry for entry in listed if entry.recipe.data.name == data]
+        tasks = {name: task for entry in rows for name, task in entry.recipe.tasks.items()}
+        scored = [name for name in tasks if any(name in entry.published.scores for entry in rows if entry.published)]
+        head = ["recipe", "size", "parameters", "reported", "MACs", "reported"]
+        head += [f"{name} {tasks[name].headline} {tasks[name].unit}" for name in scored] + ["paper"]
+        lines = [head, ["---", *["---:"] * (len(head) - 2), "---"], *(_line(entry, scored) for entry in rows)]
+        parts.append(f"### {data}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(parts)
+
+
+def _line(entry: Entry, scored: list[str]) -> list[str]:
+    if entry.cost is None:
+        raise UsageError('the tables need every network\'s cost: pip install "edgemtl[train]"')
+    recipe, paper = entry.recipe, entry.published
+    return [
+        f"`{recipe.name}`",
+        _size(recipe),
+        f"{entry.cost.parameters / 1e6:.2f} M",
+        f"{paper.parameters:g} M" if paper and paper.parameters else "",
+        f"{entry.cost.macs / 1e9:.2f} G",
+        f"{paper.flops:g} G" if paper and paper.flops else "",
+        *(f"{paper.scores[name]:g}" if paper and name in paper.scores else "" for name in scored),
+        f"[{paper.paper}]({paper.link})" if paper else "",
+    ]
+
+
+def _size(recipe: Recipe) -> str:
+    return f"{recipe.size[0]}x{recipe.size[1]}"
+
+
+def cut(page: Path) -> tuple[str, str, str]:
+    """A page's text before its tables, the tables, and the text after; UsageError without the lines around them."""
+    found = re.fullmatch(r"(.*<!-- tables -->\n)(.*)(<!-- end of tables -->.*)", page.read_text("utf-8"), re.S)
+    if not found:
+        raise UsageError(f"{page} has no lines `<!-- tables -->` and `<!-- end of tables -->`")
+    return found[1], found[2], found[3]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m edgemtl.device.catalogue", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("page", type=Path, metavar="FILE", help="the page whose tables to write anew")
+    page = parser.parse_args().page
+    try:
+        before, _, after = cut(page)
+        page.write_text(f"{before}\n{markdown(entries())}\n{after}", encoding="utf-8")
+    except (UsageError, OSError) as error:
+        print(f"edgemtl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""What is installed, what is missing or broken, and the line that mends it."""
+
+import importlib
+import logging
+import platform
+from configparser import RawConfigParser
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from edgemtl import __version__, registry, show
+from edgemtl.device import processor
+from edgemtl.errors import CheckFailed, unknown
+from edgemtl.target import load_target
+
+CHECKOUT = Path(__file__).parents[2]
+SETUP = CHECKOUT / "setup.cfg"  # only in a checkout
+MODULES = {
+    "nvidia-modelopt": "modelopt",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "scikit-image": "skimage",
+    "timm": "edgemtl.networks.backbones",  # as edgemtl imports it: with torch for CPUs a plain `import timm` fails
+}
+# OpenCV without windows, for machines that lack the system's libGL; it overwrites the other one's files.
+HEADLESS = "pip install --force-reinstall --no-deps opencv-python-headless"
+
+
+class Finding(NamedTuple):
+    """One package: who needs it, what was asked for, its version or what is wrong, and the command that mends it."""
+
+    package: str
+    extra: str  # "" for the device side, which everything needs
+    wanted: str
+    found: str
+    fix: str = ""  # empty: nothing is wrong
+
+
+def doctor(*, target: str | None = None) -> list[Finding]:
+    """What the device side, the workshop and every target need, as a table; with `target` only what that one needs.
+
+    CheckFailed, naming the first fix, where the device side or the `target` asked for would not run.
+    """
+    needed = requirements()
+    targets = [name for name in registry.names("targets") if name in needed]
+    if target is not None and target not in targets:
+        raise unknown("target", target, targets)
+    extras = ["", target] if target else ["", "train", *targets]
+    asked = [(requirement, extra) for extra in extras for requirement in needed[extra]]
+    findings = [inspect(*pair) for pair in show.track(asked, "doctor")]
+
+    place = "checkout" if SETUP.is_file() else "installed"
+    title = f"edgemtl {__version__} ({place} in {CHECKOUT}), Python {platform.python_version()}"
+    rows = [(f.package, f.extra or "everything", f.wanted or "any", f.found) for f in findings]
+    show.table(title, ("package", "for", "wanted", "found"), rows)
+    fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
+    print(f"processor: {processor.name()}; for int8: {processor.describe()}")
+    for name in targets if target is None else [target]:
+        said = "" if any(f.fix for f in findings if f.extra == name) else load_target(name).int8()
+        if said:
+            print(f"int8, {name}: {said}")
+    for line in [f"fix: {fix}" for fix in fixes] or ["everything is there"]:
+        print(line)
+
+    broken = [f for f in findings if f.fix and f.extra in ("", target)]
+    if broken:
+        wrong = ", ".join(f"{f.package} is {f.found}" for f in broken)
+        raise CheckFailed(f"{wrong}; {broken[0].fix}")
+    return findings
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """What each extra ("" is the device side) needs on this machine, with what the extras that it names need.
+
+    Read from a checkout's setup.cfg or the installed metadata, which turn an underscore into a hyphen.
+    """
+    if SETUP.is_file():
+        config = RawConfigParser()
+        config.read(SETUP, encoding="utf-8")
+        texts = {"": config["options"]["install_requires"], **config["options.extras_require"]}
+        listed = {extra: [Requirement(line) for line in text.split("\n") if line] for extra, text in texts.items()}
+    else:
+        about = metadata.metadata("edgemtl")
+        every = [Requirement(line) for line in about.get_all("Requires-Dist") or []]
+        basic = [r for r in every if _applies(r, "")]
+        listed = {extra: [r for r in every if r not in basic] for extra in about.get_all("Provides-Extra") or []}
+        listed[""] = basic
+    here = {_spelled(extra): [r for r in needed if _applies(r, extra)] for extra, needed in listed.items()}
+    return {extra: _whole(extra, here) for extra in here}
+
+
+def _whole(extra: str, listed: dict[str, list[Requirement]]) -> list[Requirement]:
+    """What an extra lists, each package once, with the content of an edgemtl[other] in its place."""
+    found: dict[str, Requirement] = {}
+    for requirement in listed[extra]:
+        others = requirement.extras if requirement.name == "edgemtl" else ()
+        inner = [r for name in sorted(others) for r in _whole(_spelled(name), listed)] if others else [requirement]
+        found |= {str(r): r for r in inner}
+    return list(found.values())
+
+
+def _spelled(extra: str) -> str:
+    return extra.replace("-", "_")
+
+
+def inspect(requirement: Requirement, extra: str) -> Finding:
+    """What is wrong with one package, if anything; imports it, since an installed one may still fail to load."""
+    package, wanted = requirement.name, str(requirement.specifier)
+    version = _version(package)
+    if extra:
+        fix = f'pip install -e "{CHECKOUT}[{extra}]"' if SETUP.is_file() else f'pip install "edgemtl[{extra}]"'
+    else:
+        fix = f'pip install "{package}{wanted}"'
+    logging.disable(logging.WARNING)  # coremltools tells ten of them on every import
+    try:
+        module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
+    except ModuleNotFoundError:
+        return Finding(package, extra, wanted, "missing", fix)
+    except (ImportError, OSError, RuntimeError, AssertionError) as error:
+        reason = f"broken: {' '.join(str(error).split())}"
+        return Finding(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
+    finally:
+        logging.disable(logging.NOTSET)
+    # A system's own OpenCV (a Jetson's) has no metadata.
+    version = version or str(getattr(module, "__version__", ""))
+    if version and not requirement.specifier.contains(version, prereleases=True):
+        return Finding(package, extra, wanted, f"{version}, which is not {wanted}", fix)
+    return Finding(package, extra, wanted, version or "installed")
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _version(package: str) -> str | None:
+    for name in (package, f"{package}-headless"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

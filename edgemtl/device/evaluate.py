@@ -1,0 +1,362 @@
+"""Scoring a run's weights or an artifact with the tasks' own meters; the same code on a workstation and on a device."""
+
+from pathlib import Path
+from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from edgemtl import artifact, frames, recipe, show
+from edgemtl.device import budget as budgets
+from edgemtl.device import selftest
+from edgemtl.device.budget import Allowed
+from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.files import dumps, keep, read_json, sha256
+from edgemtl.recipe import Data, Recipe
+from edgemtl.run import FORMS, Run, run_of
+from edgemtl.tasks import Fit, Meter, Size, Task, check, delta_m, numbered
+from edgemtl.tasks import change as percent
+
+Scores = dict[str, dict[str, float]]  # task -> score -> value
+Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
+
+
+def read_scores(file: Path, name: str) -> dict[str, Any]:
+    """The entry of that name in a scores.json, empty where there is none. What is null there is NaN again."""
+    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    if "tasks" in entry:
+        entry["tasks"] = {
+            task: {k: np.nan if v is None else v for k, v in of.items()} for task, of in entry["tasks"].items()
+        }
+    return entry
+
+
+def score(
+    predict: Predict,
+    samples: Any,
+    tasks: Mapping[str, Task],
+    *,
+    size: Size | None = None,
+    how: Fit = "stretched",
+    limit: int | None = None,
+    title: str = "evaluate",
+    quiet: bool = False,
+) -> Scores:
+    """Every task's scores over the samples; the same arguments as `measure`."""
+    meters = measure(predict, samples, tasks, size=size, how=how, limit=limit, title=title, quiet=quiet)
+    return {name: meter.scores() for name, meter in meters.items()}
+
+
+def measure(
+    predict: Predict,
+    samples: Any,
+    tasks: Mapping[str, Task],
+    *,
+    size: Size | None = None,
+    how: Fit = "stretched",
+    limit: int | None = None,
+    title: str = "evaluate",
+    quiet: bool = False,
+) -> dict[str, Meter]:
+    """Every task's meter after all the samples, or `limit` of them, evenly spaced.
+
+    Each is judged at its label's own resolution, where it has one. `predict` fits each frame into the network's `size`,
+    `how` says in which way: of padded frames their own pixels alone are judged. UsageError where there is nothing to
+    score; CheckFailed where a map cannot be right, naming the frame and the task.
+    """
+    count = len(samples) if limit is None else min(limit, len(samples))
+    if count < 1:
+        raise UsageError(f"nothing to evaluate: {len(samples)} frames, limit {limit}")
+    meters = {name: task.meter() for name, task in tasks.items()}
+    chosen = frames.spread(len(samples), count)
+    for index in chosen if quiet else show.track(chosen, title):
+        sample = samples[index]
+        frame = sample["image"].shape[:2]
+        with numbered(index, title):
+            maps = predict(sample["image"])
+            check(maps, tasks)
+        for name, task in tasks.items():
+            if name in sample:
+                label = sample[name]
+                at = label.shape[:2]
+                meters[name].update(frames.predict(task, maps[name], frame, size or frame, how, at=at), label)
+    return meters
+
+
+def evaluate(
+    path: Path,
+    *,
+    data: Path | None = None,
+    weights: str = "float",
+    split: str = "val",
+    budget: str | None = None,
+    baseline: Path | None = None,
+    limit: int | None = None,
+    as_json: bool = False,
+    device: str | None = None,
+    reference: Path | None = None,
+    settings: Sequence[str] = (),
+    untested: bool = False,
+) -> dict[str, Any]:
+    """Scores of a run folder's `weights` or of an artifact, printed as a table, or as JSON with `as_json`.
+
+    Beside each headline score stands what the best prediction that is the same at every pixel reaches.
+
+    With `reference`, a checkpoint of a method's authors, `path` is instead the name of a recipe, changed by `settings`,
+    and its network with these weights is scored in torch. Like every other score, these are of our own padding, maps
+    and meters, not of the authors' evaluation.
+
+    With a `budget` also their change against the float weights of the run (`baseline`, else the one the artifact lies
+    in) and delta-m; CheckFailed where a change is worse than allowed. Scores over a whole split are kept in the run's
+    scores.json under the weights' or the artifact folder's name. UsageError where there is nothing to score.
+
+    An artifact must pass its self-test on this machine first, see edgemtl.device.selftest, unless it may be `untested`.
+    """
+    allowed = budgets.parse(budget, "--budget") if budget is not None else []
+    if settings and not reference:
+        raise UsageError("--set goes with --reference; a run or an artifact is scored as it is")
+    subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
+    tasks = subject.tasks
+    budgets.check(allowed, "--budget", budgets.names(tasks))
+    run, other = _baseline(path, baseline or subject.run, tasks) if allowed else (None, None)
+    entry, whole = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
+    result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
+    if not as_json:
+        _print_scores(result, tasks)
+    unkept = _keep(subject, entry) if whole else []
+    broken: list[Row] = []
+    if allowed:
+        assert run is not None and other is not None
+        base = _stored(other, split, entry["frames"])
+        if base is None:
+            base, whole = _measured(other, data=data, split=split, limit=limit, device=None)
+            unkept += _keep(other, base) if whole else []
+        rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
+        broken = [row for row in rows if not row.ok]
+        result |= {"baseline": str(run), "budget": [row._asdict() | {"ok": row.ok} for row in rows]}
+        if not as_json:
+            _print_rows(run, rows)
+    if as_json:
+        print(dumps(result, indent=1))
+    if broken:
+        over = ", ".join(f"{r.name} {r.shown} (allowed {r.allowed})" for r in broken)
+        raise CheckFailed("; ".join([f"over budget: {over}", *unkept]))
+    if unkept:
+        raise UsageError(unkept[0])
+    return result
+
+
+class Row(NamedTuple):
+    """One line of the comparison; `change` is in percent where the allowance is, and for delta_m; NaN: undefined."""
+
+    name: str
+    baseline: float | None
+    value: float
+    change: float
+    allowed: str | None
+    relative: bool
+    ok: bool
+
+    @property
+    def shown(self) -> str:
+        return "undefined" if np.isnan(self.change) else f"{self.change:+.3g}{'%' if self.relative else ''}"
+
+
+def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
+    """Each budgeted score, each task's headline and delta-m, against the baseline."""
+    limits = {a.name: a for a in allowed}
+    names = dict.fromkeys([f"{name}.{task.headline}" for name, task in tasks.items()] + list(limits))
+    names.pop("delta_m", None)
+    rows = []
+    for name in names:
+        task, _, key = name.partition(".")
+        rows.append(_row(name, baseline[task][key], value[task][key], limits.get(name)))
+    headlines = [{name: scores[name][task.headline] for name, task in tasks.items()} for scores in (value, baseline)]
+    gain = _number(delta_m(headlines[0], headlines[1], tasks))
+    limit = limits.get("delta_m")
+    rows.append(Row("delta_m", None, gain, gain, limit and str(limit), True, _holds(gain, limit)))
+    return rows
+
+
+def _row(name: str, baseline: float, value: float, limit: Allowed | None) -> Row:
+    relative = limit is not None and limit.relative
+    change = _number(percent(value, baseline)) if relative else value - baseline
+    return Row(name, baseline, value, change, limit and str(limit), relative, _holds(change, limit))
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _holds(change: float, limit: Allowed | None) -> bool:
+    # Written so that a change that is not a number fails.
+    if limit is None:
+        return True
+    return change >= limit.change if np.signbit(limit.change) else change <= limit.change
+
+
+class _Subject(NamedTuple):
+    """What is scored: where, under which name, with which weights and task parameters, on which data."""
+
+    path: Path
+    name: str
+    run: Run | None
+    tasks: dict[str, Task]
+    data: Data
+    size: Size
+    fit: Fit  # of an artifact the manifest's, by which a device shows it too
+    recipe: Recipe | None  # an artifact does without
+    weights_sha256: str
+    kind: Literal["run", "artifact", "reference"]
+    digest: str | None = None  # of an artifact's files
+
+
+def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
+    stated = recipe.load(name, list(settings))
+    if not file.is_file():
+        raise UsageError(f"{file} does not exist")
+    return _Subject(file, file.name, None, *_stated(stated), sha256(file), "reference")
+
+
+def _subject(path: Path, weights: str) -> _Subject:
+    if (path / artifact.FILE).is_file():
+        return _artifact(path)
+    run = Run(path)
+    if not run.exists:
+        raise UsageError(
+            f"{path} is neither a run (it has no {run.recipe_file.name}) nor an artifact (it has no {artifact.FILE})"
+        )
+    if weights not in FORMS:
+        raise unknown("weights", weights, FORMS)
+    return _Subject(path, weights, run, *_stated(run.recipe), sha256(run.need(weights)), "run")
+
+
+def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size, Fit, Recipe]:
+    return of.tasks, of.data, of.size, of.fit, of
+
+
+def _artifact(path: Path) -> _Subject:
+    """By its manifest alone; the recipe is asked only for what manifests of older versions do not say."""
+    manifest = artifact.read(path)
+    around = run_of(path)
+    run = around if around.exists else None
+    data = manifest.data or _data(manifest, run)
+    if data is None:
+        raise UsageError(f"{path} says no data set, as older versions did not; convert again")
+    fitted = manifest.size, manifest.fit
+    name, digest = path.resolve().name, artifact.digest(manifest)
+    return _Subject(
+        path, name, run, manifest.tasks, data, *fitted, None, manifest.weights_sha256, "artifact", digest
+    )  # fmt: skip
+
+
+def _data(manifest: artifact.Manifest, run: Run | None) -> Data | None:
+    """The data set of the recipe that an artifact came from, where that can be had."""
+    if run is not None:
+        return run.recipe.data
+    try:
+        return recipe.load(manifest.recipe).data
+    except UsageError:
+        return None
+
+
+def _baseline(path: Path, run: Path | Run | None, tasks: Mapping[str, Task]) -> tuple[Run, _Subject]:
+    """The run to compare with and its float weights; UsageError unless it has all the tasks."""
+    if run is None:
+        raise UsageError(f"{path} lies in no run folder; name the run to compare with by --baseline")
+    run = Run(run)
+    other = _subject(run.folder, "float")
+    if missing := [name for name in tasks if name not in other.tasks]:
+        raise UsageError(f"{run} has the tasks {', '.join(other.tasks)}, not {', '.join(missing)}")
+    return run, other
+
+
+def _measured(
+    subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
+) -> tuple[dict[str, Any], bool]:
+    """The entry for scores.json, and whether it is of the whole split."""
+    tasks = subject.tasks
+    samples = subject.data.open(data, split, tasks)
+    predict, how = _predict(subject, device, untested)
+    fitted: dict[str, Any] = {"size": subject.size, "how": subject.fit}
+    meters = measure(predict, samples, tasks, **fitted, limit=limit, title=f"evaluate {subject.name}")
+    count = len(samples) if limit is None else min(limit, len(samples))
+    entry = {
+        "frames": count,
+        "split": split,
+        "weights_sha256": subject.weights_sha256,
+        "tasks": {name: meter.scores() for name, meter in meters.items()},
+        "constant": {name: meter.constant() for name, meter in meters.items()},
+    }
+    if subject.kind == "artifact":
+        entry |= {"digest": subject.digest, **how}
+    return entry, count == len(samples)
+
+
+def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
+    """Writes an entry into the run's scores.json; why it cannot be kept, see `keep` in edgemtl.files."""
+    return keep(subject.run.scores, subject.name, entry) if subject.run is not None else []
+
+
+def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
+    """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
+    entry = read_scores(Run(subject.path).scores, subject.name)
+    wanted = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256}
+    whole = all(
+        task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
+    )
+    return entry if wanted.items() <= entry.items() and whole else None
+
+
+def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:
+    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.target)."""
+    if subject.kind == "artifact":
+        predictor = selftest.opened(subject.path, device, untested=untested)
+        return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}
+
+    with needs("train"):
+        import torch
+
+        from edgemtl.networks.prepare import load_float, load_reference
+        from edgemtl.quantization.compress import load_int8
+
+    assert subject.recipe is not None
+    path, size = subject.path, subject.recipe.size
+    if subject.kind == "reference":
+        network = load_reference(subject.recipe, path)
+    else:
+        network = load_float(path) if subject.name == "float" else load_int8(path, subject.name)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = network.to(where).eval()
+
+    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(frames.fit(frame, size, subject.fit)).permute(2, 0, 1)[None].float().to(where)
+            return {task: map[0].cpu().numpy() for task, map in network(batch).items()}
+
+    return predict, {}
+
+
+def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
+    title = f"{result['path']}, {result['name']}: {result['frames']} frames of {result['split']}"
+    listed = []
+    for name, of in result["tasks"].items():
+        for key, value in of.items():
+            about = (result["constant"][name], tasks[name].unit) if key == tasks[name].headline else ("", "")
+            listed.append((f"{name}.{key}", value, *about))
+    show.table(title, ("score", "value", "constant", "unit"), listed)
+    print("constant: the best that a prediction which is the same at every pixel reaches on these labels")
+
+
+def _print_rows(run: Run, rows: list[Row]) -> None:
+    show.table(
+        f"against {run}, float",
+        ("score", "baseline", "value", "change", "allowed", ""),
+        [
+            (r.name, "" if r.baseline is None else r.baseline, r.value, r.shown, r.allowed or "", _verdict(r))
+            for r in rows
+        ],
+    )
+
+
+def _verdict(row: Row) -> str:
+    return "" if row.allowed is None else "ok" if row.ok else "too much"

@@ -1,0 +1,145 @@
+"""The exact form of a deployed network: what `compress` quantizes where all of it shall be exact.
+
+A rewriting, not quite of the same function: borders of the frame are padded with mid-grey instead of the mean, sampling
+positions are whole eighths of a pixel, resizing by an odd factor takes weights of 1/64. Fine-tuning makes up for that.
+`proof` shows what the form is for: every value between camera and maps is a multiple of a known power of two, or is
+rounded to one that no float32 arithmetic can miss.
+
+A module whose deployment form cannot be exact has a method `exact` that gives what takes its place; a module with
+constants that follow from scales has a method `settle`.
+"""
+
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgemtl.models import MEAN, STD
+from edgemtl.networks.layers import Head
+from edgemtl.networks.points import Point
+from edgemtl.networks.prepare import ACTIVATIONS, Activate, Deployed, Maps, replace, shapes
+from edgemtl.recipe import Recipe
+from edgemtl.tasks import Size
+
+GREY, STEP = 128.0, 2.0**-6  # the camera's 0..255 becomes -2..2 in 256 steps
+CLASSES, PROBABILITIES = ("semseg", "human_parts"), ("edge", "sal")
+LEVELS = 256  # of a probability
+FRACTIONS = 16  # of a code: what enlarging twice by two gives
+
+
+class Centre(nn.Module):
+    """The camera's RGB frame 0..255 on the int8 grid: (frame - 128) / 64."""
+
+    def forward(self, frame: Tensor) -> Tensor:
+        return (frame - GREY) * STEP
+
+
+class ExactActivate(Activate):
+    """Maps at `size` from raw outputs, the same bits everywhere.
+
+    Class ids: each class is lifted by a fraction of a code of its own, so that no two are ever equal and argmax has
+    nothing to settle. Metres stay what they are. Normals keep their length: `decode` scales them. Probabilities are
+    whole 256ths, rounded at a border that none of the few values that a sigmoid of codes has comes near.
+    """
+
+    def __init__(self, size: Size, channels: dict[str, int]):
+        super().__init__(size)
+        for task, count in channels.items():
+            shape = (1, count, 1, 1) if task in CLASSES else ()
+            self.register_buffer(f"lift_{task}", torch.full(shape, 0.0 if shape else 0.5))
+
+    def forward(self, raw: dict[str, Tensor]) -> Maps:
+        return {task: self._map(task, x) for task, x in raw.items()}
+
+    def _map(self, task: str, x: Tensor) -> Tensor:
+        lift = getattr(self, f"lift_{task}", None)
+        if task in CLASSES and lift is not None:
+            x = x + lift
+        if x.shape[-2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        if task in PROBABILITIES and lift is not None:
+            one = x[:, 1] - x[:, 0] if x.shape[1] == 2 else x[:, 0]
+            return (one.sigmoid() * LEVELS + lift).floor() * (1 / LEVELS)
+        return x if task == "normals" else ACTIVATIONS[task](x)
+
+    def settle(self, task: str, scale: Tensor) -> None:
+        """Sets what follows from the scale of the task's raw codes."""
+        lift: Tensor | None = getattr(self, f"lift_{task}", None)
+        if lift is None:
+            return
+        if task in CLASSES:  # fractions below that of bilinear weights
+            classes = lift.shape[1]
+            share = scale / FRACTIONS / (1 << (classes - 1).bit_length())
+            lift.copy_((torch.arange(classes, dtype=lift.dtype) * share).view(1, -1, 1, 1))
+        else:
+            codes = torch.arange(-256 * FRACTIONS, 256 * FRACTIONS + 1, dtype=torch.float64)
+            fractions = ((codes * scale.double() / FRACTIONS).sigmoid() * LEVELS).frac()
+            lifts = torch.arange(512, 1536, dtype=torch.float64) / 2048  # float16 holds them; rounding stays rounding
+            away = (fractions[:, None] + lifts).frac()
+            lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()])
+
+
+def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
+    """The exact form of a network in deployment form, in place, still without quantizers."""
+    frame = torch.zeros(1, 3, *recipe.size)
+    found = shapes(deployed, frame)
+    _centre(deployed, frame)
+    for module in reversed(list(found)):  # inner modules before outer ones
+        exact: Callable[..., nn.Module] | None = getattr(module, "exact", None)
+        if exact is not None:
+            replace(deployed, module, exact(*found[module]))
+    channels = {}
+    for task in (*CLASSES, *PROBABILITIES):
+        head = _head(deployed.network, task) if task in recipe.tasks else None
+        if head is not None:
+            head.leave = Point()
+            channels[task] = head.logits.out_channels
+    deployed.activate = ExactActivate(deployed.activate.size, channels)
+    deployed.is_exact = True
+    return deployed.eval()
+
+
+def settle(deployed: Deployed) -> None:
+    """Sets all constants that follow from the scales of quantizers."""
+    for module in deployed.network.modules():
+        if (settle := getattr(module, "settle", None)) is not None:
+            settle()
+    if isinstance(deployed.activate, ExactActivate):
+        for task in (*CLASSES, *PROBABILITIES):
+            head = _head(deployed.network, task)
+            if head is not None and isinstance(head.leave, Point) and not isinstance(head.leave.quantizer, nn.Identity):
+                deployed.activate.settle(task, head.leave.quantizer.get_buffer("scale"))
+
+
+def _centre(deployed: Deployed, frame: Tensor) -> None:
+    """Moves the normalisation into the first layer, where one convolution alone reads the image as it is."""
+    image = deployed.normalise(frame)
+    readers: list[nn.Conv2d] = []
+
+    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if inputs and inputs[0] is image and isinstance(module, nn.Conv2d):
+            readers.append(module)
+
+    handles = [module.register_forward_pre_hook(before) for module in deployed.network.modules()]
+    with torch.no_grad():
+        deployed.network(image)
+    for handle in handles:
+        handle.remove()
+    if len(readers) != 1 or readers[0].groups != 1:
+        return
+    [stem] = readers
+    mean, std = (torch.tensor(values, dtype=torch.float64)[None, :, None, None] for values in (MEAN, STD))
+    weight = stem.weight.detach().double()
+    moved = (weight * (GREY - mean) / std).sum((1, 2, 3))
+    bias = moved if stem.bias is None else stem.bias.detach().double() + moved
+    stem.weight = nn.Parameter((weight / std / STEP).float(), requires_grad=False)
+    stem.bias = nn.Parameter(bias.float(), requires_grad=False)
+    deployed.normalise = Centre()
+
+
+def _head(network: nn.Module, task: str) -> Head | None:
+    """The task's head, whose place has the task's name."""
+    found = [module for path, module in network.named_modules() if path.endswith(f".{task}") or path == task]
+    heads = [module for module in found if isinstance(module, Head)]
+    return heads[0] if len(heads) == 1 else None

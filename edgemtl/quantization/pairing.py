@@ -1,0 +1,64 @@
+"""Where the quantizers of a deployed network stand, for the ledger: what torch's graph says that the files must say."""
+
+from typing import Any, Iterable, NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from edgemtl import ledger
+from edgemtl.quantization import quantizers
+
+# What hands a weight on to its layer as it is.
+VIEWS = {
+    "_unsafe_view", "alias", "clone", "contiguous", "detach", "expand", "flatten", "permute", "reshape", "squeeze", "t",
+    "transpose", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
+SHAPES = {"empty_like", "full_like", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}  # read no values
+
+
+class Pairing(NamedTuple):
+    """`ledger.sources` of every quantized tensor, by its name, and of every map, by its task."""
+
+    reads: dict[str, list[list[str]]]  # of what an activation is rounded from; of what else a weight's layer reads
+    outputs: dict[str, list[str]]
+
+
+def entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
+    """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`."""
+    made = pairing(deployed, frame)
+    rows = quantizers.ledger(deployed.network)  # type: ignore[arg-type]
+    return {"quantized": [row | {"reads": made.reads[row["name"]]} for row in rows], "outputs": made.outputs}
+
+
+def pairing(deployed: nn.Module, frame: torch.Tensor) -> Pairing:
+    """The pairing of `deployed`, which takes frames like `frame` and gives a map for each task."""
+    program = quantizers.export(deployed, frame).run_decompositions({})  # nothing is computed in place there
+    found = {
+        node: deployed.get_submodule(scale.removesuffix(".scale")) for node, scale in quantizers.scales(program).items()
+    }
+    names = {node: str(quantizer.name) for node, quantizer in found.items()}
+
+    def before(node: fx.Node) -> Iterable[fx.Node]:
+        return node.all_input_nodes if quantizers.called(node) not in SHAPES else ()
+
+    def above(start: Iterable[fx.Node], own: str | None = None) -> list[str]:
+        return [name for name in ledger.sources(start, names.get, before) if name != own]
+
+    reads: dict[str, list[list[str]]] = {name: [] for name in names.values()}
+    for node, name in names.items():
+        if found[node].role == "weight":
+            standing = [above(layer.all_input_nodes, name) for layer in _layers(node)]
+        else:
+            standing = [above(node.all_input_nodes[:1])]
+        reads[name] += [made_of for made_of in standing if made_of not in reads[name]]
+    maps = pytree.tree_unflatten(program.graph.output_node().args[0], program.call_spec.out_spec)
+    return Pairing(reads, {task: above([node]) for task, node in maps.items()})
+
+
+def _layers(weight: fx.Node) -> Iterable[fx.Node]:
+    for user in weight.users:
+        if quantizers.called(user) in VIEWS:
+            yield from _layers(user)
+        else:
+            yield user

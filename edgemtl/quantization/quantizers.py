@@ -1,0 +1,406 @@
+"""The one int8 form that every target lowers, and where it sits in a network.
+
+Signed, symmetric, zero point 0, for weights (per output channel) and activations (per tensor) alike. TensorRT,
+OpenVINO, ONNX' QuantizeLinear and Core ML all know this form.
+
+Codes of weights lie in -64..63 unless told otherwise. CPUs without VNNI add two products of 8 bits each in 16 bits, and
+255 * (64 + 64) is the most that fits. Codes of activations lie in -128..127.
+
+Scales are powers of two unless told otherwise. Then what a layer adds up are multiples of one number, and as long as
+they stay below 2**24 of it, float32 holds every sum exactly: neither order nor kernel nor processor can change a bit.
+All scales are float16 numbers (Core ML casts them) and at least 2**-14, below which float16 is subnormal and some
+accelerators flush to zero.
+
+Quantizers hang on the operations of a network through NNCF's function hooks, or sit in a `Point` of a module. A slot is
+such a place: before or after an operation, and which of its inputs or outputs; or the path of a point.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from edgemtl.errors import UsageError
+from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST
+from edgemtl.networks import checkpoint
+from edgemtl.networks.points import Point
+from edgemtl.quantization import nncf
+
+BITS = 8  # of activations
+POINT = "points."  # before the path of a point, in the name of its slot
+
+COORDINATES = re.compile(r"(^|[./])coordinates([./]|$)")  # modules that turn offsets into a grid to sample at
+WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
+SUMS = {"add", "add_"}
+# What only moves, clips or averages values: a layer behind it reads the quantizer before it.
+MOVES = {
+    "_unsafe_view", "alias", "cat", "chunk", "clamp", "clone", "contiguous", "dropout", "expand", "flatten", "getitem",
+    "hardtanh", "hardtanh_", "max_pool2d", "narrow", "pad", "permute", "relu", "relu_", "reshape", "select", "slice",
+    "split", "split_with_sizes", "squeeze", "transpose", "unbind", "unflatten", "unsqueeze", "upsample_bilinear2d",
+    "upsample_nearest2d", "view",
+}  # fmt: skip
+AVERAGES = {"upsample_bilinear2d", "cat"}  # of MOVES: what comes out need not be codes of one scale
+
+
+def snap(scale: Tensor) -> Tensor:
+    """The nearest scales that float16 holds exactly and normally, as float32."""
+    return scale.float().clamp(SMALLEST, LARGEST).half().float()
+
+
+def power(scale: Tensor) -> Tensor:
+    """The nearest powers of two that are not smaller, within float16's normal numbers, as float32."""
+    return torch.exp2(scale.double().clamp(SMALLEST, LARGEST / 2).log2().ceil()).float()
+
+
+def codes(value: Tensor, scale: Tensor, axis: int | None, bits: int = BITS) -> Tensor:
+    """The int8 codes of a tensor, rounded half to even; code * scale is what the quantizer gives back."""
+    # Times the reciprocal, as torch.fake_quantize does it: a division would differ by one code now and then.
+    return (value * along(scale, axis, value.ndim).reciprocal()).round().clamp(*CODES[bits]).to(torch.int8)
+
+
+def decode(code: Tensor, scale: Tensor, axis: int | None) -> Tensor:
+    """The float32 tensor that int8 codes stand for."""
+    return code.float() * along(scale, axis, code.ndim)
+
+
+def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
+    """The scale in a shape that multiplies a tensor of `ndim` axes."""
+    return scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+class FakeQuantize(nn.Module):
+    """Rounds a tensor to int8 and back, without branches: one operation in an exported graph.
+
+    `scale` is a scalar, or (C,) along `axis`. While `tuning` the same bits come faster on a CPU, but in several
+    operations; it is not the module's training mode, because that must not change what gets exported.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    tuning = False
+
+    def __init__(self, scale: Tensor, axis: int | None, role: str, name: str, bits: int = BITS):
+        super().__init__()
+        assert role in ("weight", "activation") and (scale.ndim == 0) == (axis is None)
+        self.axis, self.role, self.name, self.bits = axis, role, name, bits
+        self.low, self.high = CODES[bits]
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fast(x) if self.tuning else self._round(x)
+
+    def fast(self, x: Tensor) -> Tensor:
+        """What forward gives while `tuning`."""
+        if x.device.type != "cpu":
+            return self._round(x.float()).to(x.dtype)
+        scale = along(self.scale, self.axis, x.ndim)
+        rounded: Tensor = _StraightThrough.apply(x, scale, self.low, self.high)
+        return rounded
+
+    def _round(self, x: Tensor) -> Tensor:
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.low, self.high)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, self.low, self.high)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.role}, {self.bits} bits, axis={self.axis}, scales={self.scale.numel()}"
+
+
+class _StraightThrough(torch.autograd.Function):
+    """fake_quantize with vector instructions, where torch's own has none; the gradient passes where nothing clips."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.limits = low - 0.5, high + 0.5
+        if x.dtype == torch.float32:
+            y = x * scale.reciprocal()
+        else:  # bfloat16 under autocast: the arithmetic must not happen in it
+            y = x.float().mul_(scale.reciprocal())
+        return F.hardtanh_(y.round_(), low, high).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x, scale = ctx.saved_tensors
+        low, high = ctx.limits
+        if scale.ndim == 0:
+            step = scale.item()
+            return torch.ops.aten.hardtanh_backward(grads[0], x, low * step, high * step), None, None, None
+        return grads[0] * ((x >= low * scale) & (x <= high * scale)), None, None, None
+
+
+# ---- where they sit
+
+
+def points(network: nn.Module) -> dict[str, Point]:
+    """Every point of a network, by the name of its slot."""
+    return {POINT + path: module for path, module in network.named_modules() if isinstance(module, Point)}
+
+
+def slots(network: nn.Module) -> dict[str, nn.Module]:
+    """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
+    filled = {slot: point.quantizer for slot, point in points(network).items()}
+    filled = {slot: module for slot, module in filled.items() if not isinstance(module, nn.Identity)}
+    return nncf.hooks(network) | filled
+
+
+def slot(scale: str) -> str:
+    """The slot, or the first of the slots, of the quantizer whose scale has this name in an exported graph."""
+    path = scale.removesuffix(".scale")
+    hooked = path.removeprefix(nncf.HOOKS)
+    return hooked if hooked != path else POINT + path.removesuffix(".quantizer")
+
+
+def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
+    """Every quantizer of a network with its slots."""
+    found: dict[FakeQuantize, list[str]] = {}
+    for slot, module in slots(network).items():
+        if isinstance(module, FakeQuantize):
+            found.setdefault(module, []).append(slot)
+    return found
+
+
+def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
+    """Hangs a quantizer into a slot of the network, in place."""
+    if slot.startswith(POINT):
+        points(network)[slot].quantizer = quantizer
+    else:
+        nncf.hang(network, slot, quantizer)
+
+
+def remove(network: nn.Module, slot: str) -> None:
+    """Empties a slot."""
+    if slot.startswith(POINT):
+        points(network)[slot].quantizer = nn.Identity()
+    else:
+        nncf.unhang(network, slot)
+
+
+def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
+    """Hangs a module into a slot in place of what was there."""
+    remove(network, slot)
+    insert(network, slot, module)
+
+
+def operation(slot: str) -> str:
+    """A readable name of a slot: the operation and, before it, which input."""
+    if slot.startswith(POINT):
+        return slot.removeprefix(POINT)
+    return nncf.operation(slot)
+
+
+def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
+    """The first tensor that reaches each module in one run; a module that is missing never ran."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.setdefault(module, inputs[0])
+
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
+    with torch.no_grad():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+# ---- on disk
+
+
+def ledger(network: nn.Module) -> list[dict[str, Any]]:
+    """Every quantized tensor: name, role, bits, axis, scale(s), slots and the SHA-256 of a weight's int8 codes."""
+    rows, weights = [], weight_codes(network)
+    for quantizer, places in quantizers(network).items():
+        row: dict[str, Any] = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
+        row |= {"scale": quantizer.scale.tolist(), "slots": places}
+        if quantizer.role == "weight":
+            row["sha256"] = hashlib.sha256(weights[quantizer.name].numpy().tobytes()).hexdigest()
+        rows.append(row)
+    return rows
+
+
+def weight_codes(network: nn.Module) -> dict[str, Tensor]:
+    """The int8 codes of every quantized weight, by its name: what every target writes, and none computes again."""
+    parameters = dict(network.named_parameters())
+    return {
+        q.name: codes(parameters[q.name].detach(), q.scale, q.axis, q.bits).cpu().contiguous()
+        for q in quantizers(network)
+        if q.role == "weight"
+    }
+
+
+def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
+    """Writes weights (quantized ones as int8 codes), scales and slots of a network to one safetensors file."""
+    modules = network.named_modules(remove_duplicate=False)
+    scales = {f"{path}.scale" for path, module in modules if isinstance(module, FakeQuantize)}
+    tensors = {name: value for name, value in network.state_dict().items() if name not in scales}
+    tensors |= weight_codes(network)
+    placed = []
+    for index, (quantizer, places) in enumerate(quantizers(network).items()):
+        tensors[f"scale/{index}"] = quantizer.scale
+        said = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
+        placed.append(said | {"slots": places})
+    checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
+
+
+def check_format(path: Path, about: dict[str, Any]) -> None:
+    """UsageError where what a file says about itself is not of this version."""
+    if about.get("format") == "edgemtl int8 1":
+        raise UsageError(f"{path} is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again")
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
+
+
+def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
+    """Fills `network`, a prepared one without quantizers, from a file of `save`, in place; eval mode.
+
+    UsageError where the file is missing, broken or of another network: each quantizer must run, on the tensor it names.
+    """
+    tensors, about = checkpoint.load(path)
+    check_format(path, about)
+    made = {}
+    for index, placed in enumerate(about["quantizers"]):
+        name, axis, scale = placed["name"], placed["axis"], tensors.pop(f"scale/{index}")
+        if placed["role"] == "weight":
+            tensors[name] = decode(tensors[name], scale, axis)
+        quantizer = FakeQuantize(scale, axis, placed["role"], name, placed["bits"])
+        quantizer.low, quantizer.high = LOW, HIGH  # codes are in their range, and converters know no narrower one
+        made[quantizer] = placed["slots"]
+    checkpoint.restore(network, tensors, path)
+    for quantizer, places in made.items():
+        for slot in places:
+            insert(network, slot, quantizer)
+    network.eval()
+    seen, parameters = arrivals(network, example, made), dict(network.named_parameters())
+    for quantizer in made:
+        wrong = quantizer not in seen or (
+            quantizer.role == "weight" and seen[quantizer] is not parameters[quantizer.name]
+        )
+        if wrong:
+            raise UsageError(f"{path} does not fit the recipe's network: no {quantizer.name} where it has a quantizer")
+    return network
+
+
+# ---- what the graph says
+
+
+def export(network: nn.Module, example: Tensor) -> ExportedProgram:
+    """The graph that targets lower, for inputs of the example's shape."""
+    with torch.no_grad(), nncf.hooks_in_tables(network):
+        return torch.export.export(network, (example,))
+
+
+def quantizes(node: torch.fx.Node) -> bool:
+    """Whether a node rounds to codes."""
+    return node.op == "call_function" and "fake_quantize" in str(node.target)
+
+
+def called(node: torch.fx.Node) -> str:
+    """The operation's name, such as conv2d."""
+    target: Any = node.target
+    return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
+
+
+def _weighted(node: torch.fx.Node) -> bool:
+    return called(node) in WEIGHTED
+
+
+def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
+    """Name of the buffer with a quantizing node's scale."""
+    scale = node.args[1]
+    assert isinstance(scale, torch.fx.Node)
+    return program.graph_signature.inputs_to_buffers[scale.name]
+
+
+def scales(program: ExportedProgram) -> dict[torch.fx.Node, str]:
+    """The quantizing nodes of a graph, each with the name of its scale."""
+    return {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+
+
+def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The quantizing nodes of what a weighted layer reads; [] for any other node, or where it reads none.
+
+    Also those before operations that only move values.
+    """
+    if not _weighted(node):
+        return []
+    passed = _reached(node.all_input_nodes, lambda n: n.all_input_nodes if called(n) in MOVES else ())
+    return [n for n in passed if quantizes(n)]
+
+
+def _reached(
+    start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]
+) -> list[torch.fx.Node]:
+    found: dict[torch.fx.Node, None] = {}
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found[node] = None
+            waiting += step(node)
+    return list(found)
+
+
+def on_coordinates(program: ExportedProgram) -> list[str]:
+    """Quantizers (names of their scales) that sit on a sampling coordinate; there should be none.
+
+    From each grid_sample's grid upwards, through layers of modules named `coordinates`, to the first other layer: that
+    one reads features and may be quantized, what it gives is a coordinate.
+    """
+
+    def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
+        inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
+        return node.all_input_nodes if inside or not _weighted(node) else []
+
+    grids = [
+        node.args[1]
+        for node in program.graph.nodes
+        if node.op == "call_function" and "grid_sampler" in str(node.target)
+    ]
+    path = _reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
+    return sorted({scale_name(program, node) for node in path if quantizes(node)})
+
+
+def at_point(scale: str) -> bool:
+    """Whether the quantizer whose scale has this name sits in a point."""
+    return slot(scale).startswith(POINT)
+
+
+def doubled(program: ExportedProgram) -> list[str]:
+    """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
+    named = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+    found = []
+    for node, name in named.items():
+        sources = _reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
+        codes = [source for source in sources if source in named]
+        if at_point(name):
+            found += [named[source] for source in codes if not at_point(named[source])]
+        elif any(at_point(named[source]) for source in codes):
+            found.append(name)
+    return found
+
+
+def idle(program: ExportedProgram) -> list[str]:
+    """Activation quantizers (names of their scales) that bring no layer into int8: they only cost accuracy and time.
+
+    After some no layer follows. Others stand before a sum: a runtime adds what a layer gives to its other input while
+    it still is in the wide type of the accumulator, and a quantizer between them forbids that. In nyud_edge's network
+    39 of 117 are of this kind, in nyud_mqtransformer_edge's 53 of 179; as many layers run in OpenVINO's int8 without
+    them. A sum that another sum reads keeps its own, or the trunk of a chain of residual blocks would travel as float.
+    """
+    signature = program.graph_signature
+    found = []
+    for node in program.graph.nodes:
+        if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
+            after = _reached(node.users, lambda n: n.users)
+            read = _reached(node.users, lambda n: n.users if called(n) in MOVES else ())
+            wanted = any(_weighted(n) for n in read) or called(node.args[0]) in SUMS
+            if not (wanted and any(_weighted(n) for n in after)):
+                found.append(scale_name(program, node))
+    return found

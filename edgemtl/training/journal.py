@@ -1,0 +1,133 @@
+"""What a run writes about itself: recipe.json, metrics.jsonl and TensorBoard's files."""
+
+import math
+import platform
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Iterator
+
+import cv2
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from edgemtl import artifact
+from edgemtl.errors import UsageError
+from edgemtl.files import difference, dumps, read_lines, replacing, sha256, write_json
+from edgemtl.recipe import Recipe
+from edgemtl.run import Run
+
+FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
+# Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
+PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
+
+
+def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
+    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from."""
+    about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
+    if init is not None:
+        about["init"] = {"path": str(init), "sha256": sha256(init)}
+    write_json(run.recipe_file, about)
+
+
+def check_same(run: Run, recipe: Recipe) -> None:
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
+
+    A key that did not exist when the run began counts with its default.
+    """
+    stored: Any = run.about.get("recipe")
+    with suppress(ValidationError):
+        stored = Recipe.model_validate(stored).model_dump(mode="json")
+    given = [stored, recipe.model_dump(mode="json")]
+    for number, each in enumerate(given):
+        training = each.get("training") if isinstance(each, dict) else None
+        if isinstance(training, dict):
+            given[number] = each | {"training": {key: value for key, value in training.items() if key not in FREE}}
+    other = difference(*given)
+    if other:
+        raise UsageError(
+            f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that has a say in the weights and is installed."""
+    # OpenCV has four packages on PyPI, and a system's own has none; the module itself knows.
+    return {"python": platform.python_version(), **artifact.versions(PACKAGES), "opencv": cv2.__version__}
+
+
+def commit() -> str | None:
+    """The git commit of this checkout, "-dirty" where files were changed; None for an installed package."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class Journal:
+    """metrics.jsonl, one line per record, and the same numbers for TensorBoard.
+
+    Of what a former process wrote, scores after `validated` and losses after `iteration` are dropped: they come again.
+    """
+
+    def __init__(self, run: Run, iteration: int, validated: int) -> None:
+        self.path = run.metrics
+        lines = read_lines(self.path)
+        kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.board = SummaryWriter(str(run.tensorboard), purge_step=iteration + 1)
+
+    def write(self, iteration: int, **record: Any) -> None:
+        """Appends one line; UsageError where the disk refuses."""
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(dumps({"iteration": iteration, **record}) + "\n")
+        except OSError as error:
+            raise UsageError(f"cannot write {self.path}: {error.strerror}") from error
+        for name, value in _flat(record):
+            self.board.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flushes TensorBoard's files."""
+        self.board.close()
+
+
+class Interval:
+    """Losses and times between two lines of the journal."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []  # of each step, (T,); NaN where the batch had no labels for a task
+        self.waited = 0.0  # seconds without a batch
+        self.begin = time.perf_counter()
+
+    def record(self, weights: dict[str, float]) -> dict[str, Any]:
+        """The mean loss of each task (those of `weights`, in order) and their weighted sum, and where the time went.
+
+        The mean is over the steps that had labels for the task; without any the task is left out.
+        """
+        seconds = time.perf_counter() - self.begin
+        steps = len(self.losses)
+        means = zip(weights, torch.stack(self.losses).nanmean(0).tolist(), strict=True)
+        loss = {name: value for name, value in means if not math.isnan(value)}
+        total = sum(weights[name] * value for name, value in loss.items())
+        return {
+            "loss": {"total": total, **loss},
+            "seconds_per_step": seconds / steps,
+            "data_wait": self.waited / seconds,  # share of the time
+        }
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, float(value)

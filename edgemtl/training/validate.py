@@ -1,0 +1,108 @@
+"""Scores of a live network during training."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from edgemtl import show
+from edgemtl.device.evaluate import Scores, measure
+from edgemtl.frames import fit
+from edgemtl.networks.prepare import Deployed
+from edgemtl.recipe import Recipe
+from edgemtl.stop import Stop, Stopped
+from edgemtl.tasks import Task
+
+EDGE_THRESHOLDS = 9  # instead of 99: enough to choose a checkpoint by, and boundary matching takes an eleventh
+
+
+class Part:
+    """Every n-th of some samples, from the one of this number on."""
+
+    def __init__(self, samples: Any, number: int, n: int) -> None:
+        self.samples, self.indices = samples, range(number, len(samples), n)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """The frame's name."""
+        given: str = self.samples.name(self.indices[index])
+        return given
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        sample: dict[str, np.ndarray] = self.samples[self.indices[index]]
+        return sample
+
+
+def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, stop: Stop) -> Scores:
+    """Every task's scores over a split, in float32; Stopped where `stop` was asked meanwhile, in any process.
+
+    Processes share the frames and go through them in step, so that none waits longer for another than for a frame.
+    All give back the scores of the first one's network.
+    """
+    processes, device = fabric.world_size, fabric.device
+    if processes > 1:
+        for value in network.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+    part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
+    tasks = dict(recipe.tasks)
+    if "edge" in tasks:
+        tasks["edge"] = tasks["edge"].model_copy(update={"thresholds": EDGE_THRESHOLDS})
+    deployed = Deployed(network, recipe.size, recipe.map_stride).to(device).eval()
+
+    def go_on() -> None:
+        asked = torch.tensor(float(stop.asked), device=device)
+        if processes > 1:
+            torch.distributed.all_reduce(asked)
+        if asked > 0:
+            raise Stopped
+
+    @torch.no_grad()
+    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+        go_on()
+        batch = torch.from_numpy(fit(frame, recipe.size, recipe.fit)).to(device)[None].permute(0, 3, 1, 2).float()
+        return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
+
+    meters = {name: task.meter() for name, task in tasks.items()}
+    if len(part):
+        quiet = not fabric.is_global_zero
+        meters = measure(predict, part, tasks, size=recipe.size, how=recipe.fit, title="validate", quiet=quiet)
+    for _ in range(len(part), rounds):  # the others have one frame more
+        go_on()
+    if processes > 1:
+        every: list[Any] = [None] * processes
+        torch.distributed.all_gather_object(every, meters)
+        meters = every[0]
+        for others in every[1:]:
+            for name, meter in meters.items():
+                meter.add(others[name])
+    return {name: meter.scores() for name, meter in meters.items()}
+
+
+def merit(scores: Scores, tasks: dict[str, Task]) -> float:
+    """One number to choose checkpoints by: the mean logarithm of the headline scores, negated where lower is better.
+
+    The difference of two merits is, to first order, the mean relative gain (delta-m) of one over the other, whatever
+    the baseline. -inf where a score is no positive number.
+    """
+    logs = []
+    for name, task in tasks.items():
+        value = scores[name][task.headline]
+        if not (value > 0 and math.isfinite(value)):
+            return -math.inf
+        logs.append(math.log(value) if task.higher_is_better else -math.log(value))
+    return sum(logs) / len(logs)
+
+
+def report(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> None:
+    """Prints every task's scores, the headline first, beside those of the best checkpoint."""
+    rows = []
+    for name, task in tasks.items():
+        for key in sorted(scores[name], key=lambda key: key != task.headline):
+            unit = task.unit if key == task.headline else ""  # a task states the unit of its headline alone
+            rows.append((f"{name}.{key}", scores[name][key], best[name][key], unit))
+    show.table(title, ("score", "now", "best", "unit"), rows)

@@ -1,0 +1,529 @@
+import contextlib
+import copy
+import io
+import re
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from nncf.torch.quantization import extensions
+from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
+from torch import nn
+
+from edgemtl import models, registry
+from edgemtl import recipe as recipes
+from edgemtl.data import DataSet
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import read_json, sha256, write_json
+from edgemtl.networks import checkpoint
+from edgemtl.networks.prepare import load_float, prepare
+from edgemtl.quantization import compress, nncf, quantizers
+from edgemtl.quantization.replay import Replay
+from edgemtl.recipe import Compression, Data, Network, Recipe, Training
+from edgemtl.run import Run
+from edgemtl.stop import Stop
+from edgemtl.tasks.depth import Depth
+from edgemtl.tasks.semseg import Semseg
+from edgemtl.training.batches import Lost
+
+pytestmark = pytest.mark.slow
+
+WIDTH = 8
+
+
+class Coordinates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(2, 2, 1)
+
+    def forward(self, offset):
+        offset = self.mix(offset)
+        steps = [torch.linspace(-1, 1, n) for n in offset.shape[2:]]
+        rows, columns = torch.meshgrid(*steps, indexing="ij")
+        return (offset * 0.1 + torch.stack([columns, rows])).permute(0, 2, 3, 1)
+
+
+class Toy(nn.Module):
+    """A depthwise block with a sum, sampling at offsets, normalisation and attention, one layer called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, WIDTH, 3, 4, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU6())
+        depthwise = nn.Conv2d(WIDTH, WIDTH, 3, 1, 1, groups=WIDTH)
+        self.deep = nn.Sequential(depthwise, nn.ReLU6(), nn.Conv2d(WIDTH, WIDTH, 1))
+        self.point, self.coordinates = nn.Conv2d(WIDTH, 2, 1), Coordinates()
+        self.norm, self.query, self.key = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.twice = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.heads = nn.ModuleDict({"depth": nn.Conv2d(WIDTH, 1, 1), "semseg": nn.Conv2d(WIDTH, 2, 1)})
+
+    def forward(self, image):
+        x = self.stem(image)
+        x = x + self.deep(x)
+        sampled = F.grid_sample(x, self.coordinates(self.point(x)), align_corners=True)
+        x = F.relu(self.twice(x) + self.twice(sampled))
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        weights = torch.softmax(self.query(tokens) @ self.key(tokens).transpose(1, 2) * 0.3, -1)
+        x = (tokens + weights @ tokens).transpose(1, 2).reshape(x.shape)
+        return {name: F.interpolate(head(x), scale_factor=2.0, mode="bilinear") for name, head in self.heads.items()}
+
+
+class Tiles(DataSet):
+    """Frames of coloured tiles; depth and class follow from the colour."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        image = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        depth = 1 + image[..., 0].astype(np.float32) / 64
+        return {"image": image, "depth": depth, "semseg": (image[..., 1] > 127).astype(np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+
+def recipe(**compression):
+    return Recipe(
+        name="tiles",
+        summary="tiles",
+        data=Data(name="tiles"),
+        tasks={"depth": Depth(), "semseg": Semseg(classes=("dark", "light"))},
+        size=(32, 32),
+        map_stride=2,
+        network=Network(method="toy", backbone="none"),
+        training=Training(
+            iterations=1, batch=4, rate=0.01, validate_every=1, save_every=1, label_stride=2, workers=0,
+            weights={"depth": 1.0, "semseg": 1.0},
+        ),
+        compression=Compression(**{"calibration": 4, "iterations": 3, "batch": 2, "rate": 1e-3} | compression),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two threads on layers this small only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    torch.manual_seed(0)
+    return Toy().eval()
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return list(torch.randn(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture(scope="module")
+def quantized(toy, frames):
+    return compress.quantize(toy, range(4), frames.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def usual(toy, frames):
+    """With 8 bits and scales that are no powers of two."""
+    return compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+
+
+def stand_in(patch):
+    """Lets recipes name the data and the network of this file."""
+    load = registry.load
+
+    class Stand:
+        open = staticmethod(lambda root, split, tasks: Tiles())
+
+    patch.setattr(registry, "load", lambda kind, name: Stand if (kind, name) == ("data", "tiles") else load(kind, name))
+    patch.setattr(models, "build", lambda network, tasks: Toy().eval())
+
+
+def begin(folder, toy):
+    """A trained run's folder."""
+    write_json(folder / "recipe.json", {"recipe": recipe().model_dump(mode="json")})
+    checkpoint.save(folder / "float.safetensors", toy.state_dict(), {})
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, toy):
+    stand_in(monkeypatch)
+    return begin(tmp_path, toy)
+
+
+@pytest.fixture
+def quick(monkeypatch, quantized):
+    """Calibration that is done already."""
+    monkeypatch.setattr(compress, "quantize", lambda *_: (copy.deepcopy(quantized[0]), dict(quantized[1])))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, toy):
+    """A compressed run's folder, what was in it before, what `compress` said and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        folder = begin(tmp_path_factory.mktemp("run"), toy)
+        before = contents(folder)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            report = compress.compress(folder)
+        yield SimpleNamespace(folder=folder, before=before, report=report, printed=out.getvalue() + err.getvalue())
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+# ---- quantize
+
+
+def test_ranges_that_float16_does_not_hold_are_told(toy, capsys):
+    wide = copy.deepcopy(toy)
+    wide.deep[2].weight.data *= 1e7
+    images = [torch.rand(1, 3, 32, 32) for _ in range(2)]
+    _, report = compress.quantize(wide, range(2), images.__getitem__)
+    beyond = report["beyond_float16"]
+    assert beyond and all(reached > 65504 for reached in beyond.values())
+    assert compress.quantize(toy, range(2), images.__getitem__)[1]["beyond_float16"] == {}
+    compress._warn_of_float16(beyond)
+    told = capsys.readouterr().err
+    assert f"{len(beyond)} ranges do not fit float16, whose largest number is 65504: " in told and "e+0" in told
+    compress._warn_of_float16({})
+    assert capsys.readouterr().err == ""
+
+
+def test_every_quantizer_has_the_one_form(quantized):
+    network, report = quantized
+    found = quantizers.quantizers(network)
+    assert report["weights"] == sum(q.role == "weight" for q in found) == 9
+    assert report["activations"] == sum(q.role == "activation" for q in found) > 8
+    assert all(isinstance(module, quantizers.FakeQuantize) for module in quantizers.slots(network).values())
+    for quantizer in found:
+        assert torch.equal(quantizer.scale, quantizers.power(quantizer.scale)) and not quantizer.zero_point.any()
+        assert quantizer.bits == {"weight": 7, "activation": 8}[quantizer.role]
+        assert (quantizer.axis is None) == (quantizer.role == "activation")
+    (depthwise,) = [q for q, places in found.items() if "pre_hooks.deep/2/conv2d/0__1.0" in places]
+    assert depthwise.scale.shape == (WIDTH,)
+
+
+def test_weight_codes_have_seven_bits_and_the_power_with_the_least_error(quantized):
+    network, _ = quantized
+    parameters = dict(network.named_parameters())
+    for quantizer in quantizers.quantizers(network):
+        if quantizer.role == "weight":
+            weight, scale = parameters[quantizer.name].flatten(1), quantizer.scale
+            code = quantizers.codes(weight, scale, 0, 7)
+            assert code.min() >= -64 and code.max() <= 63 and code.abs().max() >= 32
+
+            def error(scale, weight=weight):
+                rounded = quantizers.decode(quantizers.codes(weight, scale, 0, 7), scale, 0)
+                return (weight - rounded).square().sum(1)
+
+            for other in (scale / 2, scale * 2):
+                assert (error(scale) <= error(other) + 1e-12).all(), quantizer.name
+
+
+def test_ordinary_scales_of_eight_bits_let_no_weight_clip(toy, frames):
+    network, _ = compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+    parameters = dict(network.named_parameters())
+    for quantizer in quantizers.quantizers(network):
+        assert torch.equal(quantizer.scale, quantizers.snap(quantizer.scale))
+        if quantizer.role == "weight":
+            code = quantizers.codes(parameters[quantizer.name], quantizer.scale, quantizer.axis)
+            assert (code.abs().flatten(1).amax(1) == 127).all(), quantizer.name
+
+
+def test_the_scale_of_an_activation_is_the_power_with_the_least_error(toy, frames, quantized):
+    graph = Replay(quantized[0], frames[0])
+    seen = {}
+    for frame in frames:
+        graph.run(frame, watch=lambda quantizer, x: seen.setdefault(quantizer, []).append(x))
+    for quantizer, values in seen.items():
+        if quantizer.role == "activation":
+            tensors = torch.cat([x.flatten() for x in values])
+
+            def error(scale, x=tensors):
+                return (x - quantizers.decode(quantizers.codes(x, scale, None), scale, None)).square().sum()
+
+            assert all(error(quantizer.scale) <= error(quantizer.scale * f) for f in (0.5, 2.0)), quantizer.name
+
+
+def test_sampling_normalisation_and_attention_stay_float(quantized):
+    network, _ = quantized
+    places = [slot for slots in quantizers.quantizers(network).values() for slot in slots]
+    inputs = ("layer_norm/0__1", "layer_norm/0__2", "pre_hooks./matmul", "pre_hooks./grid_sample")
+    for what in ("coordinates", "softmax", *inputs):
+        assert not [slot for slot in places if what in slot], what
+
+
+def test_outputs_stay_float(quantized):
+    places = [slot for slots in quantizers.quantizers(quantized[0]).values() for slot in slots]
+    assert not [slot for slot in places if "interpolate" in slot or "post_hooks./conv2d" in slot]
+
+
+def test_a_layer_called_twice_has_one_quantizer_on_its_weight(quantized):
+    found = {q.name: places for q, places in quantizers.quantizers(quantized[0]).items()}
+    assert len(found["twice.weight"]) == 2
+
+
+def test_no_quantizer_is_on_a_sampling_coordinate(quantized, frames):
+    program = quantizers.export(quantized[0], frames[0])
+    assert "grid_sampler" in program.graph_module.code
+    assert quantizers.on_coordinates(program) == []
+
+
+def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
+    monkeypatch.setattr(compress, "float_operations", lambda *_: set())
+    with pytest.raises(CheckFailed, match="sampling coordinate: .*coordinates"):
+        compress.quantize(toy, range(4), frames.__getitem__)
+
+
+def test_the_device_networks_sampling_coordinates_stay_float():
+    torch.manual_seed(0)
+    edge = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
+    deployed = prepare(models.build(edge.network, edge.tasks), edge)
+    inputs = [torch.randn(1, 3, 64, 96) for _ in range(2)]
+    made, counts = compress.quantize(deployed.network, [0, 1], inputs.__getitem__)
+    program = quantizers.export(made, inputs[0])
+    samplers = [node for node in program.graph.nodes if "grid_sampler" in str(node.target)]
+    assert len(samplers) == len(edge.tasks)
+    assert quantizers.on_coordinates(program) == [] and counts["weights"] > 50
+    assert not [q.name for q in quantizers.quantizers(made) if "coordinates" in q.name]
+
+
+def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatch):
+    # In plain torch, so that no C++ extension gets compiled.
+    plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
+    monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
+    network, _ = usual
+    theirs = nncf.quantize(toy, frames[0], compress.float_operations(toy, frames[0]))
+    mine = quantizers.slots(network)
+    for slot, quantizer in quantizers.slots(theirs).items():
+        if slot in mine:
+            quantizer.signed = True
+            quantizer.scale.data.copy_((mine[slot].scale * 127).reshape(quantizer.scale.shape))
+        else:
+            quantizers.remove(theirs, slot)
+    for name, raw in theirs(frames[1]).items():
+        # NNCF divides by 1 / scale where torch multiplies by the scale: the same codes, the last bit apart.
+        assert (raw - network(frames[1])[name]).abs().max() < 1e-6
+
+
+def test_it_stays_close_to_float(toy, frames, quantized):
+    for name, raw in toy(frames[1]).items():
+        assert (quantized[0](frames[1])[name] - raw).std() < 0.1 * raw.std()
+
+
+def test_keep_float_finds_layers_by_module_and_by_parameter(toy, frames):
+    for pattern in (r"heads\.depth", "deep/2"):
+        (name,) = compress.float_operations(toy, frames[0], [pattern]) - compress.float_operations(toy, frames[0])
+        assert "conv2d" in name
+
+
+@pytest.mark.parametrize("pattern, message", [("none", "'none' matches no layer"), ("(", "no regular expression")])
+def test_a_useless_pattern_is_refused(toy, frames, pattern, message):
+    with pytest.raises(UsageError, match=message):
+        compress.float_operations(toy, frames[0], [pattern])
+
+
+# ---- compress
+
+
+def test_compress_adds_three_files_and_touches_none(finished):
+    now = contents(finished.folder)
+    assert {name: now.pop(name) for name in finished.before} == finished.before
+    assert set(now) == {"int8.safetensors", "calibrated.safetensors", "scales.json"}
+    assert finished.report["iterations"] == 3 and finished.report["weights"] == 9
+
+
+def test_the_console_shows_progress_and_nothing_of_nncf(finished):
+    assert "calibration" in finished.printed and "fine-tuning" in finished.printed
+    assert "next: edgemtl convert" in finished.printed
+    assert "INFO" not in finished.printed and "Statistics" not in finished.printed and "nncf" not in finished.printed
+
+
+def test_the_int8_network_loads_and_gives_maps_as_the_float_one(finished):
+    loaded, exact = compress.load_int8(finished.folder), load_float(finished.folder)
+    frame = torch.rand(2, 3, 32, 32) * 255
+    for name, map in exact(frame).items():
+        assert loaded(frame)[name].shape == map.shape and loaded(frame)[name].dtype == map.dtype
+    assert not any(module.training for module in loaded.modules())
+
+
+def test_scales_json_lists_what_the_network_holds(finished):
+    stored, loaded = read_json(finished.folder / "scales.json"), compress.load_int8(finished.folder)
+    held = [{key: value for key, value in row.items() if key != "reads"} for row in stored["quantized"]]
+    assert held == quantizers.ledger(loaded.network) and stored["scales"] == "power of two"
+    assert (stored["codes"], stored["zero_point"], stored["file"]) == (
+        {"weight": [-64, 63], "activation": [-128, 127]},
+        0,
+        "int8.safetensors",
+    )
+    assert stored["sha256"] == sha256(finished.folder / "int8.safetensors")
+    assert len({row["name"] for row in stored["quantized"]}) == len(stored["quantized"])
+
+
+def test_fine_tuning_changes_weights_and_no_scale(finished):
+    tuned, calibrated = (
+        quantizers.ledger(compress.load_int8(finished.folder, form).network) for form in ("int8", "calibrated")
+    )
+    assert [row["scale"] for row in tuned] == [row["scale"] for row in calibrated]
+    assert [row.get("sha256") for row in tuned] != [row.get("sha256") for row in calibrated]
+
+
+def test_the_same_run_gives_the_same_files(finished, run):
+    compress.compress(run)
+    assert contents(run) == contents(finished.folder)
+
+
+def test_without_iterations_it_only_calibrates(run, quick):
+    assert "iterations" not in compress.compress(run, iterations=0)
+    tensors = [checkpoint.load(Run(run).weights(form))[0] for form in ("int8", "calibrated")]
+    assert all(torch.equal(tensors[0][name], value) for name, value in tensors[1].items())
+
+
+def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
+    compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-0.0001,latency=+500%"])
+    stored, kept = read_json(run / "sensitivity.json"), read_json(run / "scales.json")["kept_float"]
+    assert kept and kept == stored["kept_float"] == checkpoint.about(run / "int8.safetensors")["kept_float"]
+    held = {row["name"] for row in read_json(run / "scales.json")["quantized"]}
+    floats = {row["group"] for row in kept}
+    for group in stored["groups"]:
+        assert held.isdisjoint(group["quantizers"]) if group["name"] in floats else held >= set(group["quantizers"])
+    assert "int8 against float, before fine-tuning" in capsys.readouterr().out
+
+
+def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
+    monkeypatch.setattr(
+        "edgemtl.device.evaluate.score",
+        lambda _, __, tasks, **___: {n: dict.fromkeys(t.scores, 0.0) for n, t in tasks.items()},
+    )
+    with pytest.raises(UsageError, match=r"compression.budget cannot be judged: the float network's \w+\.\w+ is 0 on"):
+        compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-1"])
+
+
+def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
+    monkeypatch.setattr(compress, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
+    deployed, student = load_float(run), copy.deepcopy(quantized[0])
+    teacher, image = load_float(run), deployed.normalise(compress.frames(torch.from_numpy(Tiles()[1]["image"])[None]))
+    with torch.no_grad():
+        student.heads["depth"].bias += 0.1
+    deployed.network, far = student, []
+    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    compress.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
+    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    assert far[1] < 0.5 * far[0]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_fine_tuning_takes_bfloat16_only_where_it_is_native(run, quantized, monkeypatch, native):
+    asked, seen, usual = [], set(), compress.losses
+
+    def losses(raw, *rest):
+        seen.update(map.dtype for map in raw.values())
+        return usual(raw, *rest)
+
+    monkeypatch.setattr(compress, "losses", losses)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(compress, "has_bfloat16", lambda device: asked.append(device) or native)
+    deployed = load_float(run)
+    deployed.network = copy.deepcopy(quantized[0])
+    compress.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
+    assert asked == ["cpu"] and (torch.bfloat16 in seen) is native
+
+
+def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch):
+    compress.compress(run)
+    before = contents(run)
+
+    def broken(*_):
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(compress, "losses", broken)
+    with pytest.raises(RuntimeError):
+        compress.compress(run)
+    assert contents(run) == before
+
+
+def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
+    real = compress.losses
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(compress, "losses", interrupted)
+    with pytest.raises(CheckFailed, match="stopped at iteration 1 of 3 of fine-tuning; .*int8.*was not touched"):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
+    def lost(*_, stop):
+        raise Lost("a process that reads samples was killed by SIGKILL")
+        yield
+
+    monkeypatch.setattr(compress, "loader", lost)
+    with pytest.raises(
+        CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
+    ):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypatch):
+    real = compress.losses
+    monkeypatch.setattr(compress, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
+    with pytest.raises(CheckFailed, match="the depth loss is nan at iteration 1 of fine-tuning"):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("size=[64,64]", "fixed once a network is trained"),
+        ("training.losses.class_weights=[1,2,3,4,5,6,7]", "class_weights has 7 numbers for semseg, which has "),
+        ("compression.iteration=4", "did you mean 'compression.iterations'"),
+        ("compression.rate=0", "greater than 0"),
+    ],
+)
+def test_wrong_settings_are_one_line(run, setting, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        compress.compress(run, settings=[setting])
+
+
+def test_int8_weights_of_the_first_scheme_are_one_line(run):
+    checkpoint.save(run / "int8.safetensors", {"x": torch.ones(1)}, {"format": "edgemtl int8 1", "quantizers": []})
+    with pytest.raises(
+        UsageError, match="is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again"
+    ):
+        compress.load_int8(run)
+
+
+def test_a_truncated_float_model_is_refused(run):
+    path = run / "float.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UsageError, match="truncated"):
+        compress.compress(run)
+
+
+# ---- distance
+
+
+@pytest.mark.parametrize(
+    "task, channels", [("semseg", 5), ("human_parts", 7), ("depth", 1), ("normals", 3), ("edge", 1), ("sal", 2)]
+)
+def test_distance_is_zero_only_from_the_teacher_itself(task, channels):
+    wanted = torch.randn(2, channels, 4, 4)
+    assert compress.distance(task, wanted, wanted).item() == pytest.approx(0, abs=1e-6)
+    raw = (wanted + 0.3 * torch.randn_like(wanted)).requires_grad_()
+    far = compress.distance(task, raw, wanted)
+    (gradient,) = torch.autograd.grad(far, raw)
+    assert 0 < compress.distance(task, raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
