@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+import platformdirs
+
 from edgemtl.errors import UsageError
 
 REASONS = {
@@ -19,6 +21,11 @@ REASONS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
 }
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be made again."""
+    return Path(platformdirs.user_cache_dir("edgemtl", appauthor=False))
 
 
 @contextmanager

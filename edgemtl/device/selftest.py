@@ -7,7 +7,6 @@ numbers at every so many rows and columns, so that a failure can say by how much
 import functools
 import hashlib
 import json
-import os
 import platform
 import time
 import zipfile
@@ -369,10 +368,8 @@ def _key(predictor: Predictor) -> dict[str, Any]:
 
 
 def _place(key: dict[str, Any]) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache / "edgemtl" / "selftest" / f"{name}.json"
+    return files.user_cache() / "selftest" / f"{name}.json"
 
 
 def _remembered(predictor: Predictor) -> bool:
