@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.device.test_readback import edit_onnx, edit_openvino
 
 from edgemtl import artifact, registry
 from edgemtl.deployment import convert
@@ -17,6 +16,7 @@ from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.run import Run
 from tests import toy
+from tests.device.test_readback import edit_onnx, edit_openvino
 
 pytestmark = pytest.mark.slow
 
