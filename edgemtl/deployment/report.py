@@ -23,7 +23,6 @@ from edgemtl.frames import fit, predict
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 from edgemtl.tasks import Size, Task, delta_m
-from edgemtl.tasks.depth import Depth
 
 PAGE, CLIP = "report.html", "demo.webm"
 WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
@@ -376,7 +375,7 @@ def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count
                 {
                     "title": task.title,
                     "legend": _legend(task, shown),
-                    "scale": isinstance(task, Depth),
+                    "scale": task.ruler is not None,
                     "images": [_embedded(task.paint(p), flat=p.dtype == np.uint8) for p in shown],
                 }
             )

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, fx
 
-from edgemtl import plots, show
+from edgemtl import objectives, plots, show
 from edgemtl.device import budget as budgets
 from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
-
-CLASSES = ("semseg", "human_parts", "sal")
 
 # OpenVINO's own profile of nyud_edge's network, 2026.4, one thread of a CPU with VNNI, one frame: dense convolutions
 # take 3.5 times as long in float32 as in int8, depthwise ones 1.2 times, and a product of those 12 times that of a
@@ -56,34 +53,6 @@ def budget(text: str) -> Budget:
     found = budgets.parse(text, OPTION)
     budgets.check(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
     return Budget(**{entry.name: entry.change for entry in found})
-
-
-def distance(task: str, raw: Tensor, wanted: Tensor) -> Tensor:
-    """How far raw outputs (B, C, h, w) are from the float network's, a scalar of the size of the task's own loss.
-
-    Classes: Kullback-Leibler divergence per pixel. Edges and saliency: the same of a single probability. Normals: L1 of
-    the unit vectors. Depth and anything else: L1.
-    """
-    if raw.shape[1] > 1 and task in CLASSES:
-        each = F.kl_div(raw.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
-        return each.sum(1).mean()
-    if task in ("edge", "sal"):
-        goal = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, goal)
-        return F.binary_cross_entropy_with_logits(raw, goal) - entropy
-    if task == "normals":
-        return (F.normalize(raw, dim=1) - F.normalize(wanted, dim=1)).abs().sum(1).mean()
-    return (raw - wanted).abs().mean()
-
-
-def noise(task: str, raw: Tensor, wanted: Tensor) -> float:
-    """A distance that adds up over independent errors: divergences do; of others the mean square, as a share of the
-    variance of what is wanted."""
-    if task in CLASSES or task == "edge":
-        return float(distance(task, raw, wanted))
-    if task == "normals":
-        raw, wanted = F.normalize(raw, dim=1), F.normalize(wanted, dim=1)
-    return float((raw - wanted).square().mean() / wanted.var())
 
 
 # ---- the matrix
@@ -149,7 +118,7 @@ def matrix(
             for row, group in enumerate(rows):
                 check()
                 raw = graph.again(values, group.quantizers)
-                found[row] += [noise(name, raw[name], wanted[name]) / len(images) for name in tasks]
+                found[row] += [objectives.of(n).noise(raw[n], wanted[n]) / len(images) for n in tasks]
                 bar.advance(task)
     return found
 
