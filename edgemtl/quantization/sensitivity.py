@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, fx
 
-from edgemtl import objectives, show
+from edgemtl import objectives, plots, show
 from edgemtl.device import budget as budgets
-from edgemtl.files import replacing, write_json
+from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
@@ -245,21 +245,15 @@ def _short(group: Group) -> str:
 
 def draw(rows: Sequence[Group], noises: np.ndarray, tasks: Sequence[str], file: Path) -> None:
     """Writes a heat map, SVG: tasks down, groups of layers across; the worst three of each task are named."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams["svg.hashsalt"] = "edgemtl"
     share = 100 * shares(noises)
-    figure, axis = pyplot.subplots(figsize=(12, 1.6 + 0.45 * len(tasks)))
-    picture = axis.imshow(np.maximum(share.T, 1e-2), aspect="auto", norm="log", cmap="magma_r", interpolation="none")
-    axis.set_yticks(range(len(tasks)), tasks)
-    worst = sorted({int(row) for column in range(len(tasks)) for row in np.argsort(-share[:, column])[:3]})
-    axis.set_xticks(worst, [_short(rows[row]) for row in worst], rotation=35, ha="right", fontsize=7)
-    axis.set_title("share of each task's int8 noise, by layer (first to last)", fontsize=9)
-    figure.colorbar(picture, ax=axis, format="%g %%", pad=0.01)
-    figure.tight_layout()
-    with replacing(file) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    with plots.figure(12, 1.6 + 0.45 * len(tasks)) as (figure, [[axis]]):
+        picture = axis.imshow(
+            np.maximum(share.T, 1e-2), aspect="auto", norm="log", cmap="magma_r", interpolation="none"
+        )
+        axis.grid(visible=False)
+        axis.set_yticks(range(len(tasks)), tasks)
+        worst = sorted({int(row) for column in range(len(tasks)) for row in np.argsort(-share[:, column])[:3]})
+        axis.set_xticks(worst, [_short(rows[row]) for row in worst], rotation=35, ha="right", fontsize=7)
+        axis.set_title("share of each task's int8 noise, by layer (first to last)")
+        figure.colorbar(picture, ax=axis, format="%g %%", pad=0.01)
+        plots.save(figure, file)
