@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl.errors import UsageError, unknown
+from edgemtl.networks import purposes
 from edgemtl.run import Run
 
 try:
@@ -31,6 +32,8 @@ BUNDLED = "zoo:"  # before the name of a model in the package, whose backbone's 
 
 class Backbone(nn.Module):
     """Four maps (B, C_i, H / s_i, W / s_i) of an image (B, 3, H, W); `channels` and `strides` describe them."""
+
+    purpose = purposes.BACKBONE
 
     def __init__(self, name: str, pretrained: bool = False, weights: str | Path | None = None):
         super().__init__()

@@ -18,7 +18,7 @@ from edgemtl import recipe as recipes
 from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.networks import checkpoint
+from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.prepare import load_float, prepare
 from edgemtl.quantization import compress, nncf, quantizers
 from edgemtl.quantization.replay import Replay
@@ -35,6 +35,8 @@ WIDTH = 8
 
 
 class Coordinates(nn.Module):
+    purpose = purposes.COORDINATES
+
     def __init__(self):
         super().__init__()
         self.mix = nn.Conv2d(2, 2, 1)
@@ -275,7 +277,7 @@ def test_a_layer_called_twice_has_one_quantizer_on_its_weight(quantized):
 def test_no_quantizer_is_on_a_sampling_coordinate(quantized, frames):
     program = quantizers.export(quantized[0], frames[0])
     assert "grid_sampler" in program.graph_module.code
-    assert quantizers.on_coordinates(program) == []
+    assert quantizers.on_coordinates(program, quantized[0]) == []
 
 
 def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
@@ -293,7 +295,7 @@ def test_the_device_networks_sampling_coordinates_stay_float():
     program = quantizers.export(made, inputs[0])
     samplers = [node for node in program.graph.nodes if "grid_sampler" in str(node.target)]
     assert len(samplers) == len(edge.tasks)
-    assert quantizers.on_coordinates(program) == [] and counts["weights"] > 50
+    assert quantizers.on_coordinates(program, made) == [] and counts["weights"] > 50
     assert not [q.name for q in quantizers.quantizers(made) if "coordinates" in q.name]
 
 
