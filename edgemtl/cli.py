@@ -6,6 +6,7 @@ one line on standard error, with a traceback only under --debug.
 
 import argparse
 import errno
+import math
 import os
 import sys
 from pathlib import Path
@@ -212,12 +213,13 @@ def _bench(args: argparse.Namespace) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from edgemtl import registry, show
-    from edgemtl.device.camera import open_source
+    from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
 
+    wanted = Wanted(size=args.size, rate=args.rate, flip=args.flip, wait=args.wait, loop=args.loop)
     run = registry.load("apps", args.app).app()
     predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
-    with open_source(args.source) as source:
+    with open_source(args.source, wanted) as source:
         summary = run(predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit)
     show.table(str(source.name), ("what", "value"), vars(summary).items())
 
@@ -467,7 +469,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless",
     )  # fmt: skip
     arg("artifact", type=Path, nargs="?", metavar="ARTIFACT", help="an artifact folder (default: the bundled model)")
-    arg("--source", default="0", help="camera number, video, picture, folder, rtsp://… or csi://0 (default: 0)")
+    arg(
+        "--source",
+        default="0",
+        help="camera number, video, picture, folder, rtsp://…, http://…, csi://0, gst://PIPELINE, - (stdin) or "
+        "scenes://, rendered rooms (default: 0)",
+    )
+    arg("--size", type=_size, metavar="WxH", help="ask the camera for this size, shrink what is larger")
+    arg("--rate", type=_rate, metavar="N", help="frames a second: ask the camera, leave out what is more")
+    arg("--flip", choices=("horizontal", "vertical", "both"), metavar="HOW", help="horizontal, vertical or both")
+    arg("--loop", action="store_true", help="show a file again and again")
+    arg("--wait", type=_seconds, default=math.inf, metavar="S", help="for a lost camera at most (default: for ever)")
     arg("--record", type=Path, metavar="FILE", help="write what is shown into a video")
     arg("--headless", action="store_true", help="open no window")
     arg("--view", choices=("tiles", "overlay"), default="tiles", help="tasks side by side or over the frame")
@@ -504,6 +516,30 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 640x480")
+    return int(height), int(width)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = _seconds(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def _number_or_text(text: str) -> int | str:
