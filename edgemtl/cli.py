@@ -215,13 +215,20 @@ def _demo(args: argparse.Namespace) -> None:
     from edgemtl import registry, show
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
+    from edgemtl.files import dumps
 
     wanted = Wanted(size=args.size, rate=args.rate, flip=args.flip, wait=args.wait, loop=args.loop)
     run = registry.load("apps", args.app).app()
     predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
     with open_source(args.source, wanted) as source:
-        summary = run(predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit)
-    show.table(str(source.name), ("what", "value"), vars(summary).items())
+        summary = run(
+            predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit,
+            show=args.show, address=args.address, stats=args.stats,
+        )  # fmt: skip
+    if args.stats == "-":
+        print(dumps(vars(summary)))
+    else:
+        show.table(str(source.name), ("what", "value"), vars(summary).items())
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -481,7 +488,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--loop", action="store_true", help="show a file again and again")
     arg("--wait", type=_seconds, default=math.inf, metavar="S", help="for a lost camera at most (default: for ever)")
     arg("--record", type=Path, metavar="FILE", help="write what is shown into a video")
-    arg("--headless", action="store_true", help="open no window")
+    arg(
+        "--show", choices=("window", "web", "none"), default="window", help="where (default: a window)", metavar="WHERE"
+    )
+    arg("--headless", action="store_true", help="open no window, as --show none")
+    arg(
+        "--address", default="", metavar="HOST:PORT", help="of --show web; :8765 is every one (default: 127.0.0.1:8765)"
+    )
+    arg("--stats", metavar="FILE", help="write a JSON line for each frame, - for standard output")
     arg("--view", choices=("tiles", "overlay"), default="tiles", help="tasks side by side or over the frame")
     arg("--limit", type=_positive, metavar="N", help="end after N frames")
     arg("--app", default="camera", metavar="NAME", help="a name that `edgemtl list apps` shows (default: camera)")
