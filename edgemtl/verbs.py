@@ -6,6 +6,7 @@ A function's signature is its command line, and its docstring the help. Each imp
 from __future__ import annotations
 
 import json as jsons
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,24 @@ def _positive(_: Any, value: int | None) -> None:
         raise ValueError(f"{value} is not a positive whole number")
 
 
+def _size(_: Any, tokens: Sequence[Any]) -> tuple[int, int]:
+    """(height, width) of WIDTHxHEIGHT."""
+    width, _, height = tokens[0].value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"{tokens[0].value!r} is not WIDTHxHEIGHT, such as 640x480")
+    return int(height), int(width)
+
+
+def _duration(_: Any, value: float | None) -> None:
+    if value is not None and not value >= 0:
+        raise ValueError(f"{value:g} is not a number of at least 0")
+
+
+def _rate(_: Any, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{value:g} is not a number above 0")
+
+
 def _module(_: Any, tokens: Sequence[Any]) -> str:
     return str(tokens[0].value).replace("-", "_")  # a package's hyphen is an underscore in Python
 
@@ -34,10 +53,15 @@ def _modules(_: Any, tokens: Sequence[Any]) -> list[str]:
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+FrameRate = Annotated[float, Parameter(validator=_rate)]
+FrameSize = Annotated[
+    tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, metavar="WxH", negative="")
+]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 Paths = Annotated[list[Path] | None, SEVERAL]
+Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
 Target = Annotated[str, Parameter(converter=_module)]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
@@ -447,8 +471,16 @@ def demo(
     /,
     *,
     source: str = "0",
+    size: FrameSize | None = None,
+    rate: FrameRate | None = None,
+    flip: Literal["horizontal", "vertical", "both"] | None = None,
+    loop: Flag = False,
+    wait: Seconds = math.inf,
     record: Path | None = None,
+    show: Literal["window", "web", "none"] = "window",
     headless: Flag = False,
+    address: str = "",
+    stats: str | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",
@@ -459,9 +491,18 @@ def demo(
 
     Args:
         artifact: an artifact folder (default: the bundled model)
-        source: camera number, video, picture, folder, rtsp://… or csi://0
+        source: camera number, video, picture, folder, rtsp://…, http://…, csi://0, gst://PIPELINE, - (standard input)
+            or scenes://, rendered rooms
+        size: WIDTHxHEIGHT: ask the camera for it, shrink what is larger
+        rate: frames a second: ask the camera, leave out what is more
+        flip: mirror the frames
+        loop: show a file again and again
+        wait: seconds, for a lost camera at most (default: for ever)
         record: write what is shown into a video
-        headless: open no window
+        show: in a window, to a browser, or nowhere
+        headless: open no window, as --show none
+        address: HOST:PORT of --show web; :8765 is every one (default: 127.0.0.1:8765)
+        stats: a file for a JSON line for each frame, - for standard output
         view: tasks side by side or over the frame
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
@@ -471,15 +512,23 @@ def demo(
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
     """
-    from edgemtl import registry, show
-    from edgemtl.device.camera import open_source
+    from edgemtl import registry
+    from edgemtl import show as display
+    from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
+    from edgemtl.files import dumps
 
     run = registry.load("apps", app).app()
     predictor = opened(artifact or BUNDLED, device, untested=untested)
-    with open_source(source) as opened_source:
-        summary = run(predictor, opened_source, record=record, headless=headless, view=view, limit=limit)
-    show.table(str(opened_source.name), ("what", "value"), vars(summary).items())
+    with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
+        summary = run(
+            predictor, frames, record=record, headless=headless, view=view, limit=limit, show=show, address=address,
+            stats=stats,
+        )  # fmt: skip
+    if stats == "-":
+        print(dumps(vars(summary)))
+    else:
+        display.table(str(frames.name), ("what", "value"), vars(summary).items())
 
 
 def doctor(
