@@ -155,14 +155,15 @@ def _verify(args: argparse.Namespace) -> None:
 
         blame(args.artifact, run=args.run, data=args.data, device=args.device, bound=args.bound, as_json=args.json)
         return
-    with needs("train"):
-        from edgemtl.deployment.verify import verify
-
     if args.recording:
-        from edgemtl.device.record import check
+        with needs("train"):
+            from edgemtl.deployment.recording import check
 
         check(args.artifact, args.recording, run=args.run, as_json=args.json)
         return
+    with needs("train"):
+        from edgemtl.deployment.verify import verify
+
     verify(args.artifact, run=args.run, frames=args.frames, data=args.data, device=args.device, as_json=args.json)
 
 
