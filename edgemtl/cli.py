@@ -117,6 +117,12 @@ def _convert(args: argparse.Namespace) -> None:
     convert(args.run, target=args.target, precision=args.precision, settings=args.set)
 
 
+def _deploy(args: argparse.Namespace) -> None:
+    from edgemtl.deployment.deploy import deploy
+
+    deploy(args.artifact, args.folder, to=args.to, untested=args.untested, as_json=args.json)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from edgemtl.device.evaluate import evaluate
 
@@ -368,6 +374,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--set", **settings | {"help": "what a target alone knows: ios=18 (coreml; default 17)"})
 
     arg = add(
+        "deploy", _deploy, "pack an artifact into a folder, ready for where it is to run, with what shows it there",
+        "edgemtl deploy runs/nyud/onnx --to web site",
+    )  # fmt: skip
+    arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
+    arg("folder", type=Path, metavar="DIR", help="the folder to write; replaced if deploy wrote it")
+    arg("--to", required=True, metavar="NAME", help=f"{' or '.join(_destinations())}")
+    arg("--untested", action="store_true", help="pack it whatever the artifact's self-test says on this machine")
+    arg("--json", action="store_true", help="print JSON")
+
+    arg = add(
         "evaluate", _evaluate, "score a run's weights, an artifact or a published checkpoint on a data set",
         "edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1\n"
         "  edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2",
@@ -495,6 +511,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--data", **data)
     arg("--frames", type=_positive, default=4, metavar="N", help="how many frames to picture (default: 4)")
     return parser, commands
+
+
+def _destinations() -> list[str]:
+    from edgemtl import registry
+
+    return registry.names("deployment.destinations")
 
 
 def _target(text: str) -> str:

@@ -70,9 +70,9 @@ def test_a_module_imports_from_its_layer_and_those_below() -> None:
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder with the guide's examples, which are entries of the registry."""
     found = dict(re.findall(r"`(\S+/my_\w+)\.py`.*?^```python\n(.*?)^```", GUIDE, re.S | re.M))
-    assert len(found) == 5
+    assert len(found) == 6
     for place, code in found.items():
-        kind, name = place.removeprefix("edgemtl/").split("/")
+        kind, _, name = place.removeprefix("edgemtl/").replace("/", ".").rpartition(".")
         folder = tmp_path / "entries" / kind
         folder.mkdir(parents=True)
         (folder / f"{name}.py").write_text(code)
@@ -102,6 +102,7 @@ def test_the_examples_work_together(examples: Path, capsys: pytest.CaptureFixtur
         ["convert", str(run), "--target", "my_format", "--precision", "fp32"],
         ["verify", str(run / "my_format-fp32"), "--data", str(data)],
         ["evaluate", str(run / "my_format-fp32"), "--data", str(data)],
+        ["deploy", str(run / "my_format-fp32"), "--to", "my_board", str(examples / "board")],
         ["demo", str(run / "my_format-fp32"), "--app", "my_app", "--source", str(data), "--headless", "--limit", "3"],
     ]
     for command in commands:

@@ -1,14 +1,10 @@
 """From a run's weights to an artifact that a device can open."""
 
-import errno
 import json
-import os
-import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import nn
@@ -18,7 +14,7 @@ from edgemtl import recipe as recipes
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
 from edgemtl.errors import UsageError, unknown
-from edgemtl.files import read_json, sha256
+from edgemtl.files import read_json, replacing_folder, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import TorchSession
@@ -44,7 +40,7 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     recipe, file = run.recipe, run.need(form_of(precision))
     started = time.monotonic()
     folder = run.artifact(target, precision)
-    with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
+    with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = weights.load(run, form_of(precision))
         names = chosen.convert(
@@ -114,24 +110,3 @@ def _scores(run: Run, file: Path) -> Scores:
         found: Scores = entry["tasks"]
         return found
     return checkpoint.about(file).get("scores") or {}
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if folder.exists():  # a full folder cannot be renamed over
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise
-        raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
-    finally:
-        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
-            old.rename(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

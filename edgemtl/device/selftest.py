@@ -7,7 +7,6 @@ numbers at every so many rows and columns, so that a failure can say by how much
 import functools
 import hashlib
 import json
-import os
 import platform
 import time
 import zipfile
@@ -228,7 +227,7 @@ def selftest(folder: Path, *, device: str | None = None, as_json: bool = False) 
     else:
         _show_table(result)
     if not result["ok"]:
-        raise CheckFailed(_failure(result))
+        raise CheckFailed(failure(result))
     return result
 
 
@@ -282,19 +281,19 @@ def demand(predictor: Predictor) -> None:
         return
     result = run(predictor)
     if not result["ok"]:
-        raise CheckFailed(f"{_failure(result)} (--untested goes on regardless)")
+        raise CheckFailed(f"{failure(result)} (--untested goes on regardless)")
     _remember(predictor, result)
-    show.note(f"selftest: {_count(result)}, {result['seconds']:.1f} s")
+    show.note(f"selftest: {count(result)}, {result['seconds']:.1f} s")
 
 
-def _count(result: dict[str, Any]) -> str:
+def count(result: dict[str, Any]) -> str:
     """Such as "3 tasks equal to torch's, 1 task within bounds"."""
     states = [task["verdict"] for task in result["tasks"].values()]
     counts = {"equal to torch's": states.count(EQUAL), WITHIN: states.count(WITHIN)}
     return ", ".join(f"{count} task{'s' * (count != 1)} {what}" for what, count in counts.items() if count)
 
 
-def _failure(result: dict[str, Any]) -> str:
+def failure(result: dict[str, Any]) -> str:
     """What is wrong, why, as far as it is known, and what to do."""
     wrong = [f"{name} {task['text']}" for name, task in result["tasks"].items() if task["verdict"] == WRONG]
     parts = [", ".join(wrong), *filter(None, (result["reason"], result["advice"]))]
@@ -372,10 +371,8 @@ def _key(predictor: Predictor) -> dict[str, Any]:
 
 
 def _place(key: dict[str, Any]) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache / "edgemtl" / "selftest" / f"{name}.json"
+    return files.user_cache() / "selftest" / f"{name}.json"
 
 
 def _remembered(predictor: Predictor) -> bool:

@@ -43,7 +43,8 @@ class Backbone(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             options["out_indices"] = _levels(name)
-            net: Any = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+            # Weights from a file replace the downloaded ones, so nothing is downloaded.
+            net: Any = _created(name, pretrained and weights is None, options)
         if swin:
             net.patch_embed.dynamic_img_pad = True
         _for_dense_prediction(net)
@@ -59,6 +60,21 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [norm(x) for norm, x in zip(self.norms, self.net(image), strict=True)]
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last_maps else maps
+
+
+def _created(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    """timm's network that gives maps; UsageError where its ImageNet weights cannot be had."""
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        # The hub's library raises a dozen kinds, by its version and by what the network does.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"the ImageNet weights of {name} cannot be had ({reason}); give a local file with"
+            f" --set network.weights=FILE, or {BUNDLED}nyud_edge, those of the bundled model's backbone"
+        ) from error
 
 
 class PaddedBlock(SwinTransformerBlock):

@@ -21,9 +21,8 @@ import numpy as np
 
 from edgemtl import show
 from edgemtl.artifact import Manifest
-from edgemtl.data._files import user_cache
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing, sha256, write_json
+from edgemtl.files import read_json, replacing, sha256, user_cache, write_json
 from edgemtl.stop import Stop
 from edgemtl.target import How, Session
 from edgemtl.targets.tensorrt import devices

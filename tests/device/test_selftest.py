@@ -268,7 +268,8 @@ MISREAD = "processor.overflows = lambda: False"
 
 def limited(folder: Path, limit: str, code: str = "", device: str | None = None) -> "subprocess.CompletedProcess[str]":
     words = ["selftest", str(folder), "--json", *(["--device", device] if device else [])]
-    program = f"import sys\nfrom edgemtl import cli; from edgemtl.device import processor\n{code}\nsys.exit(cli.main({words}))"
+    imports = "import sys\nfrom edgemtl import cli\nfrom edgemtl.device import processor"
+    program = f"{imports}\n{code}\nsys.exit(cli.main({words}))"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment)
 
