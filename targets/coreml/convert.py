@@ -16,8 +16,8 @@ import numpy as np
 from edgemtl import __version__
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
-from edgemtl.targets.coreml.quantized import NAMES, QUANTIZES
-from edgemtl.targets.coreml.sessions import LAYERS
+from edgemtl.targets.coreml.readback import NAMES, QUANTIZES
+from edgemtl.targets.coreml.session import LAYERS
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:

@@ -321,7 +321,7 @@ def test_weights_of_7_bits_keep_their_int8_kernels(narrow: Path, limit: str) -> 
 
 
 def test_float_on_request(wide: Path) -> None:
-    from edgemtl.targets import openvino
+    from edgemtl.targets.openvino import session as openvino
 
     fast, careful = Predictor(wide), Predictor(wide, "CPU:float:throughput")
     assert careful.session.device == "CPU (float, throughput)"
