@@ -2,7 +2,10 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,29 +44,46 @@ def test_what_make_is_told_exists() -> None:
     assert set(re.findall(r"\bmake (\w+)", re.sub(r"make:.*", "", GUIDE))) <= set(targets)
 
 
-def rows() -> list[list[str]]:
-    """The modules of each layer, from the top to the bottom."""
-    table = MAP.partition("| layer |")[2].partition("\n\n")[0]
-    return [re.findall(r"`(\w+)`", line) for line in table.splitlines()[2:]]
+def test_the_layers_hold(tmp_path: Path) -> None:
+    """Who may import whom stands in setup.cfg; recipes, targets and apps lie in the package, as in a wheel."""
+    for name in ("edgemtl", "recipes", "targets", "apps"):
+        place = tmp_path / "edgemtl" / (name if name != "edgemtl" else "")
+        shutil.copytree(ROOT / name, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "zoo"))
+    console = shutil.which("lint-imports", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert console, 'lint-imports is missing; pip install "edgemtl[dev]"'
+    words = [console, "--config", str(ROOT / "setup.cfg"), "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_every_module_stands_in_one_layer() -> None:
-    listed = [module for row in rows() for module in row]
-    files = [path for path in (ROOT / "edgemtl").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
-    assert sorted(listed) == sorted(path.stem for path in files if not path.stem.startswith("__"))
+def test_nothing_imports_in_circles() -> None:
+    """Not even inside functions; only what types alone need is left out."""
+    folders = {"edgemtl": ROOT / "edgemtl"} | {f"edgemtl.{n}": ROOT / n for n in ("recipes", "targets", "apps")}
+    files = {
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path
+        for package, folder in folders.items()
+        for path in folder.rglob("*.py")
+    }
+    waiting = {name: imported(ast.parse(path.read_text(encoding="utf-8"))) & set(files) for name, path in files.items()}
+    assert sum(map(len, waiting.values())) > 500
+    while free := {name for name, wanted in waiting.items() if not wanted - {name}}:
+        waiting = {name: wanted - free for name, wanted in waiting.items() if name not in free}
+    assert not waiting
 
 
-def test_a_module_imports_from_its_layer_and_those_below() -> None:
-    depth = {module: index for index, row in enumerate(rows()) for module in row}
-    upwards = set()
-    for path in sorted((ROOT / "edgemtl").rglob("*.py")):
-        here = path.relative_to(ROOT / "edgemtl")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # not what stands inside functions
-            if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] == "edgemtl":
-                used = {module.split(".")[1]} if "." in module else {name.name for name in node.names}
-                mine = depth.get(here.with_suffix("").parts[0], -1)
-                upwards |= {(here.as_posix(), name) for name in used if depth.get(name, mine) < mine}
-    assert upwards == {("data/scenes/walk.py", "device")}  # the page says so
+def imported(node: ast.AST) -> set[str]:
+    """Modules, and names in them that may be modules, of every import below a node."""
+    found = set()
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ImportFrom) and child.module:
+            names = {f"{child.module}.{name.name}" for name in child.names}
+            found |= names | {child.module}
+        elif isinstance(child, ast.Import):
+            found |= {name.name for name in child.names}
+        elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            found |= imported(child)
+    return found
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from edgemtl.errors import UsageError
 from edgemtl.recipe import Published, Recipe
 
 COUNTER = "torch.utils.flop_counter"
-COSTS = Path(folder.__file__).parent / "_costs.json"  # by recipe; networks/cost.py counts and writes them
-COUNT = "python -m edgemtl.networks.cost docs/models.md"
+COSTS = Path(folder.__file__).parent / "_costs.json"  # by recipe; training/cost.py counts and writes them
+COUNT = "python -m edgemtl.training.cost docs/models.md"
 WIDE = 180  # columns of a terminal in which summaries have room
 
 

@@ -12,7 +12,7 @@ from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.reference import _pickles
-from edgemtl.networks.reference._pieces import Piece, fill
+from edgemtl.networks.pieces import Piece, fill
 from edgemtl.recipe import Recipe
 
 BACKBONES = {

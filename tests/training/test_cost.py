@@ -10,7 +10,7 @@ from edgemtl import recipe
 from edgemtl.device import catalogue
 from edgemtl.errors import UsageError
 from edgemtl.models import build
-from edgemtl.networks import cost as c
+from edgemtl.training import cost as c
 from edgemtl.ops import deform_conv2d
 
 pytestmark = pytest.mark.slow
