@@ -197,7 +197,7 @@ def _bench(args: argparse.Namespace) -> None:
     from edgemtl.device import bench as one
     from edgemtl.device import compare
     from edgemtl.files import add_json, dumps
-    from edgemtl.run import run_of
+    from edgemtl.run import Run, run_of
 
     if len(args.artifacts) > 1:
         if args.threads:
@@ -212,9 +212,9 @@ def _bench(args: argparse.Namespace) -> None:
             folder, seconds=args.seconds, device=args.device, threads=args.threads, untested=args.untested
         )
     print(dumps(result, indent=1)) if args.json else one.show_table(result)
-    run = run_of(folder)
+    run, name = (Run(folder), "float") if Run(folder).exists else (run_of(folder), folder.resolve().name)
     if run.exists:
-        add_json(run.measured, folder.resolve().name, result)
+        add_json(run.measured, name, result)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -471,7 +471,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         type=Path,
         nargs="+",
         metavar="ARTIFACT",
-        help="an artifact folder; several are measured in turns, a run folder stands for its float network in torch",
+        help="an artifact folder, or a run's for its float network in torch; several are measured in turns",
     )
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
     arg("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default: 5)")
@@ -483,7 +483,13 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "demo", _demo, "show a model live on a camera or a file",
         "edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless",
     )  # fmt: skip
-    arg("artifact", type=Path, nargs="?", metavar="ARTIFACT", help="an artifact folder (default: the bundled model)")
+    arg(
+        "artifact",
+        type=Path,
+        nargs="?",
+        metavar="ARTIFACT",
+        help="an artifact folder, or a run's (default: the bundled model)",
+    )
     arg("--source", default="0", help="camera number, video, picture, folder, rtsp://… or csi://0 (default: 0)")
     arg("--record", type=Path, metavar="FILE", help="write what is shown into a video")
     arg("--headless", action="store_true", help="open no window")

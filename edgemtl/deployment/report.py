@@ -146,7 +146,8 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
-            found.append(Form(name, "torch", precision, scores(name, sha256(file)), file.stat().st_size, {}, {}))
+            own, times = scores(name, sha256(file)), measured.get(name, {})
+            found.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
     for folder, manifest in artifacts.items():
         size = artifact.size(manifest)
         own = scores(folder.name, manifest.weights_sha256)
