@@ -2,7 +2,6 @@
 
 import base64
 import importlib.util
-import io
 import math
 import time
 from collections.abc import Sequence
@@ -11,13 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgemtl import artifact, show
+from edgemtl import artifact, plots, show
 from edgemtl.artifact import Manifest
 from edgemtl.device.bench import FRAME
 from edgemtl.device.predictor import Predictor
@@ -27,7 +24,6 @@ from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 from edgemtl.samples import load
 from edgemtl.tasks import Task, delta_m
-from edgemtl.tasks.depth import Depth
 
 PAGE, CLIP = "report.html", "demo.webm"
 WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
@@ -351,7 +347,7 @@ def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, c
                 {
                     "title": task.title,
                     "legend": _legend(task, shown),
-                    "scale": isinstance(task, Depth),
+                    "scale": task.ruler is not None,
                     "images": [_embedded(task.paint(p), flat=p.dtype == np.uint8) for p in shown],
                 }
             )
@@ -385,42 +381,28 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
         return []
     found = []
     for name, task in tasks.items():
-        style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8.5}
-        with matplotlib.rc_context(style):
-            figure = Figure(figsize=(4.2, 2.7 if scored else 1.6), layout="constrained")
-            axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
+        size = (4.2, 2.7 if scored else 1.6)
+        with plots.figure(*size, rows=1 + bool(scored), ink=INK, grid=GRID, salt=name) as (figure, grid):
+            axes = grid[:, 0]
             points = [(r["iteration"], r["loss"][name]) for r in losses if name in r["loss"]]
-            axes[0].plot(*zip(*points), color=LINE, linewidth=1.4)
-            axes[0].set_title("training loss", loc="left", fontsize=8.5, color=INK)
+            axes[0].plot(*zip(*points), color=LINE)
+            axes[0].set_title("training loss")
             if scored:
+                axes[0].tick_params(labelbottom=False)
+                axes[1].sharex(axes[0])
                 values = [math.nan if (v := r["scores"][name][task.headline]) is None else v for r in scored]
-                axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT, markersize=4, linewidth=1.4)
+                axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT)
                 arrow = "↑" if task.higher_is_better else "↓"
-                label = f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else "")
-                axes[1].set_title(label, loc="left", fontsize=8.5, color=INK)
+                axes[1].set_title(f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else ""))
             for axis in axes:
-                _plain(axis)
-            found.append({"title": task.title, "svg": _svg(figure)})
+                axis.yaxis.set_major_locator(MaxNLocator(4))
+                axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            found.append({"title": task.title, "svg": _painted(plots.svg(figure))})
     return found
 
 
-def _plain(axis: Any) -> None:
-    """Leaves an axis only horizontal lines and few numbers."""
-    axis.spines[:].set_visible(False)
-    axis.grid(axis="y", color=GRID, linewidth=0.8)
-    axis.tick_params(length=0, colors=INK)
-    axis.patch.set_visible(False)
-    axis.yaxis.set_major_locator(MaxNLocator(4))
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element in the page's colours and font."""
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
+def _painted(svg: str) -> str:
+    """The drawing in the page's colours and font."""
     for placeholder, colour in PAINT.items():
-        text = text.replace(placeholder, colour)
-    return text.replace("DejaVu Sans", "inherit")
+        svg = svg.replace(placeholder, colour)
+    return svg.replace("DejaVu Sans", "inherit")

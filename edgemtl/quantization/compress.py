@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import files, ledger, show
+from edgemtl import files, ledger, objectives, show
 from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.frames import spread
@@ -27,7 +27,6 @@ from edgemtl.quantization import exact, nncf, pairing, proof, quantizers, sensit
 from edgemtl.quantization.mixed import image, keep_worst_float
 from edgemtl.quantization.quantizers import COORDINATES, FakeQuantize
 from edgemtl.quantization.replay import Replay
-from edgemtl.quantization.sensitivity import distance
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.run import Run
 from edgemtl.samples import load
@@ -390,7 +389,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
             found = losses(raw, labels, tasks, recipe.training.losses)
             terms = [recipe.training.weights[name] * found[name] for name in tasks]
             if options.teacher:
-                taught = {name: distance(name, raw[name].float(), wanted[name].float()) for name in tasks}
+                taught = {n: objectives.of(n).distance(raw[n].float(), wanted[n].float()) for n in tasks}
                 terms += [options.teacher * recipe.training.weights[name] * taught[name] for name in tasks]
             total = torch.stack(terms).sum()
             _check_finite(found, total, len(history) + 1)

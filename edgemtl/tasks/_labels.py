@@ -63,6 +63,12 @@ def past(label: np.ndarray, values: int, what: str) -> str:
     return f"{what} {largest}; allowed: 0 to {values - 1}, {IGNORED} for ignored" if largest >= values else ""
 
 
+def only(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
+    """The name of the one value that a tally has; None where it has none or several."""
+    values = np.flatnonzero(tally)
+    return names[values[0]] if len(values) == 1 and values[0] < len(names) else None
+
+
 def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
     """The legend's row for ignored pixels where a label has some, or where there is nothing to look at."""
     there = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
@@ -92,14 +98,10 @@ def colour(row: np.ndarray) -> Colour:
 class ClassLabels(Task):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
 
+    words: ClassVar[str] = "class ids"
     headline: ClassVar[str] = "miou"
     scores: ClassVar[dict[str, bool]] = {"miou": True, "miou_present": True, "pixacc": True}
     unit: ClassVar[str] = "%"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each class id."""
-        raise NotImplementedError
 
     @property
     def channels(self) -> int:
@@ -138,11 +140,48 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def summary(self, tally: np.ndarray) -> str:
+        return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
+
+    def everywhere(self, tally: np.ndarray) -> str | None:
+        return only(tally, self.class_names)
+
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))
 
     def _table(self) -> np.ndarray:
         return palette(len(self.class_names), self.class_names[0] == "background")
+
+
+class Probability(Task):
+    """A task whose prediction and map are a probability, float32 (H, W); its label uint8 0 or 1, 255 ignored."""
+
+    unit: ClassVar[str] = "%"
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.full(size, IGNORED, np.uint8)
+
+    def valid(self, label: Any) -> Any:
+        return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        return bilinear(map, size)
+
+    def summary(self, tally: np.ndarray) -> str:
+        return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])
+
+    def everywhere(self, tally: np.ndarray) -> str | None:
+        return only(tally, (f"no {self.name}", self.name))
 
 
 class Sums:

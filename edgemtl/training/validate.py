@@ -16,8 +16,6 @@ from edgemtl.recipe import Recipe
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 
-EDGE_THRESHOLDS = 9  # instead of 99: enough to choose a checkpoint by, and boundary matching takes an eleventh
-
 
 class Part:
     """Every n-th of some samples, from the one of this number on."""
@@ -49,9 +47,7 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
         for value in network.state_dict().values():
             torch.distributed.broadcast(value, 0)
     part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
-    tasks = dict(recipe.tasks)
-    if "edge" in tasks:
-        tasks["edge"] = tasks["edge"].model_copy(update={"thresholds": EDGE_THRESHOLDS})
+    tasks = {name: task.quick() for name, task in recipe.tasks.items()}
     session = TorchSession(Deployed(network, recipe.size, recipe.map_stride), device)
 
     def go_on() -> None:

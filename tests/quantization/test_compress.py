@@ -13,7 +13,7 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import models, registry
+from edgemtl import models, objectives, registry
 from edgemtl import recipe as recipes
 from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
@@ -419,9 +419,9 @@ def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     with torch.no_grad():
         student.heads["depth"].bias += 0.1
     deployed.network, far = student, []
-    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     compress.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
-    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     assert far[1] < 0.5 * far[0]
 
 
@@ -526,8 +526,8 @@ def test_a_truncated_float_model_is_refused(run):
 )
 def test_distance_is_zero_only_from_the_teacher_itself(task, channels):
     wanted = torch.randn(2, channels, 4, 4)
-    assert compress.distance(task, wanted, wanted).item() == pytest.approx(0, abs=1e-6)
+    assert objectives.of(task).distance(wanted, wanted).item() == pytest.approx(0, abs=1e-6)
     raw = (wanted + 0.3 * torch.randn_like(wanted)).requires_grad_()
-    far = compress.distance(task, raw, wanted)
+    far = objectives.of(task).distance(raw, wanted)
     (gradient,) = torch.autograd.grad(far, raw)
-    assert 0 < compress.distance(task, raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
+    assert 0 < objectives.of(task).distance(raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
