@@ -311,13 +311,14 @@ def verify(
             from edgemtl.deployment.blame import blame as walk
 
         return walk(artifact, run=run, data=data, device=device, bound=bound, as_json=as_json)
+    if recording:
+        with needs("train"):
+            from edgemtl.deployment.recording import check
+
+        return check(artifact, recording, run=run, as_json=as_json)
     with needs("train"):
         from edgemtl.deployment.verify import verify
 
-    if recording:
-        from edgemtl.device.record import check
-
-        return check(artifact, recording, run=run, as_json=as_json)
     return verify(artifact, run=run, frames=frames, data=data, device=device, as_json=as_json)
 
 
@@ -432,7 +433,7 @@ def bench(
     """Measure an artifact's latency, throughput and memory, or several side by side.
 
     Args:
-        artifacts: an artifact folder; several are measured in turns, a run folder stands for its float network in torch
+        artifacts: an artifact folder, or a run's for its float network in torch; several are measured in turns
         device: where to compute, such as GPU (openvino)
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
@@ -447,7 +448,7 @@ def bench(
     from edgemtl.device import bench as one
     from edgemtl.device import compare
     from edgemtl.files import add_json, dumps
-    from edgemtl.run import run_of
+    from edgemtl.run import Run, run_of
 
     if len(artifacts) > 1:
         if threads:
@@ -460,9 +461,9 @@ def bench(
     with show.err.status(f"measuring {folder} for about {seconds:g} seconds"):
         result = one.bench(folder, seconds=seconds, device=device, threads=threads, untested=untested)
     print(dumps(result, indent=1)) if as_json else one.show_table(result)
-    run = run_of(folder)
+    run, name = (Run(folder), "float") if Run(folder).exists else (run_of(folder), folder.resolve().name)
     if run.exists:
-        add_json(run.measured, folder.resolve().name, result)
+        add_json(run.measured, name, result)
     return result
 
 
@@ -490,7 +491,7 @@ def demo(
     """Show a model live on a camera or a file.
 
     Args:
-        artifact: an artifact folder (default: the bundled model)
+        artifact: an artifact folder, or a run's (default: the bundled model)
         source: camera number, video, picture, folder, rtsp://…, http://…, csi://0, gst://PIPELINE, - (standard input)
             or scenes://, rendered rooms
         size: WIDTHxHEIGHT: ask the camera for it, shrink what is larger
