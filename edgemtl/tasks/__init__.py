@@ -120,6 +120,10 @@ class Task(BaseModel):
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
         return None
 
+    def value(self, prediction: np.ndarray) -> Any:
+        """One pixel's prediction as a plain value: a number, a class' name, a vector; None where nothing is known."""
+        return prediction.tolist()
+
     @property
     def ruler(self) -> tuple[float, str] | None:
         """The last value and the unit of a scale from 0, where that explains the colours; None where it does not."""

@@ -146,6 +146,9 @@ class ClassLabels(Task):
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, self.class_names)
 
+    def value(self, prediction: np.ndarray) -> str | None:
+        return self.class_names[prediction] if prediction < self.channels else None
+
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))
 
@@ -183,11 +186,8 @@ class Probability(Task):
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, (f"no {self.name}", self.name))
 
-
-class Sums:
-    """A meter that holds nothing but sums over pixels, so that meters of a split's parts add up to the whole's."""
-
-    SUMS: ClassVar[tuple[str, ...]]  # the attributes
+    def value(self, prediction: np.ndarray) -> float:
+        return float(prediction)
 
     def add(self, other: "Sums") -> None:
         """Takes in what another meter of the same task has seen."""

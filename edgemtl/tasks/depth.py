@@ -63,6 +63,9 @@ class Depth(Task):
             rows.append(("unknown", BLACK))
         return rows
 
+    def value(self, prediction: np.ndarray) -> float | None:
+        return float(prediction) if prediction > 0 else None
+
     @property
     def ruler(self) -> tuple[float, str]:
         return self.far_m, "m"

@@ -69,6 +69,9 @@ class Normals(Task):
             rows.append(("unknown", GREY))
         return rows
 
+    def value(self, prediction: np.ndarray) -> tuple[float, ...] | None:
+        return tuple(map(float, prediction)) if self.valid(prediction) else None
+
     def ball(self, diameter: int) -> np.ndarray:
         """A ball seen from the camera."""
         axis = (np.arange(diameter, dtype=np.float32) + 0.5) * 2 / diameter - 1
