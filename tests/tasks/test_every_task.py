@@ -100,6 +100,9 @@ def test_a_tally_counts_what_is_valid_and_is_told_in_words(name):
     assert task.summary(sum(tallies)) and task.everywhere(sum(tallies)) is None
     nothing = task.tally(task.unlabelled((4, 5)))
     assert not nothing.any() and task.everywhere(nothing) is None and len(nothing) == len(tallies[0])
+    if task.unlabelled((1, 1)).dtype.kind != "f":
+        assert task.everywhere(task.tally(np.zeros((4, 5), np.uint8)))
+        assert task.everywhere(task.tally(np.full((4, 5), 200, np.uint8))) is None  # no value that the task has
 
 
 @every
