@@ -25,6 +25,7 @@ from edgemtl.device import processor
 from edgemtl.device.bounds import bounds_of, compare
 from edgemtl.device.predictor import Predictor, smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.run import TORCH
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
@@ -258,12 +259,12 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path | str, device: str | None = None, *, untested: bool = False) -> Predictor:
-    """A Predictor whose artifact passed its own test on this machine, now or before.
+def opened(path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False) -> Predictor:
+    """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
-    CheckFailed where it does not pass; with `untested` nobody asks.
+    CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
     """
-    predictor = Predictor(folder, device)
+    predictor = Predictor(path, device, weights=weights)
     if not untested:
         demand(predictor)
     return predictor
@@ -271,6 +272,8 @@ def opened(folder: Path | str, device: str | None = None, *, untested: bool = Fa
 
 def demand(predictor: Predictor) -> None:
     """Runs the test unless it is known to pass on this machine, and says so in a line; CheckFailed where it fails."""
+    if predictor.manifest.target == TORCH:
+        return
     if SELFTEST not in predictor.manifest.files:
         show.note(f"selftest: {predictor.folder} has none and runs untested; convert again to give it one")
         return

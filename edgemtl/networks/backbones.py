@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
+from edgemtl.networks.pieces import backbone_piece, fill
 from edgemtl.run import Run
 
 try:
@@ -182,10 +183,8 @@ def load_weights(backbone: Backbone, path: Path) -> None:
     if any(key.startswith(inside) for key in state):
         state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     if any(".attn.w_msa." in key for key in state):
-        from edgemtl.networks.reference._pieces import backbone_piece, fill  # which imports this file
-
         named = {inside + key: value for key, value in state.items()}
-        fill(backbone, lambda ours: backbone_piece(ours, backbone), named, f"the backbone ({path})")
+        fill(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
         return
     # Keys of our own networks begin at the backbone, timm's one level below.
     into = backbone if any(key.startswith("net.") for key in state) else backbone.net

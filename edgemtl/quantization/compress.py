@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import files, ledger, models, objectives, show
+from edgemtl import files, ledger, objectives, show
 from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.frames import spread
 from edgemtl.ledger import CODES
-from edgemtl.networks import checkpoint, purposes
+from edgemtl.networks import purposes
 from edgemtl.networks.points import Point
-from edgemtl.networks.prepare import Deployed, load_float, prepare
+from edgemtl.networks.prepare import Deployed, load_float
+from edgemtl.networks.session import several
 from edgemtl.quantization import exact, nncf, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.mixed import frames, image, keep_worst_float
+from edgemtl.quantization.mixed import image, keep_worst_float
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Compression, Recipe
@@ -66,7 +67,7 @@ def compress(
             show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = load(recipe, data, "train")
+    samples = load(recipe.data, data, "train", recipe.tasks)
     about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
     about["exact"] = recipe.compression.is_exact
     if recipe.compression.budget:
@@ -111,24 +112,6 @@ def _settle(deployed: Deployed, recipe: Recipe) -> None:
     exact.settle(deployed)
     if recipe.compression.scales == "power-of-two":
         proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
-
-
-def load_int8(run: Path | Run, form: str = "int8") -> Deployed:
-    """The quantized deployment form of a run, in eval mode: one fake_quantize operation per quantizer and use.
-
-    UsageError where the file is missing, broken or does not fit the run's recipe.
-    """
-    run = Run(run)
-    recipe, file = run.recipe, run.weights(form)
-    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
-    about = checkpoint.about(file)
-    quantizers.check_format(file, about)
-    if about["exact"]:
-        exact.rewrite(deployed, recipe)
-    quantizers.load(file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
-    exact.settle(deployed)
-    return deployed
 
 
 def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe:
@@ -404,7 +387,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
                 raise Stopped(f"at iteration {len(history)} of {options.iterations} of fine-tuning")
             _, labels = tensors(batch, tasks)
             labels = {name: label.to(device) for name, label in labels.items()}
-            frame = frames(batch["image"].to(device))
+            frame = several(batch["image"].to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 with torch.no_grad():
                     wanted = teacher.raw(frame) if options.teacher else {}
