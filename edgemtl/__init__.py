@@ -1,5 +1,6 @@
 """edgemtl: multi-task dense prediction, from a training recipe to int8 on a device."""
 
+from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,6 @@ if (_Path(__file__).parent.parent / "setup.cfg").is_file():
 
 def __getattr__(name: str) -> Any:
     # Not imported before it is used, so that `edgemtl list` is quick and `edgemtl doctor` works without OpenCV.
-    if name == "Predictor":
-        from edgemtl.device.predictor import Predictor
-
-        return Predictor
     if name in __all__:
-        from edgemtl import verbs
-
-        return getattr(verbs, name)
+        return getattr(import_module("edgemtl.device.predictor" if name == "Predictor" else "edgemtl.verbs"), name)
     raise AttributeError(f"module 'edgemtl' has no attribute {name!r}")

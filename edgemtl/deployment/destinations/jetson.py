@@ -10,6 +10,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from edgemtl import __version__, artifact
 from edgemtl.artifact import Manifest
 from edgemtl.deployment import wheels
@@ -74,7 +76,7 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _basic() -> list[doctor.Requirement]:
+def _basic() -> list[Requirement]:
     return doctor.requirements()[""]
 
 
