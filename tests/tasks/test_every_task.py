@@ -122,6 +122,30 @@ def test_score_and_loss_take_the_same_pixels(name):
 
 
 @every
+def test_a_pixel_is_told_in_words(name):
+    task = TASKS[name]
+    prediction = task.decode(some_map(name, 1), (6, 8))
+    assert all(task.word(value) for row in prediction for value in row)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("depth", np.float32(2.306), "2.31 m"),
+        ("depth", np.float32(0), "unknown depth"),
+        ("normals", np.array([0, 0.9781476, 0.2079117]), "faces up (12° off)"),
+        ("normals", np.array([-1.0, 0, 0]), "faces left (0° off)"),
+        ("normals", np.zeros(3), "unknown direction"),
+        ("edge", np.float32(0.5), "edges 50 %"),
+        ("semseg", np.uint8(4), "chair"),
+        ("semseg", np.uint8(255), "ignored"),
+    ],
+)
+def test_words_of_a_pixel(name, value, told):
+    assert TASKS[name].word(value) == told
+
+
+@every
 def test_what_explains_the_colours_beside_a_legend(name):
     task = TASKS[name]
     assert task.ruler is None or task.ruler[0] > 0
