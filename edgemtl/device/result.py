@@ -85,9 +85,7 @@ class Result(Mapping[str, np.ndarray]):
             return draw.overlay(self.frame, self[name], self.tasks[name], head=(self.name, ""))
         return self.tasks[name].paint(self[name])
 
-    def save(
-        self, path: Path | str, *, view: View = "tiles", task: str | None = None
-    ) -> Path:
+    def save(self, path: Path | str, *, view: View = "tiles", task: str | None = None) -> Path:
         """Writes the result as the suffix says, and gives the path back.
 
         .png, .jpg, .webp: what `plot` gives. .npy: one task's prediction (`task`, or the only one there is). .npz: all

@@ -140,14 +140,18 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def value(self, prediction: np.ndarray) -> str | None:
+        return self.class_names[prediction] if prediction < self.channels else None
+
+    def word(self, value: np.ndarray) -> str:
+        rows = self.legend(np.array([[value]], np.uint8))
+        return rows[0][0] if rows else f"{self.title.lower()} {value}"
+
     def summary(self, tally: np.ndarray) -> str:
         return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
 
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, self.class_names)
-
-    def value(self, prediction: np.ndarray) -> str | None:
-        return self.class_names[prediction] if prediction < self.channels else None
 
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))
@@ -180,14 +184,23 @@ class Probability(Task):
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
 
+    def value(self, prediction: np.ndarray) -> float:
+        return float(prediction)
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{self.title.lower()} {100 * value:.0f} %"
+
     def summary(self, tally: np.ndarray) -> str:
         return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])
 
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, (f"no {self.name}", self.name))
 
-    def value(self, prediction: np.ndarray) -> float:
-        return float(prediction)
+
+class Sums:
+    """A meter that holds nothing but sums over pixels, so that meters of a split's parts add up to the whole's."""
+
+    SUMS: ClassVar[tuple[str, ...]]  # the attributes
 
     def add(self, other: "Sums") -> None:
         """Takes in what another meter of the same task has seen."""

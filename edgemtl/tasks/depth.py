@@ -66,6 +66,9 @@ class Depth(Task):
     def value(self, prediction: np.ndarray) -> float | None:
         return float(prediction) if prediction > 0 else None
 
+    def word(self, value: np.ndarray) -> str:
+        return f"{value:.2f} m" if value > 0 else "unknown depth"
+
     @property
     def ruler(self) -> tuple[float, str]:
         return self.far_m, "m"
