@@ -1,5 +1,6 @@
 """The models that come with the package: runs in `zoo/`, each with its artifacts beside its weights."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from edgemtl.artifact import FILE, read
@@ -18,15 +19,15 @@ def names() -> list[str]:
 def folder(model: str | Path | None = None) -> Path:
     """The artifact that is meant: the default model's, that of a bundled model's name, or the folder that was given.
 
-    UsageError for a plain word that is neither a name nor a folder.
+    UsageError for what is nearly a bundled model's name, and no folder.
     """
     if model is None:
         return ZOO / DEFAULT / TARGET
     path = Path(model)
-    if path.exists() or len(path.parts) != 1:
+    if path.exists() or str(model) not in names():
+        if not path.exists() and get_close_matches(str(model), names()):
+            raise unknown("model", str(model), names())
         return path
-    if str(model) not in names():
-        raise unknown("model", str(model), names())
     return ZOO / str(model) / TARGET
 
 

@@ -18,8 +18,8 @@ def info(model: str | Path | None, *, as_json: bool = False) -> dict[str, Any]:
     `model` as in `Predictor`. The files are read and hashed. UsageError where there is no artifact.
     """
     folder = bundled.folder(model)
-    manifest = artifact.read(folder)
-    wrong = [name for name, file in manifest.files.items() if _hash(folder / name) != file.sha256]
+    manifest = artifact.read(folder, intact=False)
+    wrong = [name for name, file in manifest.files.items() if sha256(folder / name) != file.sha256]
     found = {
         "model": str(folder), "recipe": manifest.recipe, "target": manifest.target, "precision": manifest.precision,
         "size": manifest.size, "fit": manifest.fit, "tasks": list(manifest.tasks), "bytes": artifact.size(manifest),
@@ -49,10 +49,6 @@ def _tested(folder: Path) -> bool | None:
         return selftest.remembered(Predictor(folder))
     except UsageError:
         return None
-
-
-def _hash(file: Path) -> str | None:
-    return sha256(file) if file.is_file() else None
 
 
 def _rows(manifest: Manifest, found: dict[str, Any]) -> list[tuple[str, str]]:

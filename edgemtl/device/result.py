@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from edgemtl.device import draw
+from edgemtl.device.display import no_display
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import replacing, write_json
 from edgemtl.tasks import Task
@@ -118,13 +119,11 @@ class Result(Mapping[str, np.ndarray]):
 
     def show(self, *, view: View = "tiles", task: str | None = None) -> None:
         """Opens a window with the picture and waits for a key. UsageError where there is no screen."""
-        picture = cv2.cvtColor(self.plot(view=view, task=task), cv2.COLOR_RGB2BGR)
-        try:
-            cv2.imshow(self.name, picture)
-            cv2.waitKey(0)
-            cv2.destroyWindow(self.name)
-        except cv2.error:
-            raise UsageError("no window can be opened here; save the picture: result.save('result.png')") from None
+        if problem := no_display():  # OpenCV would end the process
+            raise UsageError(f"{problem}; save the picture: result.save('result.png')")
+        cv2.imshow(self.name, cv2.cvtColor(self.plot(view=view, task=task), cv2.COLOR_RGB2BGR))
+        cv2.waitKey(0)
+        cv2.destroyWindow(self.name)
 
     def _known(self, task: str) -> str:
         if task not in self:
