@@ -221,7 +221,14 @@ def _demo(args: argparse.Namespace) -> None:
     from edgemtl.device.camera import open_source
     from edgemtl.device.selftest import opened
 
-    run = registry.load("apps", args.app).app()
+    module = registry.load("apps", args.app)
+    run = module.app()
+    if to := getattr(module, "DEPLOYED", None):
+        from edgemtl.deployment.deploy import deployed
+
+        with deployed(args.artifact or BUNDLED, to, untested=args.untested) as folder:
+            run(folder)
+        return
     predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
     with open_source(args.source) as source:
         summary = run(predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit)

@@ -106,6 +106,14 @@ class Task(BaseModel):
         """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
         raise NotImplementedError
 
+    def picture(self) -> dict[str, Any]:
+        """How a map is painted and read out where there is no Python, as JSON; see apps/web/src/paint.ts.
+
+        `kind` is "classes", "numbers" or "vectors". `over`: the shares of the frame and of the picture, where one is
+        laid over the other.
+        """
+        raise NotImplementedError
+
     def meter(self) -> Meter:
         """A fresh meter."""
         raise NotImplementedError

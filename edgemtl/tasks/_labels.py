@@ -12,6 +12,7 @@ from edgemtl.tasks import Size, Task
 IGNORED = 255
 BLACK = (0, 0, 0)
 GREY = (128, 128, 128)
+OVER = (0.45, 0.55)  # the shares of a frame and of a picture that is laid over it
 Colour = tuple[int, int, int]
 
 # Greedily chosen in CIELAB, each as far as can be from those before it and from black, grey and white.
@@ -55,6 +56,14 @@ def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     if prediction.dtype != np.uint8:
         return look_up(cv2.convertScaleAbs(prediction, alpha=255), table)
     return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
+
+
+def probability_picture(table: np.ndarray, ends: tuple[str, str], over: tuple[float, float] = OVER) -> dict[str, Any]:
+    """The `Task.picture` of probabilities that are painted in the colours of `table`."""
+    return {
+        "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": table.tolist(), "over": over,
+        "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, ends[0]], [1, ends[1]]],
+    }  # fmt: skip
 
 
 def past(label: np.ndarray, values: int, what: str) -> str:
@@ -137,6 +146,10 @@ class ClassLabels(Task):
             return [*rows, ("ignored", BLACK)]
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
+
+    def picture(self) -> dict[str, Any]:
+        table = self._table()[: self.channels]
+        return {"kind": "classes", "names": list(self.class_names), "table": table.tolist(), "over": OVER}
 
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import BLACK, Colour, Sums, bilinear, colour, look_up, nearest, scale
+from edgemtl.tasks._labels import BLACK, OVER, Colour, Sums, bilinear, colour, look_up, nearest, scale
 
 
 class Depth(Task):
@@ -61,6 +61,13 @@ class Depth(Task):
         if prediction is None or not (prediction > 0).all():
             rows.append(("unknown", BLACK))
         return rows
+
+    def picture(self) -> dict[str, Any]:
+        ticks = [[k / 4, f"{self.far_m * k / 4:.3g} m"] for k in range(5)]
+        return {
+            "kind": "numbers", "factor": 254 / self.far_m, "first": 1, "last": 254, "table": _table().tolist(),
+            "over": OVER, "unit": "m", "scale": 1, "digits": 2, "ticks": ticks,
+        }  # fmt: skip
 
     def meter(self) -> "DepthMeter":
         return DepthMeter(self)

@@ -7,7 +7,17 @@ from pydantic import Field
 
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, Sums, bilinear, ignored_row, nearest, paint_probability, past
+from edgemtl.tasks._labels import (
+    IGNORED,
+    Colour,
+    Sums,
+    bilinear,
+    ignored_row,
+    nearest,
+    paint_probability,
+    past,
+    probability_picture,
+)
 
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
@@ -62,6 +72,9 @@ class Edge(Task):
     def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
         rows: list[tuple[str, Colour]] = [("edge", (255, 255, 255)), ("no edge", (0, 0, 0))]
         return rows + ignored_row(prediction)
+
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(_BRIGHTNESS, ("no edge", "edge"), over=(0.6, 1.0))
 
     def meter(self) -> "EdgeMeter":
         return EdgeMeter(self)

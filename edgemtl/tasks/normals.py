@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
+from edgemtl.tasks._labels import GREY, OVER, Colour, Sums, bilinear, nearest
 
 
 class Normals(Task):
@@ -65,6 +65,11 @@ class Normals(Task):
         if prediction is None or not self.valid(prediction).all():
             rows.append(("unknown", GREY))
         return rows
+
+    def picture(self) -> dict[str, Any]:
+        names = [text for text, _ in self.legend()]
+        axes = [names[:2], names[2:4], [names[4], "away"]]
+        return {"kind": "vectors", "axes": axes, "over": OVER}
 
     def meter(self) -> "NormalsMeter":
         return NormalsMeter(self)

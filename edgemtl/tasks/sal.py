@@ -16,6 +16,7 @@ from edgemtl.tasks._labels import (
     nearest,
     paint_probability,
     past,
+    probability_picture,
     scale,
 )
 
@@ -61,6 +62,9 @@ class Saliency(Task):
         table = scale(cv2.COLORMAP_INFERNO)
         rows = [(text, colour(table[k])) for text, k in (("not salient", 0), ("50 %", 128), ("salient", 255))]
         return rows + ignored_row(prediction)
+
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(scale(cv2.COLORMAP_INFERNO), ("not salient", "salient"))
 
     def meter(self) -> "SaliencyMeter":
         return SaliencyMeter()

@@ -53,6 +53,18 @@ def units(vectors):
     return np.linalg.norm(vectors, axis=-1)
 
 
+@every
+def test_a_picture_is_json_that_paints_and_reads_every_value(name):
+    picture = TASKS[name].picture()
+    assert json.loads(json.dumps(picture)) and picture["kind"] in ("classes", "numbers", "vectors")
+    assert 0 < picture["over"][0] < picture["over"][1] <= 1
+    if picture["kind"] == "numbers":
+        assert picture["first"] + picture["last"] < len(picture["table"]) == 256
+        assert picture["ticks"][0][0] == 0 and picture["ticks"][-1][0] == 1
+    if picture["kind"] == "classes":
+        assert len(picture["names"]) == len(picture["table"]) == TASKS[name].channels
+
+
 def test_the_six_tasks():
     assert NAMES == ["depth", "edge", "human_parts", "normals", "sal", "semseg"]
 
