@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgemtl.device.predictor import Predictor
+    from edgemtl.verbs import bench, compress, convert, deploy, evaluate, matrix, selftest, train, verify
 
-__all__ = ["Predictor", "__version__"]
+__all__ = [
+    "Predictor", "__version__", "bench", "compress", "convert", "deploy", "evaluate", "matrix", "selftest", "train",
+    "verify",
+]  # fmt: skip
 __version__ = "0.5.0"
 
 # In a checkout `recipes/`, `targets/` and `apps/` stand beside this folder; an installed wheel has them inside it.
@@ -20,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from edgemtl.device.predictor import Predictor
 
         return Predictor
+    if name in __all__:
+        from edgemtl import verbs
+
+        return getattr(verbs, name)
     raise AttributeError(f"module 'edgemtl' has no attribute {name!r}")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+import platformdirs
+
 from edgemtl.errors import UsageError
 
 REASONS = {
@@ -20,6 +22,11 @@ REASONS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
 }
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be made again."""
+    return Path(platformdirs.user_cache_dir("edgemtl", appauthor=False))
 
 
 @contextmanager

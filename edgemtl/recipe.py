@@ -57,7 +57,7 @@ class Augment(Options):
     colour: float = 0.5  # probability of each of brightness, contrast, saturation, hue
     class_ratio: float = 0.75  # a crop in which one class exceeds this share is drawn again
     native: bool = False  # frames keep their own size, times `scale`, and are padded or cut to the recipe's
-    hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0, such as human_parts
+    hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0
 
 
 def _by_task(raw: Any) -> Any:
@@ -69,11 +69,11 @@ def _by_task(raw: Any) -> Any:
 
 class Losses(Options):
     depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
-    # Of each class of semseg and human_parts; none: all equal.
+    # Of each class, by task; none: all equal.
     class_weights: Annotated[dict[str, tuple[float, ...]], BeforeValidator(_by_task)] = {}
     # What ATRC, DeMT and MQTransformer do comes first, Multi-Task-Learning-PyTorch, MTI-Net and SCA-MTL second.
     normals_mean: Literal["pixels", "elements"] = "pixels"  # the L1 of a pixel's three components is summed or averaged
-    bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that the losses of edge and sal are averaged over
+    bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that a probability's loss is averaged over
 
 
 class Training(Options):

@@ -100,21 +100,6 @@ def test_the_wheel_adds_one_name_and_holds_every_file(wheel: Path) -> None:
 
 
 @pytest.mark.network
-def test_the_import_contracts_hold(wheel: Path, tmp_path: Path) -> None:
-    # On the wheel's content, because only there recipes, targets and apps lie where they are imported.
-    zipfile.ZipFile(wheel).extractall(tmp_path)
-    console = shutil.which("lint-imports", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    run(
-        console,
-        "--config",
-        ROOT / "setup.cfg",
-        "--no-cache",
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-
-
-@pytest.mark.network
 def test_who_installs_it_sees_its_types(clean: Path, tmp_path: Path) -> None:
     code = (
         "from edgemtl import Predictor\nfrom edgemtl.targets.onnx import ONNX\nreveal_type(Predictor)\nONNX().open(1)\n"

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from edgemtl.device.stream import hush
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Size
 
@@ -226,7 +227,7 @@ if __name__ == "__main__":
     for number in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to a whole group; the film is completed all the same
         if hasattr(signal, number):
             signal.signal(getattr(signal, number), signal.SIG_IGN)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    hush()
     for line in write(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), sys.stdin.buffer):
         with suppress(OSError):  # nobody may be there any more to be told
             print(line, flush=True)

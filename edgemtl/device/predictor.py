@@ -6,7 +6,11 @@ import cv2
 import numpy as np
 
 from edgemtl import artifact
+from edgemtl.artifact import Manifest
+from edgemtl.errors import needs
 from edgemtl.frames import fit, predict
+from edgemtl.recipe import Recipe
+from edgemtl.run import Run, describe
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size, check
 
@@ -25,12 +29,13 @@ class Predictor:
 
     Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image;
     CheckFailed where the runtime gives what cannot be right, such as NaN.
+
+    Where `weights` names them, the folder may be a run's as well: these of its weights run in torch.
     """
 
-    def __init__(self, folder: Path | str, device: str | None = None) -> None:
+    def __init__(self, folder: Path | str, device: str | None = None, *, weights: str | None = None) -> None:
         self.folder = Path(folder)
-        self.manifest = artifact.read(self.folder)
-        self.session: Session = load_target(self.manifest.target).open(self.folder, self.manifest, device)
+        self.manifest, self.session = opened(self.folder, device, weights=weights)
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's prediction at the frame's size."""
@@ -53,6 +58,26 @@ class Predictor:
             name: predict(made.tasks[name], map, frame or size, made.size, made.fit, at=size)
             for name, map in maps.items()
         }
+
+
+def opened(
+    path: Path, device: str | None = None, *, weights: str | None = None, of: Recipe | None = None
+) -> tuple[Manifest, Session]:
+    """What lies there, ready to run, and what is to be known of it.
+
+    An artifact, by its target; where `weights` says which of FORMS, a run in torch; a checkpoint of a method's authors
+    for the network `of` a recipe, in torch as well.
+    """
+    run = Run(path)
+    if of is None and (weights is None or not run.exists):
+        manifest = artifact.read(path)
+        return manifest, load_target(manifest.target).open(path, manifest, device)
+    with needs("train"):
+        from edgemtl.quantization import weights as in_torch
+    if of is not None:
+        return describe(of, path, "fp32"), in_torch.published(of, path, device)
+    assert weights is not None
+    return run.describe(weights), in_torch.session(run, weights, device)
 
 
 def smooth_frames(size: Size, count: int) -> list[np.ndarray]:

@@ -60,7 +60,7 @@ def train(
     run = Run(run)
     init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: load(recipe, data, split) for split in ("train", "val")}
+    samples = {split: load(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     with Stop() as stop:
         training = _Training(recipe, run, fabric, samples, stop, resume, init)

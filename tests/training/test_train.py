@@ -500,7 +500,9 @@ def test_a_start_that_was_not_saved_yet_is_asked_for_again(tmp_path, data, undis
 def test_a_start_that_does_not_fit_is_one_line(tmp_path, data, undisturbed, init, message, monkeypatch):
     usual = registry.load
     stand_in = SimpleNamespace(finder=lambda network, tasks: None)
-    monkeypatch.setattr(registry, "load", lambda kind, name: stand_in if kind == "reference" else usual(kind, name))
+    monkeypatch.setattr(
+        registry, "load", lambda kind, name: stand_in if kind == "networks.reference" else usual(kind, name)
+    )
     folder = undisturbed.run if init else tmp_path
     with pytest.raises(UsageError, match=message) as caught:
         train(tmp_path / "run", init=folder / init)

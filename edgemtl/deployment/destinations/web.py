@@ -18,6 +18,7 @@ from edgemtl.errors import UsageError
 from edgemtl.files import dumps, read_json, sha256
 from edgemtl.frames import FILL
 from edgemtl.targets.onnx import FILE, WEBGPU
+from edgemtl.tasks import Task
 
 FORMAT = "edgemtl web 1"
 TARGET = "onnx"
@@ -71,7 +72,7 @@ def described(source: Path, manifest: Manifest, folder: Path, models: dict[str, 
         "fit": manifest.fit,
         "fill": FILL,
         "tasks": [
-            {"name": name, "title": task.title, "exact": name in manifest.exact, "picture": task.picture()}
+            {"name": name, "title": task.title, "exact": name in manifest.exact, "picture": _picture(task)}
             for name, task in manifest.tasks.items()
         ],
         "models": {runtime: _file(folder, name) for runtime, name in models.items()},
@@ -84,6 +85,12 @@ def described(source: Path, manifest: Manifest, folder: Path, models: dict[str, 
         "bounds": bounds_of(manifest)._asdict(),
         "clip": _file(folder, build.CLIP) if (folder / build.CLIP).is_file() else None,
     }
+
+
+def _picture(task: Task) -> dict[str, Any]:
+    if (picture := task.picture()) is None:
+        raise UsageError(f"task {task.name} says in no `picture` how a browser is to paint it")
+    return picture | {"over": task.over}
 
 
 def _file(folder: Path, name: str) -> dict[str, Any]:

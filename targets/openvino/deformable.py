@@ -4,7 +4,7 @@ A network in deployment form samples like this, and the passes look for just tha
 
     features of the offset network -> convolution -> G grids + positions -> transpose -> GridSample -> 1x1 convolution
 
-`lower` picks a form for each operator from times measured by tests/benchmarks/deformable.py, kept in _deformable.json.
+`lower` picks a form for each operator from times measured by tests/benchmarks/deformable.py, kept in deformable.json.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.targets.coreml import Options, package, target
-from edgemtl.targets.coreml.quantized import NAMES
+from edgemtl.targets.coreml.readback import NAMES
 from tests import toy
 
 pytest.importorskip("coremltools")

@@ -11,7 +11,8 @@ from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import NoOptions, Session, Target
-from edgemtl.targets import _onnx, _webgpu
+from edgemtl.targets import _onnx
+from edgemtl.targets.onnx import webgpu
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILE = "model.onnx"
-WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see _webgpu.py
+WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see webgpu.py
 DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
 
 
@@ -46,13 +47,13 @@ class ONNX(Target):
         onnx.save(model, folder / FILE)
         if precision != "int8":
             return [FILE]
-        onnx.save(_webgpu.rewritten(model), folder / WEBGPU)
+        onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         return [FILE, WEBGPU]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What each file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return {FILE: _onnx.quantized(folder / FILE), WEBGPU: _webgpu.quantized(folder / WEBGPU)}
+            return {FILE: _onnx.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
         """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
@@ -84,7 +85,7 @@ class ONNX(Target):
         """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`."""
         name = _device(folder, device)
         with needs("onnx"):
-            more = _webgpu.places if DEVICES[name] == WEBGPU else None
+            more = webgpu.places if DEVICES[name] == WEBGPU else None
             yield from _onnx.tensors(folder / DEVICES[name], frame, list(manifest.tasks), more)
 
 

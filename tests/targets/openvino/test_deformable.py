@@ -9,7 +9,7 @@ from torch import nn
 
 from edgemtl.models.demt import Deform, Sampler
 from edgemtl.ops import deform_conv2d
-from edgemtl.targets import _deformable
+from edgemtl.targets.openvino import deformable
 
 ov = pytest.importorskip("openvino")
 
@@ -48,14 +48,14 @@ def kinds(model) -> list[str]:
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(_deformable, "PART", 2 * SIZE[0] * SIZE[1] * 8)  # two groups
+    monkeypatch.setattr(deformable, "PART", 2 * SIZE[0] * SIZE[1] * 8)  # two groups
 
 
 @pytest.mark.parametrize("groups, parts", [(8, 4), (16, 8), (4, 2), (2, 0)])
 def test_parts_compute_the_same_bits(groups, parts, small_parts):
     plain, other = (graph(Sampler(deform(groups=groups), SIZE)) for _ in range(2))
-    (operator,) = _deformable.operators(other)
-    assert _deformable.split(operator) == bool(parts)
+    (operator,) = deformable.operators(other)
+    assert deformable.split(operator) == bool(parts)
     other.validate_nodes_and_infer_types()
     assert kinds(other).count("GridSample") == (parts or 1)
     x = torch.randn(1, 16, *SIZE, generator=torch.manual_seed(1))
@@ -66,9 +66,9 @@ def test_parts_compute_the_same_bits(groups, parts, small_parts):
 def test_native_equals_torch(width, groups):
     trained = deform(width, groups)
     model = graph(Sampler(trained, SIZE), width)
-    (operator,) = _deformable.operators(model)
+    (operator,) = deformable.operators(model)
     assert (operator.groups, operator.channels) == (groups, width)
-    assert _deformable.sample_natively(operator)
+    assert deformable.sample_natively(operator)
     model.validate_nodes_and_infer_types()
     assert "GridSample" not in kinds(model) and kinds(model).count("DeformableConvolution") == 1
     x = torch.randn(1, width, *SIZE, generator=torch.manual_seed(1))
@@ -95,7 +95,7 @@ class Other(nn.Module):
 @pytest.mark.parametrize("kind", ["another base", "grid is changed"])
 def test_other_samplings_are_left_alone(kind):
     model = graph(Other(Sampler(deform(), SIZE), kind))
-    assert not _deformable.operators(model)
+    assert not deformable.operators(model)
 
 
 def test_what_else_reads_the_samples_keeps_a_native_form_away():
@@ -111,8 +111,8 @@ def test_what_else_reads_the_samples_keeps_a_native_form_away():
             return self.sampler.project(read) + read
 
     model = graph(Both())
-    (operator,) = _deformable.operators(model)
-    assert not _deformable.sample_natively(operator)
+    (operator,) = deformable.operators(model)
+    assert not deformable.sample_natively(operator)
     assert "GridSample" in kinds(model)
 
 
@@ -129,17 +129,17 @@ def test_the_evidence_decides(form, monkeypatch, tmp_path, small_parts):
     }
     far = near | {"channels": 256, "groups": 256, "milliseconds": {"grid-sample": 9.0, "split": 9.0, "native": 0.1}}
     foreign = near | {"target": "another", "milliseconds": {"grid-sample": 9.0, "native": 0.1}}
-    monkeypatch.setattr(_deformable, "TIMES", tmp_path / "times.json")
-    _deformable.TIMES.write_text(json.dumps({"rows": [far, foreign, near]}))
+    monkeypatch.setattr(deformable, "TIMES", tmp_path / "times.json")
+    deformable.TIMES.write_text(json.dumps({"rows": [far, foreign, near]}))
     model = graph(Sampler(deform(), SIZE))
-    assert _deformable.lower(model) == {form: 1}
+    assert deformable.lower(model) == {form: 1}
     model.validate_nodes_and_infer_types()
     assert kinds(model).count("GridSample") == {"grid-sample": 1, "split": 4, "native": 0}[form]
 
 
 def test_a_small_gain_is_no_reason(monkeypatch, tmp_path):
     row = {"target": "openvino", "channels": 8, "height": 9, "width": 9, "groups": 8}
-    monkeypatch.setattr(_deformable, "TIMES", tmp_path / "times.json")
-    _deformable.TIMES.write_text(json.dumps({"rows": [row | {"milliseconds": {"grid-sample": 1.0, "native": 0.95}}]}))
-    assert _deformable.fastest("openvino", 8, 9, 9, 8) == "grid-sample"
-    assert _deformable.fastest("onnx", 8, 9, 9, 8) == "grid-sample"  # nothing was measured
+    monkeypatch.setattr(deformable, "TIMES", tmp_path / "times.json")
+    deformable.TIMES.write_text(json.dumps({"rows": [row | {"milliseconds": {"grid-sample": 1.0, "native": 0.95}}]}))
+    assert deformable.fastest("openvino", 8, 9, 9, 8) == "grid-sample"
+    assert deformable.fastest("onnx", 8, 9, 9, 8) == "grid-sample"  # nothing was measured

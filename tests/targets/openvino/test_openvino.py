@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemtl.errors import UsageError
-from edgemtl.targets import openvino as module
-from edgemtl.targets.openvino import target
+from edgemtl.targets.openvino import convert, session, target
 from tests import toy
 
 ov = pytest.importorskip("openvino")
@@ -87,9 +86,9 @@ def test_a_wrong_device_is_one_clear_line(folder: Path, device: str, wanted: str
 
 
 def test_gpu_and_npu_compute_in_f16_unless_told() -> None:
-    assert module._device("GPU.1") == ("GPU.1", "f16", "latency")
-    assert module._device("npu:throughput") == ("NPU", "f16", "throughput")
-    assert module._device("GPU:f32") == ("GPU", "f32", "latency")
+    assert session.parse("GPU.1") == ("GPU.1", "f16", "latency")
+    assert session.parse("npu:throughput") == ("NPU", "f16", "throughput")
+    assert session.parse("GPU:f32") == ("GPU", "f32", "latency")
 
 
 def test_a_device_that_is_not_there_is_named(folder: Path) -> None:
@@ -109,7 +108,7 @@ def test_threads_come_from_the_environment(folder: Path, monkeypatch: pytest.Mon
 def test_matrix_of_bilinear_resizing_is_that_of_torch(taken: int, made: int) -> None:
     line = np.random.default_rng(0).standard_normal(taken).astype(np.float32)
     wanted = F.interpolate(torch.from_numpy(line)[None, None, :, None], (made, 1), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(module._bilinear(taken, made) @ line, wanted.flatten().numpy(), atol=1e-5)
+    np.testing.assert_allclose(convert._bilinear(taken, made) @ line, wanted.flatten().numpy(), atol=1e-5)
 
 
 def test_on_arm_int8_is_computed_in_float_with_a_line(

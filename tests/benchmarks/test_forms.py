@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemtl.ops import deform_conv2d, forms
+from edgemtl.ops import deform_conv2d
 from edgemtl.ops.deform_conv2d import _places
+from tests.benchmarks import forms
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "deform_conv2d.npz")
 BATCH = 10  # cases, two of each kind
@@ -145,10 +146,10 @@ def openvino_native(shape: Shape, given: tuple, weight: Tensor, bias: Tensor, wh
     import openvino as ov
     from openvino import opset13 as op
 
-    from edgemtl.targets import _deformable
+    from edgemtl.targets.openvino import deformable
 
     ports = [op.parameter(list(each.shape), np.float32) for each in given]
-    made = _deformable.native(
+    made = deformable.native(
         *ports[:2], op.constant(weight.numpy()), **where, mask=ports[2] if len(ports) == 3 else None,
         groups=shape.groups, offset_groups=shape.parts,
     )  # fmt: skip

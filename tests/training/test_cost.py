@@ -1,6 +1,4 @@
-"""Parameters and MACs agree with counts made otherwise, and are counted once."""
-
-from pathlib import Path
+"""Parameters and MACs agree with counts made otherwise, and those that are kept are those of the code."""
 
 import pytest
 import torch
@@ -9,19 +7,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl import recipe
-from edgemtl.device import cost as c
+from edgemtl.device import catalogue
 from edgemtl.errors import UsageError
 from edgemtl.models import build
 from edgemtl.ops import deform_conv2d
+from edgemtl.training import cost as c
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where costs are kept, empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "edgemtl" / "costs"
 
 
 class Products(TorchFunctionMode):
@@ -79,45 +71,24 @@ def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
     assert (c.cost(made).macs + saved) / 1e9 == pytest.approx(authors, abs=0.01)
 
 
-def test_costs_are_counted_once(folder, monkeypatch):
-    wanted = [recipe.load("scenes_edge", [f"size=[{size},64]"]) for size in (48, 64)]
-    first = c.costs(wanted)
-    assert first[0].parameters == first[1].parameters > 1e6 and 0 < first[0].macs < first[1].macs
-    monkeypatch.setattr(c, "cost", None)
-    assert c.costs(wanted) == first
-    kept = sorted(folder.iterdir())
-    assert len(kept) == 2
-    kept[0].write_text("{")
-    monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(1, 2))
-    assert (1, 2) in c.costs(wanted) and (1, 2) in c.costs(wanted)
+def test_what_is_kept_is_what_is_counted():
+    kept = {entry.recipe.name: entry.cost for entry in catalogue.entries()}
+    assert kept == {name: c.cost(recipe.load(name)) for name in kept}, f"run: {catalogue.COUNT}"
 
 
-def test_a_kept_cost_is_that_of_the_same_code(monkeypatch):
-    [made] = [recipe.load("scenes_edge", ["size=[48,64]"])]
-    monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(1, 2))
-    c.costs([made])
-    monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(3, 4))
-    assert c.costs([made]) == [(1, 2)]
-    monkeypatch.setattr(c, "_code", lambda: ["another"])
-    assert c.costs([made]) == [(3, 4)]
-
-
-def test_weights_do_not_matter():
-    plain, trained = (recipe.load("scenes_edge", [f"network.pretrained={word}"]) for word in ("false", "true"))
-    assert c._place(plain) == c._place(trained)
-    assert c._place(plain) != c._place(recipe.load("scenes_edge", ["network.options.width=32"]))
-
-
-def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(1, 2))
-    assert c.costs([recipe.load("scenes_edge")]) == [(1, 2)]
-
-
-def test_without_torch_only_what_was_counted_before_is_known(monkeypatch):
-    monkeypatch.setattr(c, "find_spec", lambda package: None)
-    assert c.costs([recipe.load("scenes_edge")]) == [None]
+def test_counts_and_tables_are_written(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter")
+    for module in (c, catalogue):
+        monkeypatch.setattr(module, "COSTS", tmp_path / "costs.json")
+    monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(1_234_567, 8_900_000_000))
+    monkeypatch.setattr("sys.argv", ["cost", str(page)])
+    assert c.main() == 0
+    before, tables, after = catalogue.cut(page)
+    assert (before, after) == ("before\n<!-- tables -->\n", "<!-- end of tables -->\nafter")
+    assert "old" not in tables and "| `nyud_edge` | 240x320 | 1.23 M |  | 8.90 G |" in tables
+    again = page.read_text()
+    assert c.main() == 0 and page.read_text() == again
 
 
 def test_a_wrong_option_is_one_clear_line():

@@ -43,7 +43,7 @@ def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) ->
 
     By the evaluator on any machine, since Core ML itself gives the maps alone.
     """
-    from edgemtl.targets.coreml.quantized import activations
+    from edgemtl.targets.coreml.readback import activations
 
     session = EvaluatorSession(folder, manifest, device)
     read = session.program.package

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgemtl import ledger
-from edgemtl.targets import _onnx, _webgpu
-from edgemtl.targets.onnx import FILE, WEBGPU, target
+from edgemtl.targets import _onnx
+from edgemtl.targets.onnx import FILE, WEBGPU, target, webgpu
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -35,7 +35,7 @@ def test_only_int8_has_it(tmp_path: Path) -> None:
 def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:
     first, second = (
         {(one.role, one.name): one for one in read(folder / name)}
-        for read, name in ((_onnx.quantized, FILE), (_webgpu.quantized, WEBGPU))
+        for read, name in ((_onnx.quantized, FILE), (webgpu.quantized, WEBGPU))
     )
     assert first.keys() == second.keys() and {role for role, _ in first} == {"weight", "activation", "output"}
     for key, one in first.items():
@@ -94,7 +94,7 @@ def test_ties_and_large_values_round_as_they_should(scale: float) -> None:
     model = chain(scale, values)
     plain, made = (
         onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"v": values})
-        for m in (model, _webgpu.rewritten(model))
+        for m in (model, webgpu.rewritten(model))
     )
     np.testing.assert_array_equal(plain[0], made[0])
 
@@ -114,23 +114,23 @@ def constant(model: "onnx.ModelProto", name: str, value: float) -> None:
     ],
 )
 def test_a_changed_constant_is_a_problem(tmp_path: Path, name: str, value: float, problem: str) -> None:
-    model = _webgpu.rewritten(chain(0.25, np.zeros(3)))
+    model = webgpu.rewritten(chain(0.25, np.zeros(3)))
     onnx.save(model, tmp_path / "good.onnx")
-    good, made = _webgpu.quantized(tmp_path / "good.onnx")
+    good, made = webgpu.quantized(tmp_path / "good.onnx")
     assert made == ledger.output("y", ("x",))
     assert good.name == "x" and good.scale == np.float32(0.25) and good.problem is None
     constant(model, name, value)
     onnx.save(model, tmp_path / "bad.onnx")
-    bad, _ = _webgpu.quantized(tmp_path / "bad.onnx")
+    bad, _ = webgpu.quantized(tmp_path / "bad.onnx")
     assert bad.problem is not None and problem in bad.problem
 
 
 def test_a_quantizer_without_its_rounding_is_not_found(tmp_path: Path) -> None:
-    model = _webgpu.rewritten(chain(0.25, np.zeros(3)))
+    model = webgpu.rewritten(chain(0.25, np.zeros(3)))
     add, sub = (next(node for node in model.graph.node if node.op_type == kind) for kind in ("Add", "Sub"))
     clip = next(node for node in model.graph.node if node.op_type == "Clip")
     clip.input[0] = add.input[0]
     for node in (add, sub):
         model.graph.node.remove(node)
     onnx.save(model, tmp_path / "bad.onnx")
-    assert _webgpu.quantized(tmp_path / "bad.onnx") == [ledger.output("y", ())]
+    assert webgpu.quantized(tmp_path / "bad.onnx") == [ledger.output("y", ())]
