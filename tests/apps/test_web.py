@@ -63,7 +63,8 @@ def written() -> dict[str, Any]:
         pictures.append(
             {
                 "task": name, "picture": (task.picture() or {}) | {"over": task.over},
-                "integers": map.dtype.kind == "i", "height": size[0], "width": size[1], "values": plain.ravel().tolist(),
+                "integers": map.dtype.kind == "i", "height": size[0], "width": size[1],
+                "values": plain.ravel().tolist(),
                 "rgb": base64.b64encode(task.paint(task.decode(map, size)).tobytes()).decode(),
                 "sha256": hashlib.sha256(plain.tobytes()).hexdigest(),
                 "most": int(np.bincount(plain.ravel()).argmax()) if map.dtype.kind == "i" else 0,
