@@ -596,7 +596,14 @@ def demo(
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
-    run = registry.load("apps", app).app()
+    module = registry.load("apps", app)
+    run = module.app()
+    if to := getattr(module, "DEPLOYED", None):
+        from edgemtl.deployment.deploy import deployed
+
+        with deployed(bundled.folder(artifact), to, untested=untested) as folder:
+            run(folder)
+        return
     predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(

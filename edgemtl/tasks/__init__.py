@@ -124,6 +124,13 @@ class Task(BaseModel):
         """A prediction's value at one pixel, such as "2.31 m"."""
         return f"{self.title.lower()} {', '.join(f'{part:.2f}' for part in np.ravel(value))}"
 
+    def picture(self) -> dict[str, Any] | None:
+        """How a map is painted and read out where there is no Python, as JSON: see apps/web/src/deployment.ts.
+
+        None: in Python alone.
+        """
+        return None
+
     def ball(self, diameter: int) -> np.ndarray | None:
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
         return None

@@ -57,6 +57,14 @@ def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
 
 
+def probability_picture(table: np.ndarray, least: str, most: str) -> dict[str, Any]:
+    """The `Task.picture` of probabilities that are painted in the colours of `table`; words for 0 and for 1."""
+    return {
+        "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": table.tolist(),
+        "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, least], [1, most]],
+    }  # fmt: skip
+
+
 def past(label: np.ndarray, values: int, what: str) -> str:
     """What a label of `values` small integers holds beside them and IGNORED; empty where nothing."""
     largest = int(label.max(initial=0, where=label != IGNORED))
@@ -152,6 +160,10 @@ class ClassLabels(Task):
 
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, self.class_names)
+
+    def picture(self) -> dict[str, Any]:
+        table = self._table()[: self.channels]
+        return {"kind": "classes", "names": list(self.class_names), "table": table.tolist()}
 
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))

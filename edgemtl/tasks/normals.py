@@ -81,6 +81,10 @@ class Normals(Task):
         off = math.degrees(math.acos(min(1.0, parts[nearest_way])))
         return f"faces {DIRECTIONS[nearest_way]} ({off:.0f}° off)"
 
+    def picture(self) -> dict[str, Any]:
+        names = [text for text, _ in self.legend()]
+        return {"kind": "vectors", "axes": [names[:2], names[2:4], [names[4], "away"]]}
+
     def ball(self, diameter: int) -> np.ndarray:
         """A ball seen from the camera."""
         axis = (np.arange(diameter, dtype=np.float32) + 0.5) * 2 / diameter - 1
