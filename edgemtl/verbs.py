@@ -202,7 +202,7 @@ def sensitivity(run: Path, /, *, data: Data = None, frames: Count = 4, out: Path
         edgemtl sensitivity runs/nyud --data NYUDv2 --out sensitivity.svg
     """
     with needs("train"):
-        from edgemtl.quantization.mixed import measure
+        from edgemtl.quantization.float_layers import measure
 
     measure(run, data=data, frames=frames, out=out)
 
@@ -523,7 +523,7 @@ def bench(
     """
     from edgemtl import show
     from edgemtl.device import bench as one
-    from edgemtl.device import compare
+    from edgemtl.device import side_by_side
     from edgemtl.files import add_json, dumps
     from edgemtl.run import Run, run_of
 
@@ -531,8 +531,8 @@ def bench(
         if threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(artifacts)} in turns, about {seconds:g} seconds each"):
-            results = compare.compare(artifacts, seconds=seconds, device=device, untested=untested)
-        print(dumps(results, indent=1)) if as_json else compare.show_table(results)
+            results = side_by_side.in_turns(artifacts, seconds=seconds, device=device, untested=untested)
+        print(dumps(results, indent=1)) if as_json else side_by_side.show_table(results)
         return results
     [folder] = artifacts
     with show.err.status(f"measuring {folder} for about {seconds:g} seconds"):

@@ -61,7 +61,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
-    from edgemtl.quantization.labels import labelled
+    from edgemtl.quantization.names import named
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -75,7 +75,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
             return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), named(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -99,7 +99,7 @@ def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
     """Replaces every QuantizeLinear of a constant by the `codes` of the weight that it is named after, in place."""
     from onnx import numpy_helper
 
-    from edgemtl.quantization.labels import name_in
+    from edgemtl.quantization.names import name_in
 
     graph = model.graph
     constants = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
@@ -133,7 +133,7 @@ def _name_quantized(graph: Any) -> None:
 
     The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
     """
-    from edgemtl.quantization.labels import name_in, natural
+    from edgemtl.quantization.names import name_in, natural
 
     places: Counter[str] = Counter()
     stored = {made.name for made in graph.initializer}

@@ -26,7 +26,7 @@ from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.networks.session import several
 from edgemtl.quantization import exact, nncf, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.mixed import image, keep_worst_float
+from edgemtl.quantization.float_layers import image, keep_worst_float
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Compression, Recipe

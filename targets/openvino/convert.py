@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from edgemtl import ledger
-from edgemtl.quantization.labels import labelled, name_in, natural
+from edgemtl.quantization.names import name_in, named, natural
 from edgemtl.targets.openvino import deformable
 from edgemtl.targets.openvino.session import BIN, XML, nodes
 from edgemtl.tasks import Size, Task
@@ -28,7 +28,7 @@ def convert(
     deployed: nn.Module, size: Size, tasks: dict[str, Task], folder: Path, precision: str, metadata: dict[str, str]
 ) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
-    with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), named(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
         # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
         model = ov.convert_model(deployed, example_input=torch.zeros(1, 3, *size), input=[1, 3, *size])

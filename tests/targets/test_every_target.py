@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgemtl import registry
-from edgemtl.device.bounds import BOUNDS, compare
+from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.errors import UsageError
 from tests import toy
 
@@ -64,7 +64,7 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
                 np.testing.assert_allclose(got[task], want, rtol=1e-5, atol=1e-5)
             # Codes are equal but behind islands, and where a target computes in float16 between them.
             half = precision == "int8" and not session.float32
-            result = compare(got[task], want, BOUNDS["half" if half else precision])
+            result = differences(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
 
 
