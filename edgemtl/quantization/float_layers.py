@@ -1,4 +1,4 @@
-"""Which layers stay float: the sensitivity matrix of a run, and the few worst layers that a budget takes out of int8."""
+"""Which layers stay float: the sensitivity matrix of a run, and the few worst layers that a budget spares int8."""
 
 import copy
 import math
