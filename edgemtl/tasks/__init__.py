@@ -116,6 +116,10 @@ class Task(BaseModel):
         """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
         raise NotImplementedError
 
+    def word(self, value: np.ndarray) -> str:
+        """A prediction's value at one pixel, such as "2.31 m"."""
+        return f"{self.title.lower()} {', '.join(f'{part:.2f}' for part in np.ravel(value))}"
+
     def ball(self, diameter: int) -> np.ndarray | None:
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
         return None

@@ -140,6 +140,10 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def word(self, value: np.ndarray) -> str:
+        rows = self.legend(np.array([[value]], np.uint8))
+        return rows[0][0] if rows else f"{self.title.lower()} {value}"
+
     def summary(self, tally: np.ndarray) -> str:
         return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
 
@@ -176,6 +180,9 @@ class Probability(Task):
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{self.title.lower()} {100 * value:.0f} %"
 
     def summary(self, tally: np.ndarray) -> str:
         return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])

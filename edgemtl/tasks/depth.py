@@ -63,6 +63,9 @@ class Depth(Task):
             rows.append(("unknown", BLACK))
         return rows
 
+    def word(self, value: np.ndarray) -> str:
+        return f"{value:.2f} m" if value > 0 else "unknown depth"
+
     @property
     def ruler(self) -> tuple[float, str]:
         return self.far_m, "m"
