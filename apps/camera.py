@@ -11,7 +11,6 @@ import numpy as np
 from edgemtl.device import draw, live, play
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
-from edgemtl.device.pointer import words
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.files import replacing
@@ -90,7 +89,9 @@ class View(live.View):
             return ""
         at = draw.cell(size, 1 + len(maps))  # no larger than it is drawn, however large the frame
         predictions = self.predictor.decode(maps, at, frame=size)
-        return words(self.predictor.manifest.tasks, predictions, int(place[0] * at[0]), int(place[1] * at[1]))
+        row, column = int(place[0] * at[0]), int(place[1] * at[1])
+        tasks = self.predictor.manifest.tasks
+        return " · ".join(tasks[name].word(values[row, column]) for name, values in predictions.items())
 
     def _save(self) -> str:
         path = Path(time.strftime("edgemtl-%Y%m%d-%H%M%S.png"))

@@ -17,10 +17,11 @@ from edgemtl import __version__, verbs
 from edgemtl.errors import CheckFailed, UsageError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "list": verbs.entries, "train": verbs.train, "compress": verbs.compress, "sensitivity": verbs.sensitivity,
-    "convert": verbs.convert, "verify": verbs.verify, "selftest": verbs.selftest, "evaluate": verbs.evaluate,
-    "scores": verbs.scores, "bench": verbs.bench, "matrix": verbs.matrix, "deploy": verbs.deploy, "demo": verbs.demo,
-    "record": verbs.record, "lint": verbs.lint, "report": verbs.report, "doctor": verbs.doctor,
+    "list": verbs.entries, "show": verbs.show, "info": verbs.info, "train": verbs.train, "compress": verbs.compress,
+    "sensitivity": verbs.sensitivity, "convert": verbs.convert, "verify": verbs.verify, "selftest": verbs.selftest,
+    "evaluate": verbs.evaluate, "scores": verbs.scores, "bench": verbs.bench, "matrix": verbs.matrix,
+    "deploy": verbs.deploy, "demo": verbs.demo, "predict": verbs.predict, "record": verbs.record, "lint": verbs.lint,
+    "report": verbs.report, "doctor": verbs.doctor,
 }  # fmt: skip
 DEBUG = "--debug"
 

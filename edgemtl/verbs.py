@@ -15,8 +15,7 @@ from cyclopts import Parameter
 
 from edgemtl.errors import UsageError, needs
 
-BUNDLED = Path(__file__).parent / "zoo" / "nyud_edge" / "openvino"
-KINDS = ("recipes", "targets", "apps")
+KINDS = ("recipes", "targets", "apps", "models")
 
 
 def _positive(_: Any, value: int | None) -> None:
@@ -50,6 +49,11 @@ def _modules(_: Any, tokens: Sequence[Any]) -> list[str]:
     return [str(token.value).replace("-", "_") for token in tokens]
 
 
+def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
+    """Words with commas or spaces between them."""
+    return [word for token in tokens for word in str(token.value).split(",") if word]
+
+
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
@@ -68,17 +72,17 @@ Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
 Words = Annotated[list[str] | None, SEVERAL]
 
 
-def entries(kind: Literal["recipes", "targets", "apps"] | None = None, /, *, as_json: Json = False) -> None:
-    """List recipes (with what their networks cost), targets and apps.
+def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
+    """List recipes (with what their networks cost), targets, apps and the bundled models.
 
     Args:
-        kind: recipes, targets or apps (default: all)
+        kind: recipes, targets, apps or models (default: all)
         as_json: print JSON
 
     Example:
         edgemtl list recipes
     """
-    from edgemtl import registry, show
+    from edgemtl import bundled, registry, show
     from edgemtl.device import catalogue
 
     if kind == "recipes":
@@ -86,7 +90,7 @@ def entries(kind: Literal["recipes", "targets", "apps"] | None = None, /, *, as_
         print(jsons.dumps(catalogue.as_json(listed), indent=1)) if as_json else catalogue.show_table(listed)
         return
     found = {
-        each: {name: registry.summary(each, name) for name in registry.names(each)}
+        each: bundled.summaries() if each == "models" else {n: registry.summary(each, n) for n in registry.names(each)}
         for each in ([kind] if kind else KINDS)
     }
     if as_json:
@@ -106,6 +110,7 @@ def train(
     tasks: Words = None,
     init: Path | None = None,
     resume: Flag = False,
+    dry_run: Flag = False,
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
     accelerator: str = "auto",
     devices: str = "auto",
@@ -122,6 +127,7 @@ def train(
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
         resume: go on after the run's last checkpoint
+        dry_run: take three steps, write nothing, and say how long all would take and how much memory
         precision: arithmetic
         accelerator: auto, cpu or cuda
         devices: how many of them, or auto
@@ -141,8 +147,29 @@ def train(
 
     return train(
         loaded, run=run, data=data, resume=resume, init=init, precision=precision, accelerator=accelerator,
-        devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy,
+        devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy, dry_run=dry_run,
     )  # fmt: skip
+
+
+def show(recipe: str, /, *, settings: Settings = None, as_json: Json = False) -> None:
+    """Show all that a recipe states, as `train` would take it.
+
+    Args:
+        recipe: a name that `edgemtl list recipes` shows
+        settings: override fields, such as training.rate=1e-3
+        as_json: print JSON
+
+    Example:
+        edgemtl show nyud_edge --set training.batch=16
+    """
+    from edgemtl import recipe as recipes
+    from edgemtl import show as display
+
+    loaded = recipes.load(recipe, settings or [])
+    if as_json:
+        print(loaded.model_dump_json(indent=1))
+        return
+    display.table(loaded.summary, ("field", "value"), recipes.flat(loaded), left=2)
 
 
 def compress(run: Path, /, *, data: Data = None, settings: Settings = None) -> Any:
@@ -320,6 +347,56 @@ def verify(
         from edgemtl.deployment.verify import verify
 
     return verify(artifact, run=run, frames=frames, data=data, device=device, as_json=as_json)
+
+
+def info(model: str | None = None, /, *, as_json: Json = False) -> Any:
+    """Say what is known of a model: its card, scores, files, what is exact, and what was checked.
+
+    Args:
+        model: an artifact folder or the name of a bundled model (default: the bundled one)
+        as_json: print JSON
+
+    Example:
+        edgemtl info nyud_edge
+    """
+    from edgemtl.device.info import info
+
+    return info(model, as_json=as_json)
+
+
+def predict(
+    sources: Annotated[list[str], SEVERAL],
+    /,
+    *,
+    out: Path,
+    model: str | None = None,
+    save: Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)] = None,
+    view: Literal["tiles", "overlay", "plain", "none"] = "tiles",
+    limit: Count | None = None,
+    device: str | None = None,
+    untested: Flag = False,
+) -> Any:
+    """Predict all tasks for pictures, videos and folders, and write what was found.
+
+    Args:
+        sources: pictures, videos, folders, patterns such as "rooms/*.jpg", addresses
+        out: the folder to write into
+        model: an artifact folder or the name of a bundled model (default: the bundled one)
+        save: tasks whose predictions to write as arrays, NAME_TASK.npy
+        view: what to paint: tiles, overlay (the first task over the frame), plain (each task alone) or none
+        limit: end after this many frames
+        device: where to compute, such as GPU (openvino)
+        untested: go on whatever the artifact's self-test says on this machine
+
+    Example:
+        edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
+    """
+    from edgemtl import bundled
+    from edgemtl.device.predict import predict
+    from edgemtl.device.selftest import opened
+
+    predictor = opened(bundled.folder(model), device, untested=untested)
+    return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
 def selftest(artifact: Path, /, *, device: str | None = None, as_json: Json = False) -> Any:
@@ -513,14 +590,21 @@ def demo(
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
     """
-    from edgemtl import registry
+    from edgemtl import bundled, registry
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
-    run = registry.load("apps", app).app()
-    predictor = opened(artifact or BUNDLED, device, untested=untested)
+    module = registry.load("apps", app)
+    run = module.app()
+    if to := getattr(module, "DEPLOYED", None):
+        from edgemtl.deployment.deploy import deployed
+
+        with deployed(bundled.folder(artifact), to, untested=untested) as folder:
+            run(folder)
+        return
+    predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
             predictor, frames, record=record, headless=headless, view=view, limit=limit, show=show, address=address,

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -180,3 +181,11 @@ def test_starting_up_imports_nothing_slow() -> None:
     slow = ("numpy", "cv2", "torch", "pydantic")
     ended = python(f"import sys, edgemtl.cli; print([m for m in {slow} if m in sys.modules])")
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_a_recipe_is_shown_as_set_would_name_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "show", "nyud_edge", "--set", "training.batch=17")
+    row = next(line for line in out.splitlines() if "training.batch " in line)
+    assert status == 0 and row.split("│")[2].strip() == "17" and "[40 values]" in out
+    stated = json.loads(run(capsys, "show", "nyud_edge", "--json")[1])
+    assert stated["network"]["method"] == "demt"

@@ -46,8 +46,8 @@ def lines(fetched: dict[str, list[Path]]) -> list[str]:
             project, release, *_ = parse_wheel_filename(file.name)
             found.setdefault(project, {}).setdefault(str(release), []).append(python)
     made = []
-    for name, versions in sorted(found.items()):
-        for version, pythons in versions.items():
+    for package, versions in sorted(found.items()):
+        for pin, pythons in versions.items():
             marker = " or ".join(f'python_version == "{python}"' for python in pythons)
-            made.append(f"{name}=={version}" + ("" if len(pythons) == len(fetched) else f"; {marker}"))
+            made.append(f"{package}=={pin}" + ("" if len(pythons) == len(fetched) else f"; {marker}"))
     return made

@@ -130,7 +130,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
         "cold_start_s": cold,
         "model": _time(lambda: predictor.session(fitted), seconds / 2, warmup),
         "end_to_end": _time(end_to_end, seconds / 2, warmup),
-        "peak_rss_mib": _peak_rss_mib(),
+        "peak_rss_mib": peak_rss_mib(),
         "machine": {
             "processor": processor.name(),
             "instructions": processor.describe(),
@@ -175,7 +175,7 @@ def _photo(size: Size) -> np.ndarray:
     return (layers[0] * 0.5 + layers[1] * 0.3 + layers[2] * 0.2).astype(np.uint8)
 
 
-def _peak_rss_mib() -> float:
+def peak_rss_mib() -> float:
     # On Linux ru_maxrss starts from the parent's size (kept across exec), so the kernel's own mark is read instead.
     status = Path("/proc/self/status")
     if status.exists():

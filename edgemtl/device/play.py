@@ -15,6 +15,7 @@ import numpy as np
 from edgemtl import show as terminal
 from edgemtl.device import screens
 from edgemtl.device.camera import Source
+from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
@@ -102,7 +103,7 @@ def build(
         return screens.Terminal(clock, limit or source.length)
     if kind == "web":
         return Web(clock, view, source, film, address)
-    if problem := screens.no_display():
+    if problem := no_display():
         raise UsageError(f"{problem}; --show web shows it in a browser, --headless --record FILE in a film")
     return screens.Window(clock, view, source, film)
 

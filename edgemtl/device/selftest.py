@@ -277,7 +277,7 @@ def demand(predictor: Predictor) -> None:
     if SELFTEST not in predictor.manifest.files:
         show.note(f"selftest: {predictor.folder} has none and runs untested; convert again to give it one")
         return
-    if _remembered(predictor):
+    if remembered(predictor):
         return
     result = run(predictor)
     if not result["ok"]:
@@ -375,7 +375,7 @@ def _place(key: dict[str, Any]) -> Path:
     return files.user_cache() / "selftest" / f"{name}.json"
 
 
-def _remembered(predictor: Predictor) -> bool:
+def remembered(predictor: Predictor) -> bool:
     """Whether this artifact is known to pass here."""
     key = _key(predictor)
     try:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
 from edgemtl.networks.pieces import backbone_piece, fill
@@ -27,7 +28,6 @@ from timm.layers import Format
 from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 
-ZOO = Path(__file__).parents[1] / "zoo"
 BUNDLED = "zoo:"  # before the name of a model in the package, whose backbone's weights are meant
 
 
@@ -77,7 +77,7 @@ def _created(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"the ImageNet weights of {name} cannot be had ({reason}); give a local file with"
-            f" --set network.weights=FILE, or {BUNDLED}nyud_edge, those of the bundled model's backbone"
+            f" --set network.weights=FILE, or {BUNDLED}{DEFAULT}, those of the bundled model's backbone"
         ) from error
 
 

@@ -49,6 +49,17 @@ def units(vectors):
 
 
 @every
+def test_a_picture_is_json_that_paints_and_reads_every_value(name):
+    picture = TASKS[name].picture()
+    assert json.loads(json.dumps(picture)) and picture["kind"] in ("classes", "numbers", "vectors")
+    if picture["kind"] == "numbers":
+        assert picture["first"] + picture["last"] < len(picture["table"]) == 256
+        assert picture["ticks"][0][0] == 0 and picture["ticks"][-1][0] == 1
+    if picture["kind"] == "classes":
+        assert len(picture["names"]) == len(picture["table"]) == TASKS[name].channels
+
+
+@every
 def test_what_a_task_states(name):
     task = TASKS[name]
     assert task.name == name and task.title and task.channels >= 1 and task.words
