@@ -16,6 +16,7 @@ from edgemtl import ledger
 from edgemtl.errors import UsageError, needs, reading
 from edgemtl.ledger import Found
 from edgemtl.show import err
+from edgemtl.target import Original
 from edgemtl.tasks import Size
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
 
-def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str, str] | None, extra: str) -> Any:
-    """The ModelProto: input `frame` uint8 (1, H, W, 3) RGB, outputs `names`; `metadata` goes into its metadata_props.
+def build(original: Original, extra: str) -> Any:
+    """The ModelProto: input `frame` uint8 (1, H, W, 3) RGB, an output for each task.
 
     int8 weights are stored as int8 with a DequantizeLinear behind them, biases as float. The graph is simplified where
     onnxsim manages it in time and the result computes the same; otherwise one line says why not. `extra` is what to
@@ -41,9 +42,9 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 
     with tempfile.TemporaryDirectory(prefix="edgemtl-onnx-") as scratch:
         plain, simple = Path(scratch, "plain.onnx"), Path(scratch, "simple.onnx")
-        _export(deployed, size, names, plain)
+        _export(original.deployed, original.size, list(original.tasks), plain)
         model = onnx.load(plain)
-        store_int8(model, _codes(deployed))
+        store_int8(model, _codes(original.deployed))
         onnx.save(model, plain)
         problem = simplify(plain, simple)
         if problem:
@@ -53,7 +54,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"
-    onnx.helper.set_model_props(model, metadata or {})
+    onnx.helper.set_model_props(model, original.metadata)
     onnx.checker.check_model(model, full_check=True)
     return model
 
