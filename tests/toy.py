@@ -101,15 +101,15 @@ def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
     return made
 
 
-def exact_edge() -> Any:
-    """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
+def exact_edge(name: str = "nyud_edge") -> Any:
+    """A recipe's network with random weights at 64x96 in its exact form, quantized, as it is after loading."""
     from edgemtl import models
     from edgemtl import recipe as recipes
     from edgemtl.networks.prepare import prepare
     from edgemtl.quantization import compress, exact
 
     torch.manual_seed(0)
-    stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
+    stated = recipes.load(name, ["network.pretrained=false", "size=[64,96]"])
     made = exact.rewrite(prepare(models.build(stated.network, stated.tasks), stated), stated)
     images = [made.normalise(torch.randint(0, 256, (1, 3, 64, 96)).float()) for _ in range(2)]
     made.network, _ = compress.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
