@@ -104,11 +104,13 @@ class ExactRead(nn.Module):
             self.register_buffer(name, torch.tensor(1 / FINE))
         self.register_buffer("unit", torch.ones(()))
 
-    def forward(self, query: Tensor, keys: Tensor, shared: Tensor) -> Tensor:
+    def forward(self, query: Tensor, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
         asked = self.asked(query).flatten(2).transpose(1, 2)
+        keys, shared = (torch.cat(parts, 2) for parts in zip(*summaries, strict=True))
         above = floor(asked @ self.shared(shared) * self.above + 0.5) * self.unit
         below = floor(asked @ self.keys(keys) * self.below + 0.5).clamp(min=1)
-        return self.ratio(above, below).transpose(1, 2).reshape(query.shape)
+        answer: Tensor = self.ratio(above.unflatten(2, (len(summaries), -1)), below.unsqueeze(3))
+        return answer.flatten(2).transpose(1, 2).unflatten(2, query.shape[2:])
 
     def settle(self) -> None:
         asked, keys, shared = (scale_of(point) for point in (self.asked.given, self.keys, self.shared))

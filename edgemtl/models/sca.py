@@ -189,12 +189,14 @@ class Summarise(nn.Module):
 
 
 class Read(nn.Module):
-    """Linear attention's answer (B, C, h, w) to a query (B, C, h, w): the summary's values weighed by how keys fit."""
+    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries: its values
+    weighed by how keys fit."""
 
-    def forward(self, query: Tensor, keys: Tensor, shared: Tensor) -> Tensor:
+    def forward(self, query: Tensor, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
         asked = F.softplus(query).flatten(2).transpose(1, 2)
-        answer = (asked @ shared) / (asked @ keys).clamp(min=1e-12)
-        return answer.transpose(1, 2).reshape(query.shape)
+        below, above = (asked @ torch.cat(parts, 2) for parts in zip(*summaries, strict=True))
+        answer = above.unflatten(2, (len(summaries), -1)) / below.clamp(min=1e-12).unsqueeze(3)
+        return answer.flatten(2).transpose(1, 2).unflatten(2, query.shape[2:])
 
     def exact(self, query: torch.Size, *shapes: torch.Size) -> nn.Module:
         return exact.ExactRead(query[1])
@@ -243,12 +245,12 @@ class Exchange(nn.Module):
         exchanged = {}
         for task, x in maps.items():
             parts = [] if self.repeated else [x]
-            for other in reversed([name for name in maps if name != task]):
-                if self.pairwise:
-                    pair = f"{task}_from_{other}"
-                    answer = self.attend(self.queries[pair](x), *self.sources[pair](maps[other]))
-                else:
-                    answer = self.attend(queries[task], *sources[other])
+            others = [name for name in reversed(maps) if name != task]
+            if not self.pairwise:
+                parts.append(self.attend(queries[task], [sources[other] for other in others]))
+            for other in others if self.pairwise else ():
+                pair = f"{task}_from_{other}"
+                answer = self.attend(self.queries[pair](x), [self.sources[pair](maps[other])])
                 parts += [x, answer] if self.repeated else [answer]
             exchanged[task] = x + self.reduce(torch.cat(parts, 1))
         return exchanged
@@ -372,12 +374,11 @@ class CrossScaleHead(nn.Module):
         layers = zip(self.queries, self.sources, self.narrow, self.attend, strict=True)
         for k, (query, source, narrow, attend) in enumerate(layers):
             assert isinstance(narrow, nn.ModuleList)
-            asked = query(maps[k])
-            parts = [] if self.repeated else [maps[k]]
-            for layer, coarse in zip(narrow, maps[k + 1 :], strict=True):
-                answer = attend(asked, *source(layer(coarse)))
-                parts += [maps[k], answer] if self.repeated else [answer]
-            aggregate.append(torch.cat(parts, 1))
+            coarser = [source(layer(x)) for layer, x in zip(narrow, maps[k + 1 :], strict=True)]
+            answers = attend(query(maps[k]), coarser)
+            parts = [answers] if not self.repeated else answers.chunk(len(coarser), 1)
+            own = [maps[k]] * len(parts)  # before each answer as published, or once
+            aggregate.append(torch.cat([x for both in zip(own, parts, strict=True) for x in both], 1))
         x = F.relu(self.fusion([*aggregate, maps[-1]], (maps[0].shape[2], maps[0].shape[3])))
         if self.detail is not None and self.conv is not None:
             x = self.conv(self.detail(x, stage))

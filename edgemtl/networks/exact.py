@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgemtl.networks.points import Point
 
 FINE = 2.0**-12  # a step where the scale is not known yet
-MOST_BELOW = 2048  # whole numbers that a Ratio may divide by: 1 / 4 of the least difference is far above float32's error
+MOST_BELOW = 1700  # that a Ratio may divide by: half of the least difference is more than float32's error in 127 codes
 WINDOW = 16  # a Table's values are moved by less than this part of a code
 
 

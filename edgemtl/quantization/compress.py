@@ -42,8 +42,8 @@ FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that t
 # Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere. The others are no
 # layers: in nyud_edge's network they would get 56 quantizers more (176 instead of 120), without one more int8 layer.
 FLOAT = {
-    "bmm", "div", "exp", "floor", "grid_sample", "layer_norm", "matmul", "mean", "mul", "sigmoid", "softmax", "softplus",
-    "sqrt", "sub", "sum",
+    "bmm", "div", "exp", "floor", "grid_sample", "layer_norm", "matmul", "mean", "mul", "sigmoid", "softmax",
+    "softplus", "sqrt", "sub", "sum",
 }  # fmt: skip
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 ATTENTION = re.compile(r"(^|[./])attend([./]|$)")  # modules that weigh values by a softmax of queries times keys

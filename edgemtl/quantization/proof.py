@@ -277,7 +277,24 @@ class _Walk:
         if not (a.exact and b.exact):
             return "a sum of what is not exact"
         unit, phase = np.minimum(a.unit, b.unit), a.phase + b.phase
-        return _exact(unit, a.low + b.low, a.high + b.high, a.islands | b.islands, phase)
+        made = _exact(unit, a.low + b.low, a.high + b.high, a.islands | b.islands, phase)
+        if self.settle and made.bits > ROOM and self._coarsen_layers(node, made):
+            return self.add(node, *(self.at[source] for source in node.args))  # type: ignore[index]
+        return made
+
+    def _coarsen_layers(self, node: fx.Node, made: Value) -> bool:
+        """Whether a layer whose products are too fine beside what they are added to got coarser weights."""
+        most = np.maximum(np.abs(made.low), np.abs(made.high)) / made.unit
+        wanted = made.unit * np.exp2(np.ceil(np.maximum(np.log2(np.maximum(most, 1)) - ROOM, 0)))
+        changed = False
+        for layer in node.args:
+            value = self.at.get(layer)  # type: ignore[arg-type]
+            if isinstance(layer, fx.Node) and quantizers.called(layer) == "conv2d" and isinstance(value, Value):
+                factor = np.maximum(np.broadcast_to(wanted / value.unit, value.unit.shape), 1)
+                if (factor > 1).any() and self._coarsen(layer, factor) is not None:
+                    self.at[layer] = self._step(layer)
+                    changed = changed or not np.array_equal(self.at[layer].unit, value.unit)
+        return changed
 
     def sub(self, node: fx.Node, a: Any, b: Any, **_: Any) -> Value | str:
         if not isinstance(b, Value):
