@@ -129,7 +129,7 @@ class ExactSqueeze(nn.Module):
         power = 2.0 ** math.ceil(math.log2(pixels))
         self.share = 1 / power
         self.taken = Point()
-        self.layers = nn.Sequential(*layers[:-1], Table(torch.sigmoid))
+        self.layers = nn.Sequential(*list(layers)[:-1], Table(torch.sigmoid))
         first = layers[0]
         assert isinstance(first, nn.Conv2d)
         first.weight.mul_(power / pixels)
