@@ -15,6 +15,7 @@ from edgemtl.models import _sca_exact as forms
 from edgemtl.models.sca import SCA, Read, Summarise
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import exact, proof
+from edgemtl.target import Original
 from tests import toy
 from tests.models.test_sca import SLIM, Stages, stirred
 
@@ -75,7 +76,7 @@ def test_other_runtimes_have_torchs_codes_and_maps(made, target, tmp_path):
     quantized, shown = made
     tasks = dict.fromkeys(toy.TASKS)
     built = registry.load("targets", target).target
-    built.convert(quantized, SIZE, tasks, tmp_path, "int8", {})
+    built.convert(Original(quantized, SIZE, tasks, "int8"), tmp_path)
     manifest = Manifest.model_construct(tasks=tasks, precision="int8", size=SIZE, target=target)
     frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     found = equality.codes(built, tmp_path, manifest, [frame], quantized, shown, None)
