@@ -14,6 +14,7 @@ from edgemtl.deployment import equality
 from edgemtl.models import _sca_exact as forms
 from edgemtl.models.sca import SCA, Read, Summarise
 from edgemtl.networks.prepare import prepare
+from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import exact, proof
 from edgemtl.target import Original
 from tests import toy
@@ -79,13 +80,14 @@ def test_other_runtimes_have_torchs_codes_and_maps(made, target, tmp_path):
     built.convert(Original(quantized, SIZE, tasks, "int8"), tmp_path)
     manifest = Manifest.model_construct(tasks=tasks, precision="int8", size=SIZE, target=target)
     frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    found = equality.codes(built, tmp_path, manifest, [frame], quantized, shown, None)
+    torchs = TorchSession(quantized, "cpu")
+    found = equality.codes(built, tmp_path, manifest, [frame], torchs, shown, None)
     assert found["ok"] and found["differing"] == {} and found["certain"] == found["quantizers"] > 100
     session = built.open(tmp_path, manifest, None)
     for seed in range(3):
         frame = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
-        got, wanted = session(frame), equality.maps(quantized, frame)
-        assert all(np.array_equal(got[task], wanted[task][0]) for task in toy.TASKS)
+        got, wanted = session(frame), torchs(frame)
+        assert all(np.array_equal(got[task], wanted[task]) for task in toy.TASKS)
 
 
 @torch.no_grad()
