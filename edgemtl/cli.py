@@ -218,6 +218,8 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from inspect import signature
+
     from edgemtl import registry, show
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
@@ -226,15 +228,33 @@ def _demo(args: argparse.Namespace) -> None:
     wanted = Wanted(size=args.size, rate=args.rate, flip=args.flip, wait=args.wait, loop=args.loop)
     run = registry.load("apps", args.app).app()
     predictor = opened(args.artifact or BUNDLED, args.device, untested=args.untested)
+    view = {"view": args.view} if "view" in signature(run).parameters else {}
     with open_source(args.source, wanted) as source:
         summary = run(
-            predictor, source, record=args.record, headless=args.headless, view=args.view, limit=args.limit,
-            show=args.show, address=args.address, stats=args.stats,
+            predictor, source, record=args.record, headless=args.headless, limit=args.limit, show=args.show,
+            address=args.address, stats=args.stats, **_app_settings(args.app, run, args.set), **view,
         )  # fmt: skip
     if args.stats == "-":
         print(dumps(vars(summary)))
     else:
         show.table(str(source.name), ("what", "value"), vars(summary).items())
+
+
+def _app_settings(name: str, run: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
+    """What settings such as "density=0.2" say, for the parameters that an app has of its own."""
+    from inspect import Parameter, signature
+
+    from edgemtl import recipe
+
+    common = {"record", "headless", "view", "limit", "show", "address", "stats"}
+    own = [p.name for p in signature(run).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, value = recipe.parse(setting)
+        if key in common or key not in own:
+            raise unknown(f"setting of app {name}", key, set(own) - common)
+        found[key] = value
+    return found
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -515,6 +535,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--view", choices=("tiles", "overlay"), default="tiles", help="tasks side by side or over the frame")
     arg("--limit", type=_positive, metavar="N", help="end after N frames")
     arg("--app", default="camera", metavar="NAME", help="a name that `edgemtl list apps` shows (default: camera)")
+    arg("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of the app, such as density=0.2")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
     arg("--untested", **untested)
 
