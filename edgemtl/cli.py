@@ -237,7 +237,9 @@ def _demo(args: argparse.Namespace) -> None:
     if args.stats == "-":
         print(dumps(vars(summary)))
     else:
-        show.table(str(source.name), ("what", "value"), vars(summary).items())
+        found = {f"{key} {part}" if part else key: one for key, value in vars(summary).items()
+                 for part, one in (value if isinstance(value, dict) else {"": value}).items()}  # fmt: skip
+        show.table(str(source.name), ("what", "value"), found.items())
 
 
 def _app_settings(name: str, run: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
