@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json as jsons
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError, needs, unknown
 
 KINDS = ("recipes", "targets", "apps", "models")
 
@@ -562,6 +563,7 @@ def demo(
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",
+    settings: Settings = None,
     device: str | None = None,
     untested: Flag = False,
 ) -> None:
@@ -584,6 +586,7 @@ def demo(
         view: tasks side by side or over the frame
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
+        settings: of the app, such as density=0.2
         device: where to compute, such as GPU (openvino)
         untested: go on whatever the artifact's self-test says on this machine
 
@@ -604,16 +607,36 @@ def demo(
         with deployed(bundled.folder(artifact), to, untested=untested) as folder:
             run(folder)
         return
+    own = _settings(app, run, view, settings or [])
     predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
-            predictor, frames, record=record, headless=headless, view=view, limit=limit, show=show, address=address,
-            stats=stats,
+            predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
+            **own,
         )  # fmt: skip
     if stats == "-":
         print(dumps(vars(summary)))
-    else:
-        display.table(str(frames.name), ("what", "value"), vars(summary).items())
+        return
+    rows = {
+        f"{key} {part}" if part else key: one
+        for key, value in vars(summary).items()
+        for part, one in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+    display.table(str(frames.name), ("what", "value"), rows.items())
+
+
+def _settings(app: str, run: Callable[..., Any], view: str, settings: Sequence[str]) -> dict[str, Any]:
+    """`view` where an app has one, and what settings such as "density=0.2" say, for the parameters of its own."""
+    from edgemtl import recipe
+
+    own = {p.name for p in signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    found: dict[str, Any] = {"view": view} if "view" in own else {}
+    for setting in settings:
+        key, value = recipe.parse(setting)
+        if key not in own - {"view"}:
+            raise unknown(f"setting of app {app}", key, own - {"view"})
+        found[key] = value
+    return found
 
 
 def doctor(

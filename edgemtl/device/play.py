@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -67,15 +68,19 @@ def play(
             return frame, maps, times | {"inferred": time.perf_counter()}
 
         try:
-            pending = worker.submit(step)
+            pending, ahead = deque([worker.submit(step)]), 1
             while limit is None or clock.frames < limit:
-                if not shown.wait(pending) or (result := pending.result()) is None:
+                if not shown.wait(pending[0]) or (result := pending.popleft().result()) is None:
                     break
-                pending = worker.submit(step)
+                while len(pending) < ahead:
+                    pending.append(worker.submit(step))
                 frame, maps, times = result
                 begun = time.perf_counter()
                 picture = view.draw(frame, maps, clock.reading())
                 drawn = time.perf_counter() - begun
+                # A model that takes longer than drawing need not even wait for this thread to wake up; a faster one
+                # must, since its pictures would be shown late.
+                ahead = 2 if 2 * drawn < times["inferred"] - times["started"] else 1
                 shown.show(picture)
                 clock.shown(times["captured"])
                 film.add(picture)
