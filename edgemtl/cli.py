@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(argv)
+        _trusted(args)
         args.command(args)
         sys.stdout.flush()
         return 0
@@ -35,6 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(*_line(error))
+
+
+def _trusted(args: argparse.Namespace) -> None:
+    """CheckFailed where --trust KEY was given and an artifact is not what that key's owner signed."""
+    if (key := getattr(args, "trust", None)) is not None:
+        from edgemtl import signing
+
+        said = vars(args)
+        for folder in said.get("artifacts") or [said.get("artifact") or said.get("path") or BUNDLED]:
+            signing.check(folder, key)
 
 
 def _line(error: Exception) -> tuple[str, int]:
@@ -120,7 +131,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _deploy(args: argparse.Namespace) -> None:
     from edgemtl.deployment.deploy import deploy
 
-    deploy(args.artifact, args.folder, to=args.to, untested=args.untested, as_json=args.json)
+    deploy(args.artifact, args.folder, to=args.to, sign=args.sign, untested=args.untested, as_json=args.json)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -320,6 +331,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "help": "override fields of the recipe, such as training.rate=1e-3",
     }
 
+    trust: dict[str, Any] = {
+        "type": Path,
+        "metavar": "KEY",
+        "help": "open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`",
+    }
     untested: dict[str, Any] = {
         "action": "store_true",
         "help": "go on whatever the artifact's self-test says on this machine",
@@ -379,6 +395,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
     arg("folder", type=Path, metavar="DIR", help="the folder to write; replaced if deploy wrote it")
     arg("--to", required=True, metavar="NAME", help=f"{' or '.join(_destinations())}")
+    arg("--sign", type=Path, metavar="KEY", help="sign artifact and folder with this private key (elliptic curve, PEM)")
     arg("--untested", action="store_true", help="pack it whatever the artifact's self-test says on this machine")
     arg("--json", action="store_true", help="print JSON")
 
@@ -398,6 +415,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--baseline", type=Path, metavar="DIR", help="the run to compare with (default: the artifact's own)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino) or cuda (a run)")
     arg("--untested", **untested)
+    arg("--trust", **trust)
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -430,6 +448,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )  # fmt: skip
     arg("artifact", type=Path, metavar="ARTIFACT", help="an artifact folder")
     arg("--device", metavar="NAME", help="where to compute, such as GPU or CPU:float (openvino)")
+    arg("--trust", **trust)
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -476,6 +495,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default: 5)")
     arg("--threads", type=_positive, metavar="N", help="threads of the runtime (default: its own choice)")
     arg("--untested", **untested)
+    arg("--trust", **trust)
     arg("--json", action="store_true", help="print JSON")
 
     arg = add(
@@ -491,6 +511,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     arg("--app", default="camera", metavar="NAME", help="a name that `edgemtl list apps` shows (default: camera)")
     arg("--device", metavar="NAME", help="where to compute, such as GPU (openvino)")
     arg("--untested", **untested)
+    arg("--trust", **trust)
 
     arg = add(
         "doctor", _doctor, "say what is installed, what is missing, and the fix; or what is wrong with a data set",

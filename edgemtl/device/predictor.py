@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgemtl import artifact
+from edgemtl import artifact, signing
 from edgemtl.frames import fit, predict
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size, check
@@ -24,11 +24,14 @@ class Predictor:
     (480, 640)
 
     Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image;
-    CheckFailed where the runtime gives what cannot be right, such as NaN.
+    CheckFailed where the runtime gives what cannot be right, such as NaN, or where the folder is not what the owner of
+    `trust`, a public key, signed (see edgemtl.signing).
     """
 
-    def __init__(self, folder: Path | str, device: str | None = None) -> None:
+    def __init__(self, folder: Path | str, device: str | None = None, *, trust: Path | str | None = None) -> None:
         self.folder = Path(folder)
+        if trust is not None:
+            signing.check(self.folder, Path(trust))
         self.manifest = artifact.read(self.folder)
         self.session: Session = load_target(self.manifest.target).open(self.folder, self.manifest, device)
 

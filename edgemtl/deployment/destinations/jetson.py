@@ -24,10 +24,11 @@ LARGEST = 20_000_000  # bytes of the archive
 MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 has 3.12, Debian 12 has 3.11
 # What the board's own system brings, and what of a target's packages running it takes there.
 BOARD = {"numpy", "opencv-python"}
+SIGN = ("model-signing<2,>=1.1", "pyopenssl>=24")  # what --trust takes
 NEEDS = {"tensorrt": (), "onnx": ("onnxruntime",)}
 # Of the package: all but the workshop and what is for other targets.
 WORKSHOP = {"deployment", "models", "networks", "ops", "quantization", "training", "zoo"}
-DEPLOY = ("__init__.py", "deploy.py", "destinations/__init__.py")
+DEPLOY = ("__init__.py", "bom.py", "deploy.py", "destinations/__init__.py")
 SUMS, START, RUN = "SHA256SUMS", "start", "run.py"
 BUILD = """#!/bin/sh
 # Builds an engine by trtexec, to measure it alone; ./start needs none of this.
@@ -69,6 +70,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         f"scp {{folder}}/{file.name} JETSON: and there: tar xf {file.name} && {name}/start --source csi://0",
         (f"the archive's size, {_mb(size)} of at most {_mb(LARGEST)}",),
         ("a Jetson: its camera, TensorRT, speed", *there),
+        tuple(line.partition(";")[0] for line in pinned),
     )
 
 
@@ -94,13 +96,15 @@ def _program(tree: Path, target: str) -> None:
                 copied([name], place, tree / "edgemtl")
     copied(list(DEPLOY), Path(__file__).parents[1], tree / "edgemtl" / "deployment")
     about = [f"Name: edgemtl\nVersion: {__version__}", *(f"Requires-Dist: {r}" for r in _basic())]
+    about += ["Provides-Extra: sign", *(f'Requires-Dist: {p}; extra == "sign"' for p in SIGN)]
     about += [f"Provides-Extra: {target}", *(f'Requires-Dist: {r}; extra == "{target}"' for r in NEEDS[target])]
     metadata = tree / f"edgemtl-{__version__}.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\n" + "\n".join(about) + "\n", encoding="utf-8")
     start = Path(__file__).with_name("_jetson_start.sh").read_text(encoding="utf-8")
     (tree / RUN).write_text("import sys\n\nfrom edgemtl.cli import main\n\nsys.exit(main())\n", encoding="utf-8")
-    (tree / START).write_text(start.replace("@TARGET@", target), encoding="utf-8")
+    quoted = " ".join(f"'{package}'" for package in SIGN)
+    (tree / START).write_text(start.replace("@TARGET@", target).replace("@SIGN@", quoted), encoding="utf-8")
     if target == "tensorrt":
         (tree / "build.sh").write_text(BUILD, encoding="utf-8")
 
