@@ -57,6 +57,12 @@ def check(folder: Path, key: Path) -> None:
         raise CheckFailed(f"{folder} is not what the owner of {key} signed: {reason}") from None
 
 
+def demand(key: Path | str | None, *folders: Path) -> None:
+    """As `check`, for each of the folders; nothing where there is no key."""
+    for folder in folders if key is not None else ():
+        check(folder, Path(str(key)))
+
+
 def _there(key: Path) -> None:
     if not key.is_file():
         raise UsageError(f"{key} does not exist; a key is a file in PEM")

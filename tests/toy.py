@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, registry, tasks
+from edgemtl import artifact, ledger, tasks
 from edgemtl.deployment import convert
 from edgemtl.files import sha256, write_json
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Activate, Normalise
 from edgemtl.quantization import pairing, proof, quantizers
 from edgemtl.recipe import Data, Network, Recipe, Training
+from edgemtl.target import Original, load_target
 
 SIZE = (48, 64)
 CLASSES = ("wall", "floor", "chair", "table", "lamp", "door")
@@ -164,7 +165,8 @@ def write_artifact(folder: Path, target: str, network: nn.Module, reference: nn.
     """The network as an int8 artifact of a target whose self-test has the maps of `reference` (default: the same)."""
     folder.mkdir(parents=True, exist_ok=True)
     test = convert.store_selftest(folder, reference or network, SIZE)
-    names = registry.load("targets", target).target.convert(network, SIZE, TASKS, folder, "int8", {"recipe": "toy"})
+    original = Original(network, SIZE, TASKS, "int8", {"recipe": "toy"})
+    names = load_target(target).convert(original, folder)
     manifest = artifact.Manifest(
         recipe="toy",
         target=target,

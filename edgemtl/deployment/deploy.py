@@ -10,11 +10,11 @@ which fills an empty folder from the artifact in `source` and says what somebody
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgemtl import artifact, registry, show, signing
@@ -54,6 +54,12 @@ def deploy(
     UsageError for an unknown destination, no artifact, one that this destination does not take, no such key, or a
     folder that is not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
     """
+    result = _write(source, folder, to, untested, sign)
+    print(dumps(result, indent=1)) if as_json else _show(result)
+    return result
+
+
+def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
     pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
     manifest = artifact.read(source)
     _ours(folder, source)
@@ -71,7 +77,7 @@ def deploy(
         write_json(temporary / RECEIPT, about)
         if sign:
             signing.sign(temporary, sign)
-    result = {
+    return {
         "folder": str(folder),
         **about,
         "bytes": sum(file["bytes"] for file in listed.values()),
@@ -79,8 +85,19 @@ def deploy(
         "unchecked": [*unchecked, *packed.unchecked],
         "start": packed.start.replace("{folder}", str(folder)),
     }
-    print(dumps(result, indent=1)) if as_json else _show(result)
-    return result
+
+
+@contextmanager
+def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
+    """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
+    about = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    if about.get("to") == to:
+        yield path
+        return
+    with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
+        folder = Path(temporary) / to
+        _write(path, folder, to, untested)
+        yield folder
 
 
 @contextmanager
@@ -89,7 +106,7 @@ def _signed(source: Path, manifest: Manifest, key: Path | None) -> Iterator[Path
     if key is None:
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="edgemtl-deploy-") as scratch:
+    with TemporaryDirectory(prefix="edgemtl-deploy-") as scratch:
         folder = Path(scratch, source.resolve().name)
         copied([artifact.FILE, *manifest.files], source, folder)
         signing.sign(folder, key)

@@ -43,8 +43,8 @@ def lines(fetched: dict[str, list[Path]]) -> list[str]:
     found: dict[str, dict[str, list[str]]] = {}
     for python, files in fetched.items():
         for file in files:
-            name, version, *_ = parse_wheel_filename(file.name)
-            found.setdefault(name, {}).setdefault(str(version), []).append(python)
+            project, release, *_ = parse_wheel_filename(file.name)
+            found.setdefault(project, {}).setdefault(str(release), []).append(python)
     made = []
     for package, versions in sorted(found.items()):
         for pin, pythons in versions.items():

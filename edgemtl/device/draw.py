@@ -71,6 +71,18 @@ def cell(frame: Size, cells: int, canvas: Size = CANVAS) -> Size:
     return _grid(frame, cells, canvas)[1]
 
 
+def place(at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS) -> tuple[float, float] | None:
+    """Where in the frame a page's pixel (row, column) lies, from 0 to below 1 each; None beside the cells' pictures."""
+    columns, (height, width) = _grid(frame, cells, canvas)
+    down, across = TITLE + height + ROWS * ROW + GAP, width + GAP
+    row = (at[0] - BAR) // down
+    spare = columns - min(columns, cells - row * columns)
+    y, x = at[0] - BAR - row * down - TITLE, at[1] - GAP - spare * across // 2
+    if not 0 <= row < math.ceil(cells / columns) or not 0 <= y < height or x < 0 or x % across >= width:
+        return None
+    return (y / height, x % across / width) if x // across < columns - spare else None
+
+
 def _grid(frame: Size, cells: int, canvas: Size) -> tuple[int, Size]:
     """The number of columns that gives the largest pictures, and their size."""
 

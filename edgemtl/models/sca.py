@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
+from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, resize
 
@@ -33,6 +34,8 @@ class WindowAttend(nn.Module):
 
     `bias` (W, heads, n, n) is added to the logits; N is W windows (or 1 for all), outermost, times anything.
     """
+
+    purpose = purposes.ATTENTION
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         logits = (query * query.shape[2] ** -0.5).transpose(2, 3) @ key
@@ -158,6 +161,8 @@ class Summarise(nn.Module):
     Means where the paper has sums: their ratio is the same, and float16 holds them for maps of any size.
     """
 
+    purpose = purposes.ATTENTION
+
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         count = key.shape[2] * key.shape[3]
         keys = F.softplus(key).flatten(2)
@@ -167,6 +172,8 @@ class Summarise(nn.Module):
 
 class Read(nn.Module):
     """Linear attention's answer (B, C, h, w) to a query (B, C, h, w): the summary's values weighed by how keys fit."""
+
+    purpose = purposes.ATTENTION
 
     def forward(self, query: Tensor, keys: Tensor, shared: Tensor) -> Tensor:
         asked = F.softplus(query).flatten(2).transpose(1, 2)
