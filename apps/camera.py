@@ -8,7 +8,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live
+from edgemtl.device import draw, live, play
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
 from edgemtl.device.predictor import Predictor
@@ -24,9 +24,9 @@ def app() -> Callable[..., Summary]:
 
 
 def run(predictor: Predictor, source: Source, *, view: Literal["tiles", "overlay"] = "tiles", **how: Any) -> Summary:
-    """Shows every frame's predictions; see `live.play`, which takes the rest of the options."""
+    """Shows every frame's predictions; see `play.play`, which takes the rest of the options."""
     headless = how.get("headless") or how.get("show") == "none"
-    return live.play(predictor.maps, View(predictor, view, foot="" if headless else KEYS), source, **how)
+    return play.play(predictor.maps, View(predictor, view, foot="" if headless else KEYS), source, **how)
 
 
 class View(live.View):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
 from edgemtl.recipe import Data, first_problem
+from edgemtl.signing import SIGNATURE
 from edgemtl.tasks import Fit, Size, Tasks
 
 SCHEMA = 1
@@ -78,8 +79,8 @@ def words(manifest: Manifest) -> dict[str, Any]:
 
 
 def files(folder: Path, manifest: Manifest) -> list[str]:
-    """The names of all that makes up an artifact."""
-    return [FILE, *manifest.files]
+    """The names of all that makes up an artifact, and of its signature where it has one."""
+    return [FILE, *manifest.files, *([SIGNATURE] if (folder / SIGNATURE).is_file() else [])]
 
 
 def size(manifest: Manifest) -> int:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json as jsons
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError, needs, unknown
 
 KINDS = ("recipes", "targets", "apps", "models")
 
@@ -203,7 +204,7 @@ def sensitivity(run: Path, /, *, data: Data = None, frames: Count = 4, out: Path
         edgemtl sensitivity runs/nyud --data NYUDv2 --out sensitivity.svg
     """
     with needs("train"):
-        from edgemtl.quantization.mixed import measure
+        from edgemtl.quantization.float_layers import measure
 
     measure(run, data=data, frames=frames, out=out)
 
@@ -247,6 +248,7 @@ def evaluate(
     baseline: Path | None = None,
     device: str | None = None,
     untested: Flag = False,
+    trust: Path | None = None,
     as_json: Json = False,
 ) -> Any:
     """Score a run's weights, an artifact or a published checkpoint on a data set.
@@ -263,14 +265,17 @@ def evaluate(
         baseline: the run to compare with (default: the artifact's own)
         device: where to compute, such as GPU (openvino) or cuda (a run)
         untested: go on whatever the artifact's self-test says on this machine
+        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
         as_json: print JSON
 
     Example:
         edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1
         edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2
     """
+    from edgemtl import signing
     from edgemtl.device.evaluate import evaluate
 
+    signing.demand(trust, path)
     return evaluate(
         path, data=data, weights=weights, split=split, budget=budget, baseline=baseline, limit=limit, as_json=as_json,
         device=device, reference=reference, settings=settings or [], untested=untested,
@@ -376,6 +381,7 @@ def predict(
     limit: Count | None = None,
     device: str | None = None,
     untested: Flag = False,
+    trust: Path | None = None,
 ) -> Any:
     """Predict all tasks for pictures, videos and folders, and write what was found.
 
@@ -388,50 +394,59 @@ def predict(
         limit: end after this many frames
         device: where to compute, such as GPU (openvino)
         untested: go on whatever the artifact's self-test says on this machine
+        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
 
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
     """
-    from edgemtl import bundled
+    from edgemtl import bundled, signing
     from edgemtl.device.predict import predict
     from edgemtl.device.selftest import opened
 
+    signing.demand(trust, bundled.folder(model))
     predictor = opened(bundled.folder(model), device, untested=untested)
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
-def selftest(artifact: Path, /, *, device: str | None = None, as_json: Json = False) -> Any:
+def selftest(artifact: Path, /, *, device: str | None = None, trust: Path | None = None, as_json: Json = False) -> Any:
     """Check that an artifact computes on this machine what torch computed, without torch.
 
     Args:
         artifact: an artifact folder
         device: where to compute, such as GPU or CPU:float (openvino)
+        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
         as_json: print JSON
 
     Example:
         edgemtl selftest runs/nyud/openvino --device CPU
     """
+    from edgemtl import signing
     from edgemtl.device.selftest import selftest
 
+    signing.demand(trust, artifact)
     return selftest(artifact, device=device, as_json=as_json)
 
 
-def deploy(artifact: Path, folder: Path, /, *, to: str, untested: Flag = False, as_json: Json = False) -> Any:
+def deploy(
+    artifact: Path, folder: Path, /, *, to: str, sign: Path | None = None, untested: Flag = False, as_json: Json = False
+) -> Any:
     """Pack an artifact into a folder, ready for where it is to run, with what shows it there.
 
     Args:
         artifact: an artifact folder
         folder: the folder to write; replaced if deploy wrote it
         to: where it is to run
+        sign: sign artifact and folder with this private key (elliptic curve, PEM)
         untested: pack it whatever the artifact's self-test says on this machine
         as_json: print JSON
 
     Example:
         edgemtl deploy runs/nyud/onnx site --to web
+        edgemtl deploy runs/nyud/tensorrt jetson --to jetson --sign key.pem
     """
     from edgemtl.deployment.deploy import deploy
 
-    return deploy(artifact, folder, to=to, untested=untested, as_json=as_json)
+    return deploy(artifact, folder, to=to, sign=sign, untested=untested, as_json=as_json)
 
 
 def lint(file: Path, /, *, tensorrt: str | None = None, jetpack: str | None = None, as_json: Json = False) -> None:
@@ -506,6 +521,7 @@ def bench(
     seconds: float = 5.0,
     threads: Count | None = None,
     untested: Flag = False,
+    trust: Path | None = None,
     as_json: Json = False,
 ) -> Any:
     """Measure an artifact's latency, throughput and memory, or several side by side.
@@ -516,24 +532,26 @@ def bench(
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
         untested: go on whatever the artifact's self-test says on this machine
+        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
         as_json: print JSON
 
     Example:
         edgemtl bench runs/nyud/openvino
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
     """
-    from edgemtl import show
+    from edgemtl import show, signing
     from edgemtl.device import bench as one
-    from edgemtl.device import compare
+    from edgemtl.device import side_by_side
     from edgemtl.files import add_json, dumps
     from edgemtl.run import Run, run_of
 
+    signing.demand(trust, *artifacts)
     if len(artifacts) > 1:
         if threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(artifacts)} in turns, about {seconds:g} seconds each"):
-            results = compare.compare(artifacts, seconds=seconds, device=device, untested=untested)
-        print(dumps(results, indent=1)) if as_json else compare.show_table(results)
+            results = side_by_side.in_turns(artifacts, seconds=seconds, device=device, untested=untested)
+        print(dumps(results, indent=1)) if as_json else side_by_side.show_table(results)
         return results
     [folder] = artifacts
     with show.err.status(f"measuring {folder} for about {seconds:g} seconds"):
@@ -563,8 +581,10 @@ def demo(
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",
+    settings: Settings = None,
     device: str | None = None,
     untested: Flag = False,
+    trust: Path | None = None,
 ) -> None:
     """Show a model live on a camera or a file.
 
@@ -585,18 +605,21 @@ def demo(
         view: tasks side by side or over the frame
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
+        settings: of the app, such as density=0.2
         device: where to compute, such as GPU (openvino)
         untested: go on whatever the artifact's self-test says on this machine
+        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
     """
-    from edgemtl import bundled, registry
+    from edgemtl import bundled, registry, signing
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
+    signing.demand(trust, bundled.folder(artifact))
     module = registry.load("apps", app)
     run = module.app()
     if to := getattr(module, "DEPLOYED", None):
@@ -605,16 +628,36 @@ def demo(
         with deployed(bundled.folder(artifact), to, untested=untested) as folder:
             run(folder)
         return
+    own = _settings(app, run, view, settings or [])
     predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
-            predictor, frames, record=record, headless=headless, view=view, limit=limit, show=show, address=address,
-            stats=stats,
+            predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
+            **own,
         )  # fmt: skip
     if stats == "-":
         print(dumps(vars(summary)))
-    else:
-        display.table(str(frames.name), ("what", "value"), vars(summary).items())
+        return
+    rows = {
+        f"{key} {part}" if part else key: one
+        for key, value in vars(summary).items()
+        for part, one in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+    display.table(str(frames.name), ("what", "value"), rows.items())
+
+
+def _settings(app: str, run: Callable[..., Any], view: str, settings: Sequence[str]) -> dict[str, Any]:
+    """`view` where an app has one, and what settings such as "density=0.2" say, for the parameters of its own."""
+    from edgemtl import recipe
+
+    own = {p.name for p in signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    found: dict[str, Any] = {"view": view} if "view" in own else {}
+    for setting in settings:
+        key, value = recipe.parse(setting)
+        if key not in own - {"view"}:
+            raise unknown(f"setting of app {app}", key, own - {"view"})
+        found[key] = value
+    return found
 
 
 def doctor(

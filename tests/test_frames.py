@@ -16,7 +16,7 @@ from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 from edgemtl.frames import FILL, canvas, fit, spread, window
-from edgemtl.quantization import mixed, weights
+from edgemtl.quantization import float_layers, weights
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 
@@ -140,7 +140,7 @@ def test_an_artifact_is_scored_by_its_manifest(predictor):
 
 
 def test_calibration_sees_what_a_device_sees(predictor, stated):
-    seen = mixed.image(SimpleNamespace(normalise=lambda x: x), [{"image": RAMP}], 0, stated)
+    seen = float_layers.image(SimpleNamespace(normalise=lambda x: x), [{"image": RAMP}], 0, stated)
     made = predictor.manifest
     np.testing.assert_array_equal(seen[0].permute(1, 2, 0), fit(RAMP, made.size, made.fit))
 

@@ -21,7 +21,7 @@ from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, describe, form_of
-from edgemtl.target import Target, load_target
+from edgemtl.target import Original, Target, load_target
 from edgemtl.tasks import Size
 
 
@@ -43,9 +43,9 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
         facts = _facts(recipe, precision)
         deployed = weights.load(run, form_of(precision))
-        names = chosen.convert(
-            deployed, recipe.size, recipe.tasks, temporary, precision, facts, chosen.options(**options)
-        )
+        asked = chosen.options(**options)
+        original = Original(deployed, recipe.size, recipe.tasks, precision, facts, asked)
+        names = chosen.convert(original, temporary)
         held = chosen.quantized(temporary) if precision == "int8" else None
         changes = {
             "target": target,

@@ -17,8 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgemtl import artifact, registry, show
+from edgemtl import artifact, registry, show, signing
 from edgemtl.artifact import SELFTEST, Manifest
+from edgemtl.deployment import bom
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
@@ -37,35 +38,45 @@ class Packed:
     start: str  # what to type there, in a line; {folder} stands for the folder's name
     checked: tuple[str, ...] = ()  # on this machine, a line each
     unchecked: tuple[str, ...] = ()  # what only the other machine can tell
+    packages: tuple[str, ...] = ()  # of PyPI, that it brings or names, such as "rich==15.0.0"
 
 
-def deploy(source: Path, folder: Path, *, to: str, untested: bool = False, as_json: bool = False) -> dict[str, Any]:
+def deploy(
+    source: Path, folder: Path, *, to: str, sign: Path | None = None, untested: bool = False, as_json: bool = False
+) -> dict[str, Any]:
     """What was written into `folder` and what is known of it, printed as a table, or as JSON with `as_json`.
+
+    Beside what the destination packs there are a list of all files and a bill of materials. With `sign`, a private key,
+    the artifact is packed with a signature, and the folder gets one of its own.
 
     A folder that is already there is replaced when the new one is complete, if deploy wrote it and nobody added to it.
 
-    UsageError for an unknown destination, no artifact, one that this destination does not take, or a folder that is
-    not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
+    UsageError for an unknown destination, no artifact, one that this destination does not take, no such key, or a
+    folder that is not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
     """
-    result = _write(source, folder, to, untested)
+    result = _write(source, folder, to, untested, sign)
     print(dumps(result, indent=1)) if as_json else _show(result)
     return result
 
 
-def _write(source: Path, folder: Path, to: str, untested: bool) -> dict[str, Any]:
+def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
     pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
     manifest = artifact.read(source)
     _ours(folder, source)
     with show.err.status(f"testing {source} on this machine"):
         checked, unchecked = ([], ["the artifact's self-test (--untested)"]) if untested else _tested(source, manifest)
-    with show.err.status(f"packing {source} for {to}"), replacing_folder(folder) as temporary:
-        packed = pack(source, manifest, temporary)
-        files = {
-            file.relative_to(temporary).as_posix(): file for file in sorted(temporary.rglob("*")) if file.is_file()
-        }
-        listed = {name: file.model_dump() for name, file in artifact.describe(temporary, list(files)).items()}
+    with (
+        show.err.status(f"packing {source} for {to}"),
+        _signed(source, manifest, sign) as brought,
+        replacing_folder(folder) as temporary,
+    ):
+        packed = pack(brought, manifest, temporary)
+        write_json(temporary / bom.FILE, bom.bill(source, manifest, _listed(temporary), packed.packages))
+        listed = _listed(temporary)
         about = {"format": FORMAT, "to": to, "artifact": artifact.digest(manifest), "files": listed}
         write_json(temporary / RECEIPT, about)
+        if sign:
+            signing.sign(temporary, sign)
     return {
         "folder": str(folder),
         **about,
@@ -89,6 +100,25 @@ def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
         yield folder
 
 
+@contextmanager
+def _signed(source: Path, manifest: Manifest, key: Path | None) -> Iterator[Path]:
+    """The artifact; with a key a copy of it that is signed, for as long as the block runs."""
+    if key is None:
+        yield source
+        return
+    with TemporaryDirectory(prefix="edgemtl-deploy-") as scratch:
+        folder = Path(scratch, source.resolve().name)
+        copied([artifact.FILE, *manifest.files], source, folder)
+        signing.sign(folder, key)
+        yield folder
+
+
+def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size of every file in a folder, by its path there."""
+    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {name: file.model_dump() for name, file in artifact.describe(folder, names).items()}
+
+
 def _ours(folder: Path, source: Path) -> None:
     """UsageError where the folder holds anything that deploy did not write."""
     if source.resolve().is_relative_to(folder.resolve()):
@@ -100,7 +130,7 @@ def _ours(folder: Path, source: Path) -> None:
     about = read_json(folder / RECEIPT) if (folder / RECEIPT).is_file() else None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UsageError(f"{folder} exists and was not written by `edgemtl deploy`; name another folder or remove it")
-    known = {RECEIPT, *about.get("files", {})}
+    known = {RECEIPT, signing.SIGNATURE, *about.get("files", {})}
     found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
     if other := next((name for name in found if name not in known), None):
         raise UsageError(f"{folder} holds {other}, which deploy did not write; move it or name another folder")

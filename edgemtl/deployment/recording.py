@@ -7,7 +7,7 @@ import numpy as np
 
 from edgemtl import artifact, show
 from edgemtl.artifact import Manifest
-from edgemtl.device.bounds import BOUNDS, Bounds, bounds_of, compare
+from edgemtl.device.bounds import BOUNDS, Bounds, bounds_of, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.record import Recording, read, told
 from edgemtl.errors import CheckFailed, UsageError
@@ -88,7 +88,7 @@ def _belongs(recorded: Recording, manifest: Manifest, path: Path, file: Path) ->
 def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Bounds, task: str) -> dict[str, Any]:
     if got.shape != wanted.shape or got.dtype.kind != wanted.dtype.kind:
         raise CheckFailed(f"{task} was recorded as {got.dtype} {got.shape}, expected {wanted.dtype} {wanted.shape}")
-    return compare(got, wanted, bounds)
+    return differences(got, wanted, bounds)
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.deployment import blame, equality
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.device import processor, readback, selftest
-from edgemtl.device.bounds import bounds_of, compare
+from edgemtl.device.bounds import bounds_of, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
@@ -92,7 +92,7 @@ def verify(
             checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
     bounds = bounds_of(manifest, predictor.session.float32)
     tasks = {
-        task: compare(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
+        task: differences(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
     }
     for task, values in pairs.items():
         tasks[task]["equal"] = all(np.array_equal(a, b) for a, b in values)
@@ -190,7 +190,7 @@ def _check_of_other(
         if got.shape != wanted.shape:
             wrong.append(f"{task} has shape {got.shape[1:]}, torch gives {wanted.shape[1:]}")
             continue
-        found = compare(got, wanted, bounds_of(manifest, session.float32))
+        found = differences(got, wanted, bounds_of(manifest, session.float32))
         ok, must = found.pop("ok"), shown is not None and session.float32 and task in shown.exact
         texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(found)}")
         if not ok or (must and not np.array_equal(got, wanted)):

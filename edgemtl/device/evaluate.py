@@ -119,7 +119,7 @@ def evaluate(
         if base is None:
             base, whole = _measured(other, data=data, split=split, limit=limit, device=None)
             unkept += _keep(other, base) if whole else []
-        rows = compare(entry["tasks"], base["tasks"], tasks, allowed)
+        rows = against_baseline(entry["tasks"], base["tasks"], tasks, allowed)
         broken = [row for row in rows if not row.ok]
         result |= {"baseline": str(run), "budget": [row._asdict() | {"ok": row.ok} for row in rows]}
         if not as_json:
@@ -150,7 +150,7 @@ class Row(NamedTuple):
         return "undefined" if np.isnan(self.change) else f"{self.change:+.3g}{'%' if self.relative else ''}"
 
 
-def compare(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
+def against_baseline(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
     """Each budgeted score, each task's headline and delta-m, against the baseline."""
     limits = {a.name: a for a in allowed}
     names = dict.fromkeys([f"{name}.{task.headline}" for name, task in tasks.items()] + list(limits))

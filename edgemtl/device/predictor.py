@@ -7,7 +7,7 @@ from typing import Any, overload
 import cv2
 import numpy as np
 
-from edgemtl import artifact, bundled
+from edgemtl import artifact, bundled, signing
 from edgemtl.artifact import Manifest
 from edgemtl.device.inputs import named
 from edgemtl.device.result import Result
@@ -33,15 +33,22 @@ class Predictor:
     (480, 640)
 
     Raises UsageError where there is no such model, its target's runtime is missing, or the frame is no image;
-    CheckFailed where the runtime gives what cannot be right, such as NaN.
+    CheckFailed where the runtime gives what cannot be right, such as NaN, or where the folder is not what the owner of
+    `trust`, a public key, signed (see edgemtl.signing).
 
     Where `weights` names them, the folder may be a run's as well: these of its weights run in torch.
     """
 
     def __init__(
-        self, model: Path | str | None = None, device: str | None = None, *, weights: str | None = None
+        self,
+        model: Path | str | None = None,
+        device: str | None = None,
+        *,
+        weights: str | None = None,
+        trust: Path | str | None = None,
     ) -> None:
         self.folder = bundled.folder(model)
+        signing.demand(trust, self.folder)
         self.manifest, self.session = opened(self.folder, device, weights=weights)
 
     @overload

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
 from typing import Any
 
 import cv2
@@ -12,26 +11,9 @@ import numpy as np
 from edgemtl import show
 from edgemtl.device import capture
 from edgemtl.device.camera import Source
-from edgemtl.device.display import no_display
-from edgemtl.device.live import Clock, Film, Screen, Show, View
-from edgemtl.errors import UsageError
+from edgemtl.device.live import Clock, Film, View
 
 TITLE = "edgemtl"
-
-
-def build(
-    kind: Show, clock: Clock, view: View, source: Source, film: Film, limit: int | None, address: str
-) -> AbstractContextManager[Screen]:
-    """The screen of a kind; UsageError where there can be none."""
-    if kind == "none":
-        return Terminal(clock, limit or source.length)
-    if kind == "web":
-        from edgemtl.device.web import Web
-
-        return Web(clock, view, source, film, address)
-    if problem := no_display():
-        raise UsageError(f"{problem}; --show web shows it in a browser, --headless --record FILE in a film")
-    return Window(clock, view, source, film)
 
 
 class Interactive:

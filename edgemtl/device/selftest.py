@@ -22,7 +22,7 @@ import numpy as np
 from edgemtl import __version__, artifact, files, registry, show
 from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.device import processor
-from edgemtl.device.bounds import bounds_of, compare
+from edgemtl.device.bounds import bounds_of, differences
 from edgemtl.device.predictor import Predictor, smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.run import TORCH
@@ -188,7 +188,7 @@ def _verdict(
             return Verdict(WRONG, f"frame {index}: {problem}")
         maps.append(canonical(map))
     kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
-    found = compare(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
+    found = differences(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)

@@ -26,7 +26,7 @@ from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.networks.session import several
 from edgemtl.quantization import exact, nncf, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.mixed import image, keep_worst_float
+from edgemtl.quantization.float_layers import image, keep_worst_float
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Compression, Recipe
@@ -42,7 +42,10 @@ FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that t
 
 # Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere. The others are no
 # layers: in nyud_edge's network they would get 56 quantizers more (176 instead of 120), without one more int8 layer.
-FLOAT = {"grid_sample", "layer_norm", "softmax", "matmul", "bmm", "mul", "div", "sub", "mean", "sum"}
+FLOAT = {
+    "bmm", "div", "exp", "floor", "grid_sample", "layer_norm", "matmul", "mean", "mul", "sigmoid", "softmax",
+    "softplus", "sqrt", "sub", "sum",
+}  # fmt: skip
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 USUAL = Compression()
 LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
@@ -223,7 +226,8 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     }
     kept = {node for node in nodes if node.node_type in FLOAT}
     for node in graph.topological_sort():
-        if node.node_type in SUMS and set(graph.get_previous_nodes(node)) <= kept:
+        summed = {n for n in graph.get_previous_nodes(node) if n.node_type not in nncf.NO_OPERATIONS}
+        if node.node_type in SUMS and summed <= kept:
             kept.add(node)
     for pattern in map(_pattern, keep_float):
         matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}

@@ -23,6 +23,7 @@ from edgemtl import show
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, replacing, sha256, user_cache, write_json
+from edgemtl.signing import SIGNATURE
 from edgemtl.stop import Stop
 from edgemtl.target import How, Session
 from edgemtl.targets.tensorrt import cuda, devices
@@ -76,7 +77,8 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     file = folder / devices.file(manifest.precision, trt.__version__, half)
     name, sm, free = _gpu(found)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
-    place = folder if os.access(folder, os.W_OK) else user_cache() / "engines" / sha256_of_path(folder)
+    signed = (folder / SIGNATURE).is_file()  # such a folder stays as it is
+    place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / sha256_of_path(folder)
     log = trt.Logger(trt.Logger.WARNING)
     plan, reason = load(place, facts)
     engine = plan and trt.Runtime(log).deserialize_cuda_engine(plan)

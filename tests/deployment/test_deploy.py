@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 from edgemtl import cli
+from edgemtl.deployment import bom, destinations
 from edgemtl.deployment import deploy as module
-from edgemtl.deployment import destinations
 from edgemtl.deployment.deploy import RECEIPT, deploy
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256
 
 SHELF = '''"""A shelf."""
+from edgemtl import artifact
 from edgemtl.deployment.deploy import Packed, copied
 from edgemtl.errors import UsageError
 
 def pack(source, manifest, folder):
-    copied(list(manifest.files), source, folder / "model")
+    copied(artifact.files(source, manifest), source, folder / "model")
     if (source / "refuse").exists():
         raise UsageError("no room")
     return Packed("cd {folder} && ./start", ("all of it",), ("the shelf itself",))
@@ -48,13 +49,15 @@ def test_a_folder_with_all_files_and_what_is_known_of_them(
     assert f"next: cd {place} && ./start" in out
     receipt = read_json(place / RECEIPT)
     assert receipt["to"] == "shelf"
-    assert receipt["files"] == {"model/model.bin": {"sha256": sha256(place / "model/model.bin"), "bytes": 7}}
+    assert set(receipt["files"]) == {"model/manifest.json", "model/model.bin", bom.FILE}
+    assert receipt["files"]["model/model.bin"] == {"sha256": sha256(place / "model/model.bin"), "bytes": 7}
 
 
 def test_as_json(shelf: None, fake_artifact: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = deploy(fake_artifact, place, to="shelf", as_json=True)
     assert json.loads(capsys.readouterr().out) == result
-    assert result["bytes"] == 7 and result["start"] == f"cd {place} && ./start"
+    whole = sum(file.stat().st_size for file in place.rglob("*") if file.is_file() and file.name != RECEIPT)
+    assert result["bytes"] == whole and result["start"] == f"cd {place} && ./start"
 
 
 def test_what_deploy_wrote_is_replaced(shelf: None, fake_artifact: Path, place: Path) -> None:
@@ -137,3 +140,71 @@ def test_an_artifact_that_computes_something_else_here_is_not_deployed(
 
 def test_it_needs_no_torch() -> None:
     assert "torch" not in vars(module)
+
+
+def test_with_a_key_the_artifact_and_the_folder_are_signed(
+    shelf: None, fake_artifact: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("model_signing")
+    pytest.importorskip("OpenSSL")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from edgemtl import signing
+
+    key, pem = ec.generate_private_key(ec.SECP384R1()), serialization.Encoding.PEM
+    plain = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(*plain))
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    words = ["deploy", str(fake_artifact), "--to", "shelf", str(place), "--sign"]
+    assert cli.main([*words, str(tmp_path / "key.pem")]) == 0
+    signing.check(place, tmp_path / "key.pub")
+    signing.check(place / "model", tmp_path / "key.pub")
+    assert not (fake_artifact / signing.SIGNATURE).exists()
+    assert cli.main([*words, str(tmp_path / "key.pem")]) == 0  # what deploy signed is deploy's to replace
+    before = (place / RECEIPT).read_bytes()
+    assert cli.main([*words, str(tmp_path / "key.pub")]) == 2
+    assert "no plain private key" in capsys.readouterr().err and (place / RECEIPT).read_bytes() == before
+
+
+def test_the_bill_of_materials_is_cyclonedx_with_the_scores(
+    shelf: None, fake_artifact: Path, place: Path, tmp_path: Path
+) -> None:
+    validation = pytest.importorskip("cyclonedx.validation.json")
+    from cyclonedx.schema import SchemaVersion
+
+    from edgemtl import artifact
+
+    validator = validation.JsonStrictValidator(SchemaVersion.V1_6)
+    manifest = artifact.read(fake_artifact)
+    scores = {"depth": {"rmse": 0.65775, "delta": None}}
+    artifact.write(fake_artifact, manifest.model_copy(update={"scores": scores, "toolchain": {"torch": "2.13"}}))
+    deploy(fake_artifact, place, to="shelf")
+    text = (place / bom.FILE).read_text()
+    assert validator.validate_str(text) is None
+    bill = json.loads(text)
+    model = bill["metadata"]["component"]
+    assert model["type"] == "machine-learning-model" and model["name"] == "scenes_edge"
+    found = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert found == [{"type": "depth.rmse", "value": "0.65775", "slice": bom.FLOAT}]
+    assert {"name": "edgemtl:toolchain:torch", "value": "2.13"} in model["properties"]
+    files = {part["name"]: part["hashes"][0]["content"] for part in bill["components"]}
+    assert files == {name: sha256(place / name) for name in ("model/manifest.json", "model/model.bin")}
+    assert bom.FILE in read_json(place / RECEIPT)["files"]
+    first = text
+    deploy(fake_artifact, place, to="shelf")
+    assert (place / bom.FILE).read_text() == first
+    # In its run, the artifact's own scores and the float model's take the place of the manifest's.
+    run = fake_artifact.parent
+    (run / "recipe.json").write_text("{}")
+    entry = {"frames": 400, "split": "val", "tasks": {"edge": {"odsf": 73.4}}}
+    (run / "scores.json").write_text(json.dumps({"openvino": entry, "float": entry, "onnx": entry}))
+    listed = bom.bill(fake_artifact, manifest, {}, ("rich==15.0.0", "onnxruntime"))
+    assert validator.validate_str(json.dumps(listed)) is None
+    figures = listed["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert [figure["slice"] for figure in figures] == [
+        "this artifact, 400 frames of val",
+        "the float model, 400 frames of val",
+    ]
+    assert [part["purl"] for part in listed["components"]] == ["pkg:pypi/rich@15.0.0", "pkg:pypi/onnxruntime"]

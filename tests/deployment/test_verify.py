@@ -13,7 +13,7 @@ from edgemtl import artifact, recipe, registry, tasks
 from edgemtl.deployment import convert
 from edgemtl.deployment.verify import verify
 from edgemtl.device import readback, selftest
-from edgemtl.device.bounds import BOUNDS, compare
+from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
@@ -300,24 +300,24 @@ def test_frames_must_be_positive(run: Path) -> None:
 def test_comparison_of_maps() -> None:
     wanted = np.linspace(0, 1, 100, dtype=np.float32).reshape(1, 10, 10)
     bounds = BOUNDS["fp32"]
-    assert compare(wanted, wanted, bounds) == {"max": 0, "rms": 0, "relative_rms": 0, "ok": True}
-    assert not compare(wanted + 0.01, wanted, bounds)["ok"]
+    assert differences(wanted, wanted, bounds) == {"max": 0, "rms": 0, "relative_rms": 0, "ok": True}
+    assert not differences(wanted + 0.01, wanted, bounds)["ok"]
     one = wanted.copy()
     one[0, 0, 0] += 0.02
-    assert not compare(one, wanted, bounds._replace(rms=1))["ok"]
+    assert not differences(one, wanted, bounds._replace(rms=1))["ok"]
     one[0, 0, 0] = np.nan
-    assert not compare(one, wanted, BOUNDS["int8"])["ok"]
+    assert not differences(one, wanted, BOUNDS["int8"])["ok"]
 
 
 def test_comparison_of_classes() -> None:
     wanted = np.arange(1000, dtype=np.int32).reshape(1, 10, 100) % 7
     got = wanted.copy()
     got[0, 0, :4] += 1
-    assert compare(got, wanted, BOUNDS["half"]) == {"agreement": 0.996, "ok": True}
-    assert not compare(got, wanted, BOUNDS["int8"])["ok"] and not compare(got, wanted, BOUNDS["fp32"])["ok"]
+    assert differences(got, wanted, BOUNDS["half"]) == {"agreement": 0.996, "ok": True}
+    assert not differences(got, wanted, BOUNDS["int8"])["ok"] and not differences(got, wanted, BOUNDS["fp32"])["ok"]
 
 
 def test_comparison_with_a_constant_map() -> None:
     flat = np.zeros((1, 4, 4), np.float32)
-    assert compare(flat, flat, BOUNDS["int8"])["ok"]
-    assert not compare(flat + 0.1, flat, BOUNDS["int8"])["ok"]
+    assert differences(flat, flat, BOUNDS["int8"])["ok"]
+    assert not differences(flat + 0.1, flat, BOUNDS["int8"])["ok"]

@@ -13,7 +13,7 @@ import pytest
 from edgemtl import artifact, recipe, registry
 from edgemtl.device import budget
 from edgemtl.device import evaluate as module
-from edgemtl.device.evaluate import compare, evaluate, measure
+from edgemtl.device.evaluate import against_baseline, evaluate, measure
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
@@ -126,23 +126,27 @@ def test_an_empty_split_is_one_clear_line() -> None:
 )
 def test_a_change_is_held_against_its_budget(text: str, value: float, ok: bool) -> None:
     base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
-    rows = compare({"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget"))
+    rows = against_baseline(
+        {"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget")
+    )
     assert all(row.ok for row in rows) == ok
     assert [row.name for row in rows] == ["lower.error", "higher.pixels", "delta_m"]
 
 
 def test_delta_m_counts_each_task_by_its_direction() -> None:
     base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
-    rows = compare({"lower": {"error": 9.0}, "higher": {"pixels": 52.0}}, base, TASKS, [])
+    rows = against_baseline({"lower": {"error": 9.0}, "higher": {"pixels": 52.0}}, base, TASKS, [])
     assert rows[-1].value == pytest.approx((10 + 4) / 2)
 
 
 @pytest.mark.parametrize("text", ["delta_m=-5", "lower.error=+5%"])
 def test_what_is_relative_to_a_score_of_zero_fails_a_budget(text: str) -> None:
     base = {"lower": {"error": 0.0}, "higher": {"pixels": 50.0}}
-    rows = compare({"lower": {"error": 1.0}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget"))
+    rows = against_baseline(
+        {"lower": {"error": 1.0}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget")
+    )
     assert [(row.name, row.shown) for row in rows if not row.ok] == [(text.partition("=")[0], "undefined")]
-    assert all(row.ok for row in compare(base, base, TASKS, budget.parse(text, "--budget")))
+    assert all(row.ok for row in against_baseline(base, base, TASKS, budget.parse(text, "--budget")))
 
 
 @pytest.fixture

@@ -77,10 +77,10 @@ def test_every_model_says_what_its_modules_are_for(method: str) -> None:
         network = models.build(stated.network, stated.tasks)
         assert [type(module) for module in purposes.having(network, purposes.BACKBONE)] == [Backbone]
         for form in (network, prepare(network, stated), exact.rewrite(prepare(network, stated), stated)):
-            held = {path.split(".")[-1]: module for path, module in form.named_modules(remove_duplicate=False)}
-            assert {key: getattr(held[key], "purpose", "") for key in NAMES if key in held} == {
-                key: NAMES[key] for key in NAMES if key in held
-            }
+            for path, module in form.named_modules(remove_duplicate=False):
+                said = NAMES.get(path.split(".")[-1])
+                held = module.children() if isinstance(module, nn.ModuleList) else [module]
+                assert not said or {getattr(each, "purpose", "") for each in held} == {said}, path
             placing = [
                 path for path, module in form.named_modules() if getattr(module, "purpose", "") == purposes.COORDINATES
             ]

@@ -13,7 +13,7 @@ import edgemtl
 from edgemtl import Predictor, cli
 from edgemtl.deployment import report
 from edgemtl.device import selftest
-from edgemtl.device.compare import compare
+from edgemtl.device.side_by_side import in_turns
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256
 from edgemtl.networks.session import TorchSession
@@ -50,7 +50,7 @@ def test_a_run_is_shown_and_measured_like_an_artifact(run: Path, capsys: pytest.
     picture = run / "frame.png"
     cv2.imwrite(str(picture), toy.frames(1)[0])
     assert cli.main(["demo", str(run), "--source", str(picture), "--headless", "--limit", "1"]) == 0
-    [found] = compare([run], seconds=0.05)
+    [found] = in_turns([run], seconds=0.05)
     assert found["device"].startswith("torch eager, float, ") and found["p50_ms"] > 0
 
 

@@ -1,6 +1,7 @@
 """One set of int8 artifacts in every runtime on every processor that this machine has or can emulate, bit by bit.
 
     python -m tests.prove [RUN] [--data DIR] [--frames 8] [--out docs/exact.md]
+    python -m tests.prove [RUN] --jetson
 
 Exit status 1 where a runtime that ran does not give what is promised: bit-equal maps of the tasks that the manifest
 calls exact, equal codes where no island comes before, the bounds of int8 for the rest. What cannot run here is listed
@@ -22,8 +23,9 @@ from edgemtl.deployment.pictures import frames_of
 from edgemtl.device.predictor import fit
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.run import Run
-from tests.prove import compare, control, report, runtimes
+from tests.prove import compare, control, jetson, report, runtimes
 from tests.prove.compare import Outputs
+from tests.prove.install import Absent
 from tests.prove.report import Line
 from tests.prove.runtimes import Row
 
@@ -41,11 +43,19 @@ def main() -> int:
     parser.add_argument(
         "--judges", action="store_true", help="only runtimes that are no targets: their section of --out"
     )
+    parser.add_argument(
+        "--jetson", action="store_true", help="only the archive of `deploy --to jetson`, in an emulated Debian"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/exact.md"))
     asked = parser.parse_args()
     try:
-        return prove(asked.run or runtimes.default_run(), asked)
-    except (UsageError, CheckFailed) as error:
+        run = asked.run or runtimes.default_run()
+        if not asked.jetson:
+            return prove(run, asked)
+        with tempfile.TemporaryDirectory(prefix="edgemtl-prove-") as scratch:
+            print("\n".join(jetson.prove(run, Path(scratch))))
+        return 0
+    except (UsageError, CheckFailed, Absent) as error:
         print(f"prove: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 

@@ -112,7 +112,24 @@ def judge(runtime: str, fetch: bool = True) -> dict[str, str]:
 
 def arm64_root() -> Path:
     """A Debian root for AArch64 with Python, never booted: its packages are unpacked, not configured."""
-    name = f"{SUITE}-arm64"
+    return _root(f"{SUITE}-arm64", ())
+
+
+def board_root() -> Path:
+    """The same with Debian's NumPy and OpenCV and what makes a venv, and ONNX Runtime in the place of TensorRT."""
+    root = _root(f"{SUITE}-arm64-board", ("python3-venv", "python3-numpy", "python3-opencv"))
+    site = root / f"usr/local/lib/python{PYTHON}/dist-packages"
+    if not site.is_dir():
+        (root / "mnt").mkdir(exist_ok=True)
+        for library in ("blas", "lapack"):  # which configuring would link
+            (root / "usr/lib/aarch64-linux-gnu" / f"lib{library}.so.3").symlink_to(f"{library}/lib{library}.so.3")
+        site.mkdir(parents=True)
+        for path in arm64_packages().glob("onnxruntime*"):
+            shutil.copytree(path, site / path.name)
+    return root
+
+
+def _root(name: str, more: tuple[str, ...]) -> Path:
     with _cached(name) as folder:
         if folder:
             if not shutil.which("debootstrap"):
@@ -120,7 +137,7 @@ def arm64_root() -> Path:
             if os.geteuid() and not shutil.which("fakeroot"):
                 raise Absent("debootstrap must be run by root or under fakeroot")
             fake = ["fakeroot"] if os.geteuid() else []
-            wanted = "python3-minimal,libpython3-stdlib,libgomp1,libstdc++6"
+            wanted = ",".join(("python3-minimal", "libpython3-stdlib", "libgomp1", "libstdc++6", *more))
             _run([*fake, "debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", f"--include={wanted}",
                   SUITE, str(folder), MIRROR])  # fmt: skip
             for package in sorted((folder / "var/cache/apt/archives").glob("*.deb")):

@@ -55,20 +55,21 @@ def avx2() -> Processor:
     if not processor.x86():
         raise Absent("the Python here is for another architecture than x86-64")
     model = MODELS["x86_64"]
-    command = (_qemu("x86_64"), "-cpu", model, sys.executable)
+    command = (qemu("x86_64"), "-cpu", model, sys.executable)
     return Processor(f"{model} (AVX2 without VNNI), QEMU", command, {}, "emulated")
 
 
 def aarch64() -> Processor:
     """An AArch64 processor, by QEMU, in a Debian root with the runtimes' wheels; Absent with the reason."""
-    model, qemu = MODELS["aarch64"], _qemu("aarch64")
+    model, emulator = MODELS["aarch64"], qemu("aarch64")
     root, site = install.arm64_root(), install.arm64_packages()
-    command = (qemu, "-cpu", model, "-L", str(root), str(root / "usr/bin/python3.11"))
+    command = (emulator, "-cpu", model, "-L", str(root), str(root / "usr/bin/python3.11"))
     environment = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     return Processor(f"{model} (AArch64), QEMU", command, environment, "emulated")
 
 
-def _qemu(machine: str) -> str:
+def qemu(machine: str) -> str:
+    """QEMU's program for another machine's; Absent where it is not installed."""
     for name in (f"qemu-{machine}-static", f"qemu-{machine}"):
         if found := shutil.which(name):
             return found

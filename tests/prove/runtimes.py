@@ -63,14 +63,15 @@ def proved(run: Path) -> tuple[set[str], tuple[str, ...]]:
     return equality.certain(deployed, found), found.exact
 
 
-def artifacts(run: Path, work: Path) -> dict[str, Path | str]:
-    """Folders of the run's int8 artifacts, by the names in ARTIFACTS, or why there is none.
+def artifacts(run: Path, work: Path, names: tuple[str, ...] = tuple(ARTIFACTS)) -> dict[str, Path | str]:
+    """Folders of the run's int8 artifacts, by these names in ARTIFACTS, or why there is none.
 
     One that lies in the run, of these weights and settings, is taken; any other is converted into `work`.
     """
     weights = sha256(Run(run).need("int8"))
     made: dict[str, Path | str] = {}
-    for name, (target, options) in ARTIFACTS.items():
+    for name in names:
+        target, options = ARTIFACTS[name]
         folder = Run(run).artifact(target)
         if (folder / artifact.FILE).is_file():
             manifest = artifact.read(folder)

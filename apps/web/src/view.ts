@@ -2,7 +2,7 @@
 
 import type { Deployment, Size, TaskInfo } from "./deployment";
 import { place } from "./fit";
-import { legend, span, surface, type Legend } from "./legend";
+import { legend, surface, type Legend } from "./legend";
 import { say } from "./paint";
 import type { Painted } from "./protocol";
 
@@ -101,11 +101,13 @@ export class View {
     const mark = document.createElement("div");
     mark.className = "mark";
     mark.hidden = true;
+    mark.append(document.createElement("div"));
     picture.append(context.canvas, mark);
     const caption = document.createElement("figcaption");
     caption.textContent = task?.title ?? "Camera";
     const key = task ? legend(task) : null;
-    figure.append(caption, picture, ...(key ? [key.element] : []));
+    const below = key?.element ?? Object.assign(document.createElement("div"), { className: "legend" });
+    figure.append(caption, picture, below);
     const touch = (event: PointerEvent) => {
       const box = picture.getBoundingClientRect();
       this.finger = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
@@ -148,12 +150,23 @@ export class View {
       mark.style.top = `${100 * this.finger[1]}%`;
       mark.classList.toggle("left", this.finger[0] > 0.55);
       mark.classList.toggle("above", this.finger[1] > 0.6);
-      const lines = this.kind === "overlay" ? Object.values(values) : task ? [values[task.name] ?? ""] : [];
-      mark.replaceChildren(...lines.map(span));
+      const said = this.deployment.tasks.filter((one) => this.kind === "overlay" || one === task);
+      mark.firstElementChild!.replaceChildren(...said.map((one) => {
+        const line = document.createElement("p");
+        if (said.length > 1) line.append(Object.assign(document.createElement("small"), { textContent: one.title }));
+        line.append(values[one.name] ?? "");
+        return line;
+      }));
     }
   }
 
+  /** What the frame is called. */
   caption(text: string): void {
     this.tiles[0]!.figure.querySelector("figcaption")!.textContent = text;
+  }
+
+  /** What is said below the frame. */
+  reading(text: string): void {
+    this.tiles[0]!.figure.querySelector(".legend")!.textContent = text;
   }
 }

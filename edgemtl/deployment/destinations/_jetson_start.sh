@@ -40,6 +40,11 @@ run=$venv/bin/python
 edgemtl() {
     "$run" "$here/run.py" "$@" # not -m, which would look into the working folder first
 }
+trusted() { # fetches what --trust KEY takes, once
+    [ -z "$trust" ] || "$run" -c 'import model_signing' 2>/dev/null ||
+        "$run" -I -m pip install --quiet --disable-pip-version-check @SIGN@ ||
+        fail "pip cannot fetch @SIGN@, which --trust takes; it needs a network once"
+}
 trust=
 previous=
 for word in "$@"; do
@@ -72,10 +77,12 @@ PY
         "$run" -I -m pip install $wanted || fail "pip cannot fetch what requirements.txt lists; it needs a network once"
     }
     edgemtl doctor --target @TARGET@ || exit $?
+    trusted
     edgemtl selftest "$here/model" ${trust:+--trust "$trust"} || exit $?
     printf '%s\n' "$this" >"$venv/made"
 fi
 
+trusted
 case ${1:-} in
 "" | -*) edgemtl demo "$here/model" "$@" ;;
 doctor) edgemtl doctor --target @TARGET@ ;;

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edgemtl import __version__, artifact
+from edgemtl import __version__, artifact, registry
 from edgemtl.artifact import Manifest
 from edgemtl.deployment import wheels
 from edgemtl.deployment.deploy import Packed, copied
@@ -24,10 +24,11 @@ LARGEST = 20_000_000  # bytes of the archive
 MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 has 3.12, Debian 12 has 3.11
 # What the board's own system brings, and what of a target's packages running it takes there.
 BOARD = {"numpy", "opencv-python"}
+SIGN = ("model-signing<2,>=1.1", "pyopenssl>=24")  # what --trust takes
 NEEDS = {"tensorrt": (), "onnx": ("onnxruntime",)}
-# Of the package: all but the workshop and what is for other targets.
-WORKSHOP = {"deployment", "models", "networks", "ops", "quantization", "training", "zoo"}
-DEPLOY = ("__init__.py", "deploy.py", "destinations/__init__.py")
+# Of the package: all but the workshop, what is for other targets, and the browser's page.
+WORKSHOP = {"deployment", "models", "networks", "objectives", "ops", "quantization", "training", "zoo"}
+DEPLOY = ("__init__.py", "bom.py", "deploy.py", "destinations/__init__.py")
 SUMS, START, RUN = "SHA256SUMS", "start", "run.py"
 BUILD = """#!/bin/sh
 # Builds an engine by trtexec, to measure it alone; ./start needs none of this.
@@ -69,6 +70,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         f"scp {{folder}}/{file.name} JETSON: and there: tar xf {file.name} && {name}/start --source csi://0",
         (f"the archive's size, {_mb(size)} of at most {_mb(LARGEST)}",),
         ("a Jetson: its camera, TensorRT, speed", *there),
+        tuple(line.partition(";")[0] for line in pinned),
     )
 
 
@@ -84,37 +86,34 @@ def _program(tree: Path, target: str) -> None:
     """The device side as it is imported, its metadata (which doctor reads), and what starts it."""
     spec = find_spec("edgemtl")
     assert spec is not None and spec.submodule_search_locations is not None
+    others = {name for name in registry.names("targets") if name != target}
+    left = {"targets": others | {f"{name}.py" for name in others}, "apps": {"web"}}
     for place in map(Path, spec.submodule_search_locations):
         names = [p.name for p in place.iterdir()] if place.name == "edgemtl" else ["apps", "recipes", "targets"]
         for name in names:
             if name not in WORKSHOP and (place / name / "__init__.py").is_file():
-                keep = {target, f"{target}.py"} if name == "targets" else None
-                _package(place / name, tree / "edgemtl" / name, keep)
+                _package(place / name, tree / "edgemtl" / name, left.get(name, set()))
             elif name.endswith(".py"):
                 copied([name], place, tree / "edgemtl")
     copied(list(DEPLOY), Path(__file__).parents[1], tree / "edgemtl" / "deployment")
     about = [f"Name: edgemtl\nVersion: {__version__}", *(f"Requires-Dist: {r}" for r in _basic())]
+    about += ["Provides-Extra: sign", *(f'Requires-Dist: {p}; extra == "sign"' for p in SIGN)]
     about += [f"Provides-Extra: {target}", *(f'Requires-Dist: {r}; extra == "{target}"' for r in NEEDS[target])]
     metadata = tree / f"edgemtl-{__version__}.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\n" + "\n".join(about) + "\n", encoding="utf-8")
     start = Path(__file__).with_name("_jetson_start.sh").read_text(encoding="utf-8")
     (tree / RUN).write_text("import sys\n\nfrom edgemtl.cli import main\n\nsys.exit(main())\n", encoding="utf-8")
-    (tree / START).write_text(start.replace("@TARGET@", target), encoding="utf-8")
+    quoted = " ".join(f"'{package}'" for package in SIGN)
+    (tree / START).write_text(start.replace("@TARGET@", target).replace("@SIGN@", quoted), encoding="utf-8")
     if target == "tensorrt":
         (tree / "build.sh").write_text(BUILD, encoding="utf-8")
 
 
-def _package(source: Path, folder: Path, keep: set[str] | None) -> None:
-    """A package's files; of `targets` only those to `keep` and what they share."""
-
-    def ignored(place: str, names: list[str]) -> set[str]:
-        left = {name for name in names if name == "__pycache__"}
-        if keep is not None and Path(place) == source:
-            left |= {name for name in names if not name.startswith("_") and name not in keep}
-        return left
-
-    shutil.copytree(source, folder, ignore=ignored)
+def _package(source: Path, folder: Path, left: set[str]) -> None:
+    """A package's files, but for what is `left` of it."""
+    everywhere = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, folder, ignore=lambda place, names: everywhere(place, names) | (left & set(names)))
 
 
 def _archive(tree: Path, fetched: set[Path], file: Path) -> None:

@@ -18,7 +18,7 @@ BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switch
 WARMUP = 5
 
 
-def compare(
+def in_turns(
     paths: Sequence[Path], *, seconds: float = 5.0, device: str | None = None, untested: bool = False
 ) -> list[dict[str, Any]]:
     """Time per frame, model alone, of several artifacts or runs, measured in turns in this one process.

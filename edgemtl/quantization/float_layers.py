@@ -1,4 +1,4 @@
-"""Mixed precision: the sensitivity matrix of a run, and the few worst layers that `compress` keeps float by it."""
+"""Which layers stay float: the sensitivity matrix of a run, and the few worst layers that a budget spares int8."""
 
 import copy
 import math
