@@ -1,5 +1,6 @@
 """Where the pages of the site come from, for mkdocs.yml: their places in the repository, so that links are right."""
 
+import json
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -27,4 +28,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, (title, documented) in API.items():
         text = f"# {title}\n\n" + "\n\n".join(f"::: {path}" for path in documented) + "\n"
         ours.append(File.generated(config, f"api/{name}.md", content=text))
+    ours += [
+        File.generated(config, str(Path(path).with_suffix(".md")), content=_page(ROOT / path))
+        for path in paths
+        if path.endswith(".ipynb")
+    ]
     return Files([*theirs, *ours])
+
+
+def _page(notebook: Path) -> str:
+    """A notebook's cells as Markdown, without what they showed; its links lead to pages like this one."""
+    parts = [f"*A notebook: [{notebook.name}]({notebook.name}) runs in Jupyter.*"]
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text.replace(".ipynb)", ".md)") if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join([parts[1], parts[0], *parts[2:]]) + "\n"

@@ -1,5 +1,6 @@
 """Progress bars with an ETA and tables, for people who watch."""
 
+from importlib.util import find_spec
 from typing import Any, Iterable, Sequence
 
 from rich.console import Console
@@ -7,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 out = Console()
-err = Console(stderr=True)
+# A notebook shows bars by ipywidgets alone; without them it is treated as any other place that is no terminal.
+err = Console(stderr=True, force_jupyter=None if find_spec("ipywidgets") else False)
 WIDEST = 1000  # columns of what is no terminal
 
 
