@@ -10,7 +10,6 @@ import numpy as np
 
 from edgemtl.device import draw, live, play, selftest
 from edgemtl.device.camera import Source
-from edgemtl.device.differ import differs
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
@@ -62,7 +61,7 @@ class View(live.View):
                 by.decode({name: maps[prefix + name]}, size, frame=frame.shape[:2])[name]
                 for by, prefix in zip(self.both, ("", "other "))
             )
-            apart = differs(task, a, b)
+            apart = task.differs(a, b)
             self.differing[name].append(100 * float(apart.mean()))
             if name == self.selected:
                 marked[apart] = MARK
