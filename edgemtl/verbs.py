@@ -58,6 +58,7 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
 FrameSize = Annotated[
     tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, metavar="WxH", negative="")
@@ -566,7 +567,7 @@ def demo(
     artifact: Path | None = None,
     /,
     *,
-    source: str = "0",
+    source: Dash = "0",
     size: FrameSize | None = None,
     rate: FrameRate | None = None,
     flip: Literal["horizontal", "vertical", "both"] | None = None,
@@ -576,7 +577,7 @@ def demo(
     show: Literal["window", "web", "none"] = "window",
     headless: Flag = False,
     address: str = "",
-    stats: str | None = None,
+    stats: Dash | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",

@@ -248,7 +248,7 @@ OTHERWISE = {
 
 
 def test_no_code_names_a_task_outside_its_two_files() -> None:
-    """Neither as a string nor by importing its file; recipes, readers of data and apps, which may be about one, are free."""
+    """Neither as a string nor by importing its file; recipes, readers of data and apps about one task are free to."""
     names, found = set(registry.names("tasks")), set()
     free = {"tasks", "objectives", "data"}
     for path in sorted(path for folder in ("edgemtl", "targets") for path in (ROOT / folder).rglob("*.py")):
