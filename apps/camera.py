@@ -8,10 +8,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live
+from edgemtl.device import draw, live, play
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
-from edgemtl.device.pointer import words
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.files import replacing
@@ -25,9 +24,9 @@ def app() -> Callable[..., Summary]:
 
 
 def run(predictor: Predictor, source: Source, *, view: Literal["tiles", "overlay"] = "tiles", **how: Any) -> Summary:
-    """Shows every frame's predictions; see `live.play`, which takes the rest of the options."""
+    """Shows every frame's predictions; see `play.play`, which takes the rest of the options."""
     headless = how.get("headless") or how.get("show") == "none"
-    return live.play(predictor.maps, View(predictor, view, foot="" if headless else KEYS), source, **how)
+    return play.play(predictor.maps, View(predictor, view, foot="" if headless else KEYS), source, **how)
 
 
 class View(live.View):
@@ -90,7 +89,9 @@ class View(live.View):
             return ""
         at = draw.cell(size, 1 + len(maps))  # no larger than it is drawn, however large the frame
         predictions = self.predictor.decode(maps, at, frame=size)
-        return words(self.predictor.manifest.tasks, predictions, int(place[0] * at[0]), int(place[1] * at[1]))
+        row, column = int(place[0] * at[0]), int(place[1] * at[1])
+        tasks = self.predictor.manifest.tasks
+        return " · ".join(tasks[name].word(values[row, column]) for name, values in predictions.items())
 
     def _save(self) -> str:
         path = Path(time.strftime("edgemtl-%Y%m%d-%H%M%S.png"))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from edgemtl.data import DataSet
 
 
+LONG = 8  # entries of a list that are shown
+
+
 class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -192,6 +195,23 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"--set {first_problem(error)}") from None
+
+
+def flat(recipe: Recipe) -> list[tuple[str, str]]:
+    """Every field as `--set` names it, with its value as JSON; long lists only by their length."""
+    rows: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, each in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, each)
+        elif isinstance(value, list) and len(value) > LONG:
+            rows.append((prefix, f"[{len(value)} values]"))
+        else:
+            rows.append((prefix, json.dumps(value, ensure_ascii=False)))
+
+    walk("", recipe.model_dump(mode="json"))
+    return rows
 
 
 def parse(setting: str) -> tuple[str, Any]:

@@ -7,7 +7,7 @@ here with what it means to leave it out, so a target inherits from `Target`, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -46,6 +46,18 @@ class NoOptions:
     """The options of a target that has none."""
 
 
+@dataclass(frozen=True)
+class Original:
+    """What is converted: a network, with what its artifact says of it."""
+
+    deployed: Any  # the network's deployment form, a torch module
+    size: Size
+    tasks: dict[str, Task]
+    precision: str
+    metadata: dict[str, str] = field(default_factory=dict)  # goes into the target's own files
+    options: Any = None  # of the target's `options`; None: its defaults
+
+
 class Target(Protocol):
     """Both ends of an artifact."""
 
@@ -57,17 +69,8 @@ class Target(Protocol):
     careful: str | None = None  # the device that computes int8 right on every CPU, though slower
     exactly: str | None = None  # the device on which what is exact must be equal, where its sessions are not float32
 
-    def convert(
-        self,
-        deployed: Any,  # the network's deployment form, a torch module
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: Any = NoOptions(),
-    ) -> list[str]:
-        """The names of the files written into `folder`, where `metadata` goes into the target's own files.
+    def convert(self, original: Original, folder: Path) -> list[str]:
+        """The names of the files written into `folder`.
 
         UsageError where a package is missing or an option has a wrong value; CheckFailed where the network is not for
         this target.

@@ -16,6 +16,7 @@ from edgemtl import ledger
 from edgemtl.errors import UsageError, needs, reading
 from edgemtl.ledger import Found
 from edgemtl.show import err
+from edgemtl.target import Original
 from edgemtl.tasks import Size
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
 
-def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str, str] | None, extra: str) -> Any:
-    """The ModelProto: input `frame` uint8 (1, H, W, 3) RGB, outputs `names`; `metadata` goes into its metadata_props.
+def build(original: Original, extra: str) -> Any:
+    """The ModelProto: input `frame` uint8 (1, H, W, 3) RGB, an output for each task.
 
     int8 weights are stored as int8 with a DequantizeLinear behind them, biases as float. The graph is simplified where
     onnxsim manages it in time and the result computes the same; otherwise one line says why not. `extra` is what to
@@ -41,9 +42,9 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 
     with tempfile.TemporaryDirectory(prefix="edgemtl-onnx-") as scratch:
         plain, simple = Path(scratch, "plain.onnx"), Path(scratch, "simple.onnx")
-        _export(deployed, size, names, plain)
+        _export(original.deployed, original.size, list(original.tasks), plain)
         model = onnx.load(plain)
-        store_int8(model, _codes(deployed))
+        store_int8(model, _codes(original.deployed))
         onnx.save(model, plain)
         problem = simplify(plain, simple)
         if problem:
@@ -53,7 +54,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"
-    onnx.helper.set_model_props(model, metadata or {})
+    onnx.helper.set_model_props(model, original.metadata)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -61,7 +62,7 @@ def build(deployed: nn.Module, size: Size, names: list[str], metadata: dict[str,
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
-    from edgemtl.quantization.labels import labelled
+    from edgemtl.quantization.names import named
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -75,7 +76,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
             return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), named(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -99,7 +100,7 @@ def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
     """Replaces every QuantizeLinear of a constant by the `codes` of the weight that it is named after, in place."""
     from onnx import numpy_helper
 
-    from edgemtl.quantization.labels import name_in
+    from edgemtl.quantization.names import name_in
 
     graph = model.graph
     constants = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
@@ -133,7 +134,7 @@ def _name_quantized(graph: Any) -> None:
 
     The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
     """
-    from edgemtl.quantization.labels import name_in, natural
+    from edgemtl.quantization.names import name_in, natural
 
     places: Counter[str] = Counter()
     stored = {made.name for made in graph.initializer}

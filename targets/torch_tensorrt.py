@@ -15,8 +15,7 @@ import numpy as np
 
 from edgemtl.artifact import Manifest
 from edgemtl.errors import CheckFailed, UsageError, needs, reading
-from edgemtl.target import How, NoOptions, Session, Target
-from edgemtl.tasks import Size, Task
+from edgemtl.target import How, Original, Session, Target
 
 if TYPE_CHECKING:
     import torch
@@ -32,27 +31,18 @@ class TorchTensorRT(Target):
     precisions: tuple[str, ...] = ("fp32", "int8")
     packages: tuple[str, ...] = ("torch_tensorrt", "tensorrt", "nvidia-modelopt")
 
-    def convert(
-        self,
-        deployed: nn.Module,
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: NoOptions | None = None,
-    ) -> list[str]:
+    def convert(self, original: Original, folder: Path) -> list[str]:
         """The name of the exported program written into `folder`: it holds engines for this GPU and this TensorRT.
 
         UsageError where Torch-TensorRT, modelopt (int8) or a GPU is missing.
         """
-        torch, compiler = _there("modelopt" if precision == "int8" else "")
-        if precision == "int8":
-            quantize_by_amax(deployed)
-        names = list(tasks)
-        frame = torch.zeros(1, *size, 3, dtype=torch.uint8, device="cuda")
+        torch, compiler = _there("modelopt" if original.precision == "int8" else "")
+        if original.precision == "int8":
+            quantize_by_amax(original.deployed)
+        names = list(original.tasks)
+        frame = torch.zeros(1, *original.size, 3, dtype=torch.uint8, device="cuda")
         with torch.no_grad():
-            program = torch.export.export(camera(deployed, names).eval().cuda(), (frame,))
+            program = torch.export.export(camera(original.deployed, names).eval().cuda(), (frame,))
             compiled = compiler.dynamo.compile(
                 program,
                 arg_inputs=[frame],

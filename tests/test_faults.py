@@ -13,6 +13,7 @@ import pytest
 
 from edgemtl.deployment import convert, verify
 from edgemtl.errors import CheckFailed
+from edgemtl.quantization import weights
 from tests import toy
 
 ONNX = {"onnx": ("model.onnx", "model.webgpu.onnx"), "tensorrt": ("model.onnx", "model.fp16.onnx")}
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     network, folder = toy.deployed("int8"), toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: network)
+        patch.setattr(weights, "load", lambda run, form: network)
         patch.setattr(verify, "frames_of", lambda stated, data, count: ("smooth frames", toy.frames(count)))
         yield folder
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, registry, tasks
+from edgemtl import artifact, ledger, tasks
 from edgemtl.deployment import convert
 from edgemtl.files import sha256, write_json
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Activate, Normalise
 from edgemtl.quantization import pairing, proof, quantizers
 from edgemtl.recipe import Data, Network, Recipe, Training
+from edgemtl.target import Original, load_target
 
 SIZE = (48, 64)
 CLASSES = ("wall", "floor", "chair", "table", "lamp", "door")
@@ -105,13 +106,19 @@ def exact_edge() -> Any:
     """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
     from edgemtl import models
     from edgemtl import recipe as recipes
-    from edgemtl.networks.prepare import prepare
-    from edgemtl.quantization import compress, exact
 
     torch.manual_seed(0)
     stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
-    made = exact.rewrite(prepare(models.build(stated.network, stated.tasks), stated), stated)
-    images = [made.normalise(torch.randint(0, 256, (1, 3, 64, 96)).float()) for _ in range(2)]
+    return exact(models.build(stated.network, stated.tasks), stated)
+
+
+def exact(network: nn.Module, stated: Recipe) -> Any:
+    """A recipe's network in its exact form, quantized for two random frames, as it is after loading."""
+    from edgemtl.networks.prepare import prepare
+    from edgemtl.quantization import compress, exact
+
+    made: Any = exact.rewrite(prepare(network, stated), stated)
+    images = [made.normalise(torch.randint(0, 256, (1, 3, *stated.size)).float()) for _ in range(2)]
     made.network, _ = compress.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
     compress._settle(made, stated)
     parameters = dict(made.network.named_parameters())
@@ -164,7 +171,8 @@ def write_artifact(folder: Path, target: str, network: nn.Module, reference: nn.
     """The network as an int8 artifact of a target whose self-test has the maps of `reference` (default: the same)."""
     folder.mkdir(parents=True, exist_ok=True)
     test = convert.store_selftest(folder, reference or network, SIZE)
-    names = registry.load("targets", target).target.convert(network, SIZE, TASKS, folder, "int8", {"recipe": "toy"})
+    original = Original(network, SIZE, TASKS, "int8", {"recipe": "toy"})
+    names = load_target(target).convert(original, folder)
     manifest = artifact.Manifest(
         recipe="toy",
         target=target,

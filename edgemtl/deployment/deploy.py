@@ -10,9 +10,11 @@ which fills an empty folder from the artifact in `source` and says what somebody
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgemtl import artifact, registry, show
@@ -45,6 +47,12 @@ def deploy(source: Path, folder: Path, *, to: str, untested: bool = False, as_js
     UsageError for an unknown destination, no artifact, one that this destination does not take, or a folder that is
     not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
     """
+    result = _write(source, folder, to, untested)
+    print(dumps(result, indent=1)) if as_json else _show(result)
+    return result
+
+
+def _write(source: Path, folder: Path, to: str, untested: bool) -> dict[str, Any]:
     pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
     manifest = artifact.read(source)
     _ours(folder, source)
@@ -58,7 +66,7 @@ def deploy(source: Path, folder: Path, *, to: str, untested: bool = False, as_js
         listed = {name: file.model_dump() for name, file in artifact.describe(temporary, list(files)).items()}
         about = {"format": FORMAT, "to": to, "artifact": artifact.digest(manifest), "files": listed}
         write_json(temporary / RECEIPT, about)
-    result = {
+    return {
         "folder": str(folder),
         **about,
         "bytes": sum(file["bytes"] for file in listed.values()),
@@ -66,8 +74,19 @@ def deploy(source: Path, folder: Path, *, to: str, untested: bool = False, as_js
         "unchecked": [*unchecked, *packed.unchecked],
         "start": packed.start.replace("{folder}", str(folder)),
     }
-    print(dumps(result, indent=1)) if as_json else _show(result)
-    return result
+
+
+@contextmanager
+def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
+    """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
+    about = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    if about.get("to") == to:
+        yield path
+        return
+    with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
+        folder = Path(temporary) / to
+        _write(path, folder, to, untested)
+        yield folder
 
 
 def _ours(folder: Path, source: Path) -> None:

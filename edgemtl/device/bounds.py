@@ -40,7 +40,7 @@ def bounds_of(manifest: Manifest, float32: bool = True) -> Bounds:
     return Bounds(**own) if own else BOUNDS[kind]
 
 
-def compare(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
+def differences(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
     """The differences of one task's maps over all frames, and whether they are within bounds.
 
     Class ids: `agreement`, the share of equal ones. Others: `max` and `rms` in the map's unit, and `relative_rms`, as a

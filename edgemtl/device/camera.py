@@ -92,7 +92,7 @@ def _standard_input(wanted: Wanted) -> Source:
 def _camera(name: str, where: int | str, wanted: Wanted, backend: int = cv2.CAP_ANY) -> Source:
     device = Path(f"/dev/video{where}" if isinstance(where, int) else where)
     if sys.platform == "linux" and not device.exists():
-        found = sorted(Path("/dev").glob("video*"), key=_by_number)
+        found = sorted(Path("/dev").glob("video*"), key=by_number)
         raise UsageError(f"no camera {name}: {device} does not exist; found: {', '.join(map(str, found)) or 'none'}")
     problem = "gives no picture: in use, or no permission?"
     return open_stream(name, where, backend, problem=problem, live=True, device=True, wanted=wanted)
@@ -119,7 +119,7 @@ def _path(path: Path, wanted: Wanted) -> Source:
 
 
 def _folder(path: Path, files: Iterable[Path], kind: str, wanted: Wanted) -> Source:
-    images = sorted((f for f in files if not f.name.startswith(".")), key=_by_number)  # macOS leaves a ._x.png by x.png
+    images = sorted((f for f in files if not f.name.startswith(".")), key=by_number)  # macOS leaves a ._x.png by x.png
     if not images:
         raise UsageError(f"{path} holds no images ({kind})")
     return _images(path, images, wanted)
@@ -200,6 +200,6 @@ def _image(path: Path) -> np.ndarray | None:
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _by_number(path: Path) -> list[int | str]:
+def by_number(path: Path) -> list[int | str]:
     """A sorting key under which frame 10 follows frame 9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

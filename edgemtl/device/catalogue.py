@@ -4,18 +4,19 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from edgemtl import recipe as recipes
-from edgemtl import recipes as folder
 from edgemtl import registry, show
 from edgemtl.errors import UsageError
 from edgemtl.recipe import Published, Recipe
 
 COUNTER = "torch.utils.flop_counter"
-COSTS = Path(folder.__file__).parent / "_costs.json"  # by recipe; networks/cost.py counts and writes them
-COUNT = "python -m edgemtl.networks.cost docs/models.md"
+# Of each recipe; training/cost.py counts and writes them.
+COSTS = Path(str(import_module("edgemtl.recipes").__file__)).parent / "_costs.json"
+COUNT = "python -m edgemtl.training.cost docs/models.md"
 WIDE = 180  # columns of a terminal in which summaries have room
 
 

@@ -1,12 +1,8 @@
 """Where an app's pictures go: a window, a browser, or nowhere but into a film."""
 
-import os
-import subprocess
-import sys
 import time
 from collections import deque
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
 from typing import Any
 
 import cv2
@@ -15,25 +11,9 @@ import numpy as np
 from edgemtl import show
 from edgemtl.device import capture
 from edgemtl.device.camera import Source
-from edgemtl.device.live import Clock, Film, Screen, Show, View
-from edgemtl.errors import UsageError
+from edgemtl.device.live import Clock, Film, View
 
 TITLE = "edgemtl"
-
-
-def build(
-    kind: Show, clock: Clock, view: View, source: Source, film: Film, limit: int | None, address: str
-) -> AbstractContextManager[Screen]:
-    """The screen of a kind; UsageError where there can be none."""
-    if kind == "none":
-        return Terminal(clock, limit or source.length)
-    if kind == "web":
-        from edgemtl.device.web import Web
-
-        return Web(clock, view, source, film, address)
-    if problem := no_display():
-        raise UsageError(f"{problem}; --show web shows it in a browser, --headless --record FILE in a film")
-    return Window(clock, view, source, film)
 
 
 class Interactive:
@@ -144,16 +124,3 @@ class Terminal:
     def wait(self, pending: Future[Any]) -> bool:
         """True; the loop waits by itself, since nobody presses keys."""
         return True
-
-
-def no_display() -> str | None:
-    """Why no window can be opened here, or None."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "there is no display (DISPLAY is not set)"
-    # Another process tries, since Qt ends the whole process where it finds no display.
-    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('edgemtl'); cv2.destroyAllWindows()"]
-    try:
-        opened = subprocess.run(probe, capture_output=True, timeout=30).returncode == 0
-    except subprocess.TimeoutExpired:
-        opened = False
-    return None if opened else "OpenCV can open no window here (no access to the display, or a headless build)"

@@ -22,9 +22,10 @@ import numpy as np
 from edgemtl import __version__, artifact, files, registry, show
 from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.device import processor
-from edgemtl.device.bounds import bounds_of, compare
+from edgemtl.device.bounds import bounds_of, differences
 from edgemtl.device.predictor import Predictor, smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.run import TORCH
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
@@ -187,7 +188,7 @@ def _verdict(
             return Verdict(WRONG, f"frame {index}: {problem}")
         maps.append(canonical(map))
     kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
-    found = compare(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
+    found = differences(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)
@@ -258,12 +259,12 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path | str, device: str | None = None, *, untested: bool = False) -> Predictor:
-    """A Predictor whose artifact passed its own test on this machine, now or before.
+def opened(path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False) -> Predictor:
+    """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
-    CheckFailed where it does not pass; with `untested` nobody asks.
+    CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
     """
-    predictor = Predictor(folder, device)
+    predictor = Predictor(path, device, weights=weights)
     if not untested:
         demand(predictor)
     return predictor
@@ -271,10 +272,12 @@ def opened(folder: Path | str, device: str | None = None, *, untested: bool = Fa
 
 def demand(predictor: Predictor) -> None:
     """Runs the test unless it is known to pass on this machine, and says so in a line; CheckFailed where it fails."""
+    if predictor.manifest.target == TORCH:
+        return
     if SELFTEST not in predictor.manifest.files:
         show.note(f"selftest: {predictor.folder} has none and runs untested; convert again to give it one")
         return
-    if _remembered(predictor):
+    if remembered(predictor):
         return
     result = run(predictor)
     if not result["ok"]:
@@ -372,7 +375,7 @@ def _place(key: dict[str, Any]) -> Path:
     return files.user_cache() / "selftest" / f"{name}.json"
 
 
-def _remembered(predictor: Predictor) -> bool:
+def remembered(predictor: Predictor) -> bool:
     """Whether this artifact is known to pass here."""
     key = _key(predictor)
     try:

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
+from edgemtl.networks import purposes
+from edgemtl.networks.pieces import backbone_piece, fill
 from edgemtl.run import Run
 
 try:
@@ -25,12 +28,13 @@ from timm.layers import Format
 from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 
-ZOO = Path(__file__).parents[1] / "zoo"
 BUNDLED = "zoo:"  # before the name of a model in the package, whose backbone's weights are meant
 
 
 class Backbone(nn.Module):
     """Four maps (B, C_i, H / s_i, W / s_i) of an image (B, 3, H, W); `channels` and `strides` describe them."""
+
+    purpose = purposes.BACKBONE
 
     def __init__(self, name: str, pretrained: bool = False, weights: str | Path | None = None):
         super().__init__()
@@ -73,7 +77,7 @@ def _created(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"the ImageNet weights of {name} cannot be had ({reason}); give a local file with"
-            f" --set network.weights=FILE, or {BUNDLED}nyud_edge, those of the bundled model's backbone"
+            f" --set network.weights=FILE, or {BUNDLED}{DEFAULT}, those of the bundled model's backbone"
         ) from error
 
 
@@ -179,10 +183,8 @@ def load_weights(backbone: Backbone, path: Path) -> None:
     if any(key.startswith(inside) for key in state):
         state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     if any(".attn.w_msa." in key for key in state):
-        from edgemtl.networks.reference._pieces import backbone_piece, fill  # which imports this file
-
         named = {inside + key: value for key, value in state.items()}
-        fill(backbone, lambda ours: backbone_piece(ours, backbone), named, f"the backbone ({path})")
+        fill(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
         return
     # Keys of our own networks begin at the backbone, timm's one level below.
     into = backbone if any(key.startswith("net.") for key in state) else backbone.net

@@ -5,12 +5,13 @@ from torch import Tensor
 from edgemtl.objectives import Pixels
 from edgemtl.objectives._probability import Probability
 from edgemtl.tasks import Task
+from edgemtl.tasks.edge import Edge
 
 
 class EdgeObjective(Probability):
     def weight(self, task: Task, pixels: Pixels) -> float | Tensor:
-        stated: float = task.positive  # type: ignore[attr-defined]
-        return stated
+        assert isinstance(task, Edge)
+        return task.positive
 
 
 objective = EdgeObjective()

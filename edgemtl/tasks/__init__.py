@@ -116,6 +116,21 @@ class Task(BaseModel):
         """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
         raise NotImplementedError
 
+    def value(self, prediction: np.ndarray) -> Any:
+        """One pixel's prediction as a plain value: a number, a class' name, a vector; None where nothing is known."""
+        return prediction.tolist()
+
+    def word(self, value: np.ndarray) -> str:
+        """A prediction's value at one pixel, such as "2.31 m"."""
+        return f"{self.title.lower()} {', '.join(f'{part:.2f}' for part in np.ravel(value))}"
+
+    def picture(self) -> dict[str, Any] | None:
+        """How a map is painted and read out where there is no Python, as JSON: see apps/web/src/deployment.ts.
+
+        None: in Python alone.
+        """
+        return None
+
     def ball(self, diameter: int) -> np.ndarray | None:
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
         return None

@@ -57,6 +57,14 @@ def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
 
 
+def probability_picture(table: np.ndarray, least: str, most: str) -> dict[str, Any]:
+    """The `Task.picture` of probabilities that are painted in the colours of `table`; words for 0 and for 1."""
+    return {
+        "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": table.tolist(),
+        "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, least], [1, most]],
+    }  # fmt: skip
+
+
 def past(label: np.ndarray, values: int, what: str) -> str:
     """What a label of `values` small integers holds beside them and IGNORED; empty where nothing."""
     largest = int(label.max(initial=0, where=label != IGNORED))
@@ -140,11 +148,22 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def value(self, prediction: np.ndarray) -> str | None:
+        return self.class_names[prediction] if prediction < self.channels else None
+
+    def word(self, value: np.ndarray) -> str:
+        rows = self.legend(np.array([[value]], np.uint8))
+        return rows[0][0] if rows else f"{self.title.lower()} {value}"
+
     def summary(self, tally: np.ndarray) -> str:
         return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
 
     def everywhere(self, tally: np.ndarray) -> str | None:
         return only(tally, self.class_names)
+
+    def picture(self) -> dict[str, Any]:
+        table = self._table()[: self.channels]
+        return {"kind": "classes", "names": list(self.class_names), "table": table.tolist()}
 
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))
@@ -176,6 +195,12 @@ class Probability(Task):
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         return bilinear(map, size)
+
+    def value(self, prediction: np.ndarray) -> float:
+        return float(prediction)
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{self.title.lower()} {100 * value:.0f} %"
 
     def summary(self, tally: np.ndarray) -> str:
         return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])

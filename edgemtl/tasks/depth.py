@@ -63,6 +63,19 @@ class Depth(Task):
             rows.append(("unknown", BLACK))
         return rows
 
+    def value(self, prediction: np.ndarray) -> float | None:
+        return float(prediction) if prediction > 0 else None
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{value:.2f} m" if value > 0 else "unknown depth"
+
+    def picture(self) -> dict[str, Any]:
+        ticks = [[k / 4, f"{self.far_m * k / 4:.3g} m"] for k in range(5)]
+        return {
+            "kind": "numbers", "factor": 254 / self.far_m, "first": 1, "last": 254, "table": _table().tolist(),
+            "unit": "m", "scale": 1, "digits": 2, "ticks": ticks,
+        }  # fmt: skip
+
     @property
     def ruler(self) -> tuple[float, str]:
         return self.far_m, "m"

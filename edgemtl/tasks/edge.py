@@ -1,13 +1,22 @@
 """Edges: the probability that a pixel lies on an object's boundary, scored by the boundary F-measure (odsF)."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, Probability, Sums, ignored_row, nearest, paint_probability
+from edgemtl.tasks._labels import (
+    IGNORED,
+    Colour,
+    Probability,
+    Sums,
+    ignored_row,
+    nearest,
+    paint_probability,
+    probability_picture,
+)
 
 QUICK = 9  # thresholds instead of 99
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
@@ -48,6 +57,9 @@ class Edge(Probability):
     def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
         rows: list[tuple[str, Colour]] = [("edge", (255, 255, 255)), ("no edge", (0, 0, 0))]
         return rows + ignored_row(prediction)
+
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(_BRIGHTNESS, "no edge", "edge")
 
     def meter(self) -> "EdgeMeter":
         return EdgeMeter(self)

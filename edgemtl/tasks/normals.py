@@ -69,6 +69,22 @@ class Normals(Task):
             rows.append(("unknown", GREY))
         return rows
 
+    def value(self, prediction: np.ndarray) -> tuple[float, ...] | None:
+        return tuple(map(float, prediction)) if self.valid(prediction) else None
+
+    def word(self, value: np.ndarray) -> str:
+        """The nearest of the five directions that a visible surface can face, and how far off it is."""
+        if not self.valid(value):
+            return "unknown direction"
+        parts = [sign * float(part) for part in _unit(value) for sign in (1, -1)][:-1]  # in the order of DIRECTIONS
+        nearest_way = int(np.argmax(parts))
+        off = math.degrees(math.acos(min(1.0, parts[nearest_way])))
+        return f"faces {DIRECTIONS[nearest_way]} ({off:.0f}° off)"
+
+    def picture(self) -> dict[str, Any]:
+        names = [text for text, _ in self.legend()]
+        return {"kind": "vectors", "axes": [names[:2], names[2:4], [names[4], "away"]]}
+
     def ball(self, diameter: int) -> np.ndarray:
         """A ball seen from the camera."""
         axis = (np.arange(diameter, dtype=np.float32) + 0.5) * 2 / diameter - 1

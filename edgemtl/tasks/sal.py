@@ -1,11 +1,20 @@
 """Saliency: the probability that a pixel belongs to what catches the eye, scored by the best F-measure."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 
-from edgemtl.tasks._labels import Colour, Probability, Sums, colour, ignored_row, paint_probability, scale
+from edgemtl.tasks._labels import (
+    Colour,
+    Probability,
+    Sums,
+    colour,
+    ignored_row,
+    paint_probability,
+    probability_picture,
+    scale,
+)
 
 
 class Saliency(Probability):
@@ -34,6 +43,9 @@ class Saliency(Probability):
         table = scale(cv2.COLORMAP_INFERNO)
         rows = [(text, colour(table[k])) for text, k in (("not salient", 0), ("50 %", 128), ("salient", 255))]
         return rows + ignored_row(prediction)
+
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(scale(cv2.COLORMAP_INFERNO), "not salient", "salient")
 
     def meter(self) -> "SaliencyMeter":
         return SaliencyMeter()

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from edgemtl import objectives, show
 from edgemtl.errors import UsageError
 from edgemtl.networks.prepare import Normalise
+from edgemtl.networks.session import several
 from edgemtl.recipe import Recipe
 from edgemtl.samples import Held
 from edgemtl.stop import Stop, Stopped
@@ -223,7 +224,7 @@ def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, d
 
 def normalise(frames: Tensor) -> Tensor:
     """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
-    made: Tensor = _deployed(frames.device)(frames.permute(0, 3, 1, 2).float())
+    made: Tensor = _deployed(frames.device)(several(frames))
     return made
 
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Iterator
 
 from edgemtl.artifact import Manifest
 from edgemtl.errors import unknown
-from edgemtl.target import Session, Target
-from edgemtl.tasks import Size, Task
+from edgemtl.target import Original, Session, Target
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
     from edgemtl.ledger import Found
 
@@ -49,20 +47,12 @@ class CoreML(Target):
         "half": {"rms": 0.15, "largest": 1.0, "agreement": 0.92},
     }
 
-    def convert(
-        self,
-        deployed: nn.Module,
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: Options = Options(),
-    ) -> list[str]:
+    def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the package's own."""
         from edgemtl.targets.coreml.convert import convert
 
-        return convert(deployed, size, tasks, folder, precision, metadata or {}, options.ios, options.arithmetic)
+        options = original.options or Options()
+        return convert(original, folder, options.ios, options.arithmetic)
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
         """A session of Core ML itself on a Mac, of the evaluator elsewhere; `device` is told in sessions.py."""

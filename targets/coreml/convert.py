@@ -15,13 +15,14 @@ import numpy as np
 
 from edgemtl import __version__
 from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.target import Original
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.readback import NAMES, QUANTIZES
 from edgemtl.targets.coreml.session import LAYERS
-from edgemtl.tasks import Size, Task
+from edgemtl.tasks import Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 FORMS = (17, 18)
 ARITHMETIC = ("float16", "float32")
@@ -40,17 +41,9 @@ KEEP_OUT = {
 }
 
 
-def convert(
-    deployed: nn.Module,
-    size: Size,
-    tasks: dict[str, Task],
-    folder: Path,
-    precision: str,
-    metadata: dict[str, str],
-    ios: int,
-    arithmetic: str,
-) -> list[str]:
+def convert(original: Original, folder: Path, ios: int, arithmetic: str) -> list[str]:
     """Writes `folder`/model.mlpackage and gives back the names of its files; UsageError for an unknown option."""
+    precision = original.precision
     if arithmetic not in ARITHMETIC:
         raise unknown("arithmetic", arithmetic, ARITHMETIC)
     if ios not in FORMS:
@@ -61,7 +54,7 @@ def convert(
     from edgemtl.targets.coreml import graph, ops
 
     with _quiet():
-        exported = graph.export(deployed, size, list(tasks))
+        exported = graph.export(original.deployed, original.size, list(original.tasks))
     ops.register(ios >= 18, exported.codes)
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(KEEP_OUT)
@@ -70,7 +63,7 @@ def convert(
         Builder.name_count.clear()  # numbers in names go on from one conversion to the next otherwise
         model = ct.convert(
             exported.program,
-            inputs=[ct.ImageType(name="frame", shape=(1, 3, *size), color_layout=ct.colorlayout.RGB)],
+            inputs=[ct.ImageType(name="frame", shape=(1, 3, *original.size), color_layout=ct.colorlayout.RGB)],
             outputs=[ct.TensorType(name=name, dtype=TYPES[str(dtype)]) for name, dtype in exported.outputs.items()],
             minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
             compute_precision=_precision("fp32" if arithmetic == "float32" else precision, exported.float32),
@@ -79,7 +72,7 @@ def convert(
         )
         names, layers = _names(model, exported.quantizers), _layers(model, exported.layers)
         stated = {NAMES: json.dumps(names)} if names else {}
-        _describe(model, tasks, precision, metadata | stated | {LAYERS: json.dumps(layers)})
+        _describe(model, original.tasks, precision, original.metadata | stated | {LAYERS: json.dumps(layers)})
         model.save(str(path))
     _settle(path)
     return sorted(file.relative_to(folder).as_posix() for file in path.rglob("*") if file.is_file())

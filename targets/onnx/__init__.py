@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any, Iterator
 
 import numpy as np
 
 from edgemtl.artifact import Manifest
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
-from edgemtl.target import NoOptions, Session, Target
+from edgemtl.target import Original, Session, Target
 from edgemtl.targets import _onnx
 from edgemtl.targets.onnx import webgpu
-from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
-
-if TYPE_CHECKING:
-    from torch import nn
 
 FILE = "model.onnx"
 WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see webgpu.py
@@ -30,22 +26,13 @@ class ONNX(Target):
     precisions: tuple[str, ...] = ("fp32", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
 
-    def convert(
-        self,
-        deployed: nn.Module,
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: NoOptions | None = None,
-    ) -> list[str]:
+    def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""
-        model = _onnx.build(deployed, size, list(tasks), metadata, "onnx")
+        model = _onnx.build(original, "onnx")
         import onnx
 
         onnx.save(model, folder / FILE)
-        if precision != "int8":
+        if original.precision != "int8":
             return [FILE]
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         return [FILE, WEBGPU]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator
 
 import numpy as np
 
@@ -11,12 +11,8 @@ from edgemtl.artifact import Manifest
 from edgemtl.device import processor
 from edgemtl.errors import needs, reading
 from edgemtl.ledger import Found
-from edgemtl.target import NoOptions, Target
+from edgemtl.target import Original, Target
 from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, parse, read
-from edgemtl.tasks import Size, Task
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class OpenVINO(Target):
@@ -26,20 +22,11 @@ class OpenVINO(Target):
     packages: tuple[str, ...] = ("openvino",)
     careful = f"CPU:{FLOAT}"  # the device that computes right on every CPU, though slower
 
-    def convert(
-        self,
-        deployed: nn.Module,
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: NoOptions | None = None,
-    ) -> list[str]:
+    def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
         with needs("openvino"):
             from edgemtl.targets.openvino.convert import convert
-        return convert(deployed, size, tasks, folder, precision, metadata or {})
+        return convert(original, folder)
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the IR in `folder` holds of each quantized tensor: FakeQuantize of activations, int8 constants."""

@@ -12,27 +12,25 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import torch
-from torch import nn
 
 from edgemtl import ledger
-from edgemtl.quantization.labels import labelled, name_in, natural
+from edgemtl.quantization.names import name_in, named, natural
+from edgemtl.target import Original
 from edgemtl.targets.openvino import deformable
 from edgemtl.targets.openvino.session import BIN, XML, nodes
-from edgemtl.tasks import Size, Task
 
 NARROW = 4  # channels
 SMALL = 1 << 20  # bytes
 
 
-def convert(
-    deployed: nn.Module, size: Size, tasks: dict[str, Task], folder: Path, precision: str, metadata: dict[str, str]
-) -> list[str]:
+def convert(original: Original, folder: Path) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
-    with torch.no_grad(), warnings.catch_warnings(), labelled(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), named(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
         # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
-        model = ov.convert_model(deployed, example_input=torch.zeros(1, 3, *size), input=[1, 3, *size])
-    assert {name for port in model.outputs for name in port.names} >= set(tasks)
+        shape = (1, 3, *original.size)
+        model = ov.convert_model(original.deployed, example_input=torch.zeros(shape), input=list(shape))
+    assert {name for port in model.outputs for name in port.names} >= set(original.tasks)
     assert not _float_weights_under_quantizers(model)
     model = _take_camera_frames(model)
     _settle_ties_freely(model)
@@ -43,9 +41,9 @@ def convert(
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
-    for key, value in {**metadata, "deformable": json.dumps(made)}.items():
+    for key, value in {**original.metadata, "deformable": json.dumps(made)}.items():
         model.set_rt_info(value, ["edgemtl", key])
-    ov.save_model(model, folder / XML, compress_to_fp16=precision == "fp16")
+    ov.save_model(model, folder / XML, compress_to_fp16=original.precision == "fp16")
     text = (folder / XML).read_text(encoding="utf-8")
     (folder / XML).write_text(re.sub(r">\s+<", "><", text), encoding="utf-8")  # a fifth of it was indentation
     return [XML, BIN]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 import numpy as np
 
@@ -14,15 +14,12 @@ from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.ledger import Check, Found
 from edgemtl.show import err
-from edgemtl.target import How, Session, Target
+from edgemtl.target import How, Original, Session, Target
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import devices, engine, lint, machine, parser
 from edgemtl.targets.tensorrt.devices import ONNX, TYPED
-from edgemtl.tasks import Size, Task
+from edgemtl.tasks import Size
 from edgemtl.threads import threads
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SCRIPT = "build.sh"
 ARITHMETIC = ("auto", "float32", "float16")
@@ -52,38 +49,29 @@ class TensorRT(Target):
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
     options = Options
 
-    def convert(
-        self,
-        deployed: nn.Module,
-        size: Size,
-        tasks: dict[str, Task],
-        folder: Path,
-        precision: str,
-        metadata: dict[str, str] | None = None,
-        options: Options = Options(),
-    ) -> list[str]:
+    def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
 
         UsageError for an arithmetic that there is not. CheckFailed where the lint finds something that TensorRT refuses
         or computes otherwise, where float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too
         far from the float32 file.
         """
-        model = _onnx.build(deployed, size, list(tasks), metadata, "tensorrt")
+        model = _onnx.build(original, "tensorrt")
         import onnx
 
         from edgemtl.targets.tensorrt import _fp16
         from edgemtl.targets.tensorrt._graph import Graph
 
         cast_first(model)
-        arithmetic = options.arithmetic
+        precision, arithmetic = original.precision, (original.options or Options()).arithmetic
         if arithmetic not in ARITHMETIC:
             raise unknown("arithmetic", arithmetic, ARITHMETIC)
-        exact = precision == "int8" and bool(getattr(deployed, "is_exact", False))
+        exact = precision == "int8" and bool(getattr(original.deployed, "is_exact", False))
         half = precision != "fp32" and (arithmetic == "float16" or (arithmetic == "auto" and not exact))
         made = {} if precision == "fp16" else {ONNX: model}
         if half or precision == "fp16":
             made[TYPED] = _fp16.typed(model)
-            _same(model, made[TYPED], size)
+            _same(model, made[TYPED], original.size)
         for name, written in made.items():
             for version in _versions(name, precision, TYPED in made):
                 worst = lint.fatal(lint.lint(written, version))

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from edgemtl import models, recipe, show, tasks
 from edgemtl.networks.prepare import prepare
 from edgemtl.ops import deform_conv2d
+from edgemtl.target import Original
 from edgemtl.targets.coreml import graph, package, target
 
 GROUPS, CHANNELS, HEIGHT = 4, 32, 24
 BYTES = {10: 2, 11: 4}  # of MIL's float16 and float32
-HERE, NOWHERE = graph._coordinates, lambda _: set()
+HERE, NOWHERE = graph._coordinates, lambda *_: set()
 
 
 class Sampling(nn.Module):
@@ -72,7 +73,7 @@ def error(width: int, precision: str, coordinates: object) -> float:
         wanted = network(torch.from_numpy(frame).permute(2, 0, 1)[None].float())["depth"][0].numpy()
     graph._coordinates = coordinates  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
-        target.convert(network, size, kinds, Path(folder), precision)
+        target.convert(Original(network, size, kinds, precision), Path(folder))
         manifest = SimpleNamespace(tasks=kinds, size=size)
         got = target.open(Path(folder), manifest, "declared")(frame)["depth"]  # type: ignore[arg-type]
     return float(np.sqrt(np.mean((got - wanted) ** 2)) / wanted.std())
@@ -85,7 +86,7 @@ def cost(name: str, coordinates: object) -> tuple[int, int, int]:
     graph._coordinates = coordinates  # type: ignore[assignment]
     written, casts = {2: 0, 4: 0}, 0
     with tempfile.TemporaryDirectory() as folder:
-        target.convert(deployed, chosen.size, chosen.tasks, Path(folder), "fp16")
+        target.convert(Original(deployed, chosen.size, chosen.tasks, "fp16"), Path(folder))
         for operation in package.read(Path(folder, package.FOLDER)).main.operations:
             casts += operation.type == "cast"
             for output in operation.outputs if operation.type != "const" else ():

@@ -11,7 +11,8 @@ from edgemtl import artifact, registry
 from edgemtl.deployment import convert
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.target import Target
+from edgemtl.quantization import weights
+from edgemtl.target import Original, Target
 from tests import toy
 
 
@@ -28,12 +29,9 @@ class Paper(Target):
     options = Options
     text = "first"
 
-    def convert(
-        self, deployed: Any, size: Any, tasks: Any, folder: Path, precision: str, metadata: Any = None,
-        options: Options = Options(),
-    ) -> list[str]:  # fmt: skip
-        self.sheets, self.facts = options.sheets, metadata
-        (folder / "model.txt").write_text(f"{self.text} {precision} {metadata['recipe']}")
+    def convert(self, original: Original, folder: Path) -> list[str]:
+        self.sheets, self.facts = original.options.sheets, original.metadata
+        (folder / "model.txt").write_text(f"{self.text} {original.precision} {original.metadata['recipe']}")
         return ["model.txt"]
 
 
@@ -46,7 +44,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
         return type("module", (), {"target": made}) if (kind, name) == ("targets", "paper") else found(kind, name)
 
     monkeypatch.setattr(registry, "load", load)
-    monkeypatch.setattr(convert, "load", lambda run, precision: toy.deployed("fp32"))
+    monkeypatch.setattr(weights, "load", lambda run, form: toy.deployed("fp32"))
     return made
 
 

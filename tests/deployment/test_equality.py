@@ -9,7 +9,9 @@ from onnx import numpy_helper
 from edgemtl import registry
 from edgemtl.artifact import Manifest
 from edgemtl.deployment import equality
+from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof
+from edgemtl.target import Original
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -24,10 +26,10 @@ def made(tmp_path_factory):
     network, target = toy.exact_edge(), registry.load("targets", "onnx").target
     folder = tmp_path_factory.mktemp("onnx")
     tasks = dict.fromkeys(("semseg", "depth", "normals", "edge"))
-    target.convert(network, SIZE, tasks, folder, "int8", {})
+    target.convert(Original(network, SIZE, tasks, "int8", {}), folder)
     manifest = Manifest.model_construct(tasks=tasks, precision="int8", size=SIZE, target="onnx")
     frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    return target, folder, manifest, network, proof.prove(network, torch.zeros(1, 3, *SIZE)), frame
+    return target, folder, manifest, TorchSession(network), proof.prove(network, torch.zeros(1, 3, *SIZE)), frame
 
 
 def compared(made, folder):

@@ -13,12 +13,13 @@ from edgemtl import artifact, recipe, registry, tasks
 from edgemtl.deployment import convert
 from edgemtl.deployment.verify import verify
 from edgemtl.device import readback, selftest
-from edgemtl.device.bounds import BOUNDS, compare
+from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
 from edgemtl.networks import checkpoint
-from edgemtl.quantization import quantizers
+from edgemtl.quantization import quantizers, weights
+from edgemtl.run import form_of
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -30,11 +31,11 @@ SECOND = {"onnx": ("model.webgpu.onnx", "CPU:webgpu"), "tensorrt": ("model.fp16.
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of the toy network with an artifact of every case."""
-    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+    references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, references["int8"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: references[precision])
+        patch.setattr(weights, "load", lambda run, form: references[form])
         for target, precision, _ in CASES:
             pytest.importorskip("onnxruntime" if target == "onnx" else target)
             convert.convert(folder, target=target, precision=precision)
@@ -79,7 +80,7 @@ def broken(run: Path, tmp_path: Path, target: str, precision: str, file: str) ->
     folder.mkdir()
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    network = convert.load(run, precision).network
+    network = weights.load(run, form_of(precision)).network
     needle = network.sampled.weight.numpy().tobytes()
     if precision == "int8":
         scale = next(q.scale for q in quantizers.quantizers(network) if q.name == "sampled.weight")
@@ -299,24 +300,24 @@ def test_frames_must_be_positive(run: Path) -> None:
 def test_comparison_of_maps() -> None:
     wanted = np.linspace(0, 1, 100, dtype=np.float32).reshape(1, 10, 10)
     bounds = BOUNDS["fp32"]
-    assert compare(wanted, wanted, bounds) == {"max": 0, "rms": 0, "relative_rms": 0, "ok": True}
-    assert not compare(wanted + 0.01, wanted, bounds)["ok"]
+    assert differences(wanted, wanted, bounds) == {"max": 0, "rms": 0, "relative_rms": 0, "ok": True}
+    assert not differences(wanted + 0.01, wanted, bounds)["ok"]
     one = wanted.copy()
     one[0, 0, 0] += 0.02
-    assert not compare(one, wanted, bounds._replace(rms=1))["ok"]
+    assert not differences(one, wanted, bounds._replace(rms=1))["ok"]
     one[0, 0, 0] = np.nan
-    assert not compare(one, wanted, BOUNDS["int8"])["ok"]
+    assert not differences(one, wanted, BOUNDS["int8"])["ok"]
 
 
 def test_comparison_of_classes() -> None:
     wanted = np.arange(1000, dtype=np.int32).reshape(1, 10, 100) % 7
     got = wanted.copy()
     got[0, 0, :4] += 1
-    assert compare(got, wanted, BOUNDS["half"]) == {"agreement": 0.996, "ok": True}
-    assert not compare(got, wanted, BOUNDS["int8"])["ok"] and not compare(got, wanted, BOUNDS["fp32"])["ok"]
+    assert differences(got, wanted, BOUNDS["half"]) == {"agreement": 0.996, "ok": True}
+    assert not differences(got, wanted, BOUNDS["int8"])["ok"] and not differences(got, wanted, BOUNDS["fp32"])["ok"]
 
 
 def test_comparison_with_a_constant_map() -> None:
     flat = np.zeros((1, 4, 4), np.float32)
-    assert compare(flat, flat, BOUNDS["int8"])["ok"]
-    assert not compare(flat + 0.1, flat, BOUNDS["int8"])["ok"]
+    assert differences(flat, flat, BOUNDS["int8"])["ok"]
+    assert not differences(flat + 0.1, flat, BOUNDS["int8"])["ok"]

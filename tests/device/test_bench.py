@@ -9,7 +9,7 @@ import edgemtl
 from edgemtl import cli
 from edgemtl.device import bench as module
 from edgemtl.device.bench import bench, show_table
-from edgemtl.device.compare import compare
+from edgemtl.device.side_by_side import in_turns
 from edgemtl.errors import CheckFailed, UsageError
 
 
@@ -89,7 +89,7 @@ def test_maps_that_cannot_be_right_are_not_measured(fake_artifact: Path, tmp_pat
     file.write_text(
         file.read_text().replace("        return {name", "        depth[0, 0] = np.nan\n        return {name")
     )
-    for measure in (bench, lambda folder, **options: compare([folder], **options)):
+    for measure in (bench, lambda folder, **options: in_turns([folder], **options)):
         with pytest.raises(CheckFailed, match="openvino, frame 0: depth is NaN or infinite in 1 of 768 values"):
             measure(fake_artifact, seconds=0.1, untested=True)
 

@@ -4,7 +4,7 @@ import pytest
 
 from edgemtl import registry, tasks
 from edgemtl.device.budget import Allowed, check, names, parse
-from edgemtl.device.evaluate import compare
+from edgemtl.device.evaluate import against_baseline
 from edgemtl.errors import UsageError
 
 EVERY = {
@@ -48,5 +48,5 @@ def test_every_score_has_budgets_that_can_fail_and_no_others(name: str, unit: st
     check(allowed, "--budget", names(EVERY))
     base = {task: dict.fromkeys(made.scores, 90.0) for task, made in EVERY.items()}
     bad = {task: {k: 1.0 if up else 179.0 for k, up in made.scores.items()} for task, made in EVERY.items()}
-    assert [row.name for row in compare(bad, base, EVERY, allowed) if not row.ok] == [name]
-    assert all(row.ok for row in compare(base, base, EVERY, allowed))
+    assert [row.name for row in against_baseline(bad, base, EVERY, allowed) if not row.ok] == [name]
+    assert all(row.ok for row in against_baseline(base, base, EVERY, allowed))

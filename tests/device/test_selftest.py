@@ -18,9 +18,9 @@ import pytest
 from edgemtl import artifact, cli, registry
 from edgemtl.device import processor, selftest
 from edgemtl.device.bench import bench
-from edgemtl.device.compare import compare
 from edgemtl.device.evaluate import evaluate
 from edgemtl.device.predictor import Predictor
+from edgemtl.device.side_by_side import in_turns
 from edgemtl.errors import CheckFailed, UsageError
 from tests import toy
 
@@ -505,8 +505,8 @@ def test_bench(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
         bench(failing, seconds=0.1, warmup=0)
     assert bench(failing, seconds=0.1, warmup=0, untested=True)["machine"]["instructions"] == processor.describe()
     with pytest.raises(CheckFailed, match="fails its self-test"):
-        compare([failing, failing], seconds=0.1)
-    assert len(compare([failing, failing], seconds=0.1, untested=True)) == 2
+        in_turns([failing, failing], seconds=0.1)
+    assert len(in_turns([failing, failing], seconds=0.1, untested=True)) == 2
     assert cli.main(["bench", str(failing), "--seconds", "0.1", "--json"]) == 1
     assert cli.main(["bench", str(failing), "--seconds", "0.1", "--json", "--untested"]) == 0
 

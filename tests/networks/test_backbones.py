@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgemtl.bundled import ZOO
 from edgemtl.errors import UsageError
 from edgemtl.models import build, from_reference
 from edgemtl.networks import backbones
-from edgemtl.networks.backbones import ZOO, Backbone, synchronised
+from edgemtl.networks.backbones import Backbone, synchronised
 from edgemtl.recipe import Network
 from edgemtl.tasks.depth import Depth
 from tests.golden import published

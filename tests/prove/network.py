@@ -15,6 +15,7 @@ from edgemtl import artifact, ledger, registry, tasks
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.networks.prepare import Activate
 from edgemtl.quantization import quantizers
+from edgemtl.target import Original
 from tests import toy
 
 SIZE = (64, 80)
@@ -101,7 +102,7 @@ def convert(folder: Path, target: str, bits: int = 7) -> Path:
     """An int8 artifact of the network, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = registry.load("targets", target).target
-    names = chosen.convert(deployed(bits), SIZE, TASKS, folder, "int8")
+    names = chosen.convert(Original(deployed(bits), SIZE, TASKS, "int8"), folder)
     manifest = artifact.Manifest(
         recipe="toy",
         target=target,

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgemtl import registry
-from edgemtl.device.bounds import BOUNDS, compare
+from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.errors import UsageError
+from edgemtl.target import Original
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str],
         folder = folders[name, precision] = tmp_path_factory.mktemp(f"{name}-{precision}")
         reference = REFERENCES["int8" if precision == "int8" else "fp32"]
         target = registry.load("targets", name).target
-        written = target.convert(reference, toy.SIZE, toy.TASKS, folder, precision, {"recipe": "toy"})
+        written = target.convert(Original(reference, toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), folder)
         files = (file for file in folder.rglob("*") if file.is_file())
         assert sorted(written) == sorted(file.relative_to(folder).as_posix() for file in files)
     return folders
@@ -64,7 +65,7 @@ def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tupl
                 np.testing.assert_allclose(got[task], want, rtol=1e-5, atol=1e-5)
             # Codes are equal but behind islands, and where a target computes in float16 between them.
             half = precision == "int8" and not session.float32
-            result = compare(got[task], want, BOUNDS["half" if half else precision])
+            result = differences(got[task], want, BOUNDS["half" if half else precision])
             assert result["ok"], (task, result)
 
 
@@ -96,7 +97,7 @@ def test_maps_of_one_pixel_are_resized_as_in_torch(name: str, tmp_path: Path) ->
     frame = np.random.default_rng(0).integers(0, 256, (7, 6, 3), np.uint8)
     wanted = toy.maps(network, frame)
     tasks = dict.fromkeys(wanted, toy.TASKS["depth"])
-    target.convert(network, (7, 6), tasks, tmp_path, "fp32", {})
+    target.convert(Original(network, (7, 6), tasks, "fp32", {}), tmp_path)
     got = target.open(tmp_path, SimpleNamespace(tasks=tasks, size=(7, 6)))(frame)
     for task, map in wanted.items():
         np.testing.assert_allclose(got[task], map, rtol=1e-5, atol=1e-5, err_msg=task)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgemtl.cli import main
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.quantization import quantizers
+from edgemtl.target import Original
 from edgemtl.targets import torch_tensorrt as module
 from edgemtl.targets.torch_tensorrt import target
 from tests import toy
@@ -177,10 +178,10 @@ def test_a_weight_with_scales_along_another_axis_is_refused() -> None:
 def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'torch_tensorrt is not installed; pip install "edgemtl\[torch_tensorrt\]"'):
-        target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32")
+        target.convert(Original(toy.deployed("fp32"), toy.SIZE, toy.TASKS, "fp32"), tmp_path)
     monkeypatch.setattr(module, "find_spec", lambda name: object() if name == "torch_tensorrt" else None)
     with pytest.raises(UsageError, match="modelopt is not installed"):
-        target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, tmp_path, "int8")
+        target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="needs an NVIDIA GPU, and torch sees none"):
         target.open(tmp_path, None)  # type: ignore[arg-type]

@@ -49,6 +49,17 @@ def units(vectors):
 
 
 @every
+def test_a_picture_is_json_that_paints_and_reads_every_value(name):
+    picture = TASKS[name].picture()
+    assert json.loads(json.dumps(picture)) and picture["kind"] in ("classes", "numbers", "vectors")
+    if picture["kind"] == "numbers":
+        assert picture["first"] + picture["last"] < len(picture["table"]) == 256
+        assert picture["ticks"][0][0] == 0 and picture["ticks"][-1][0] == 1
+    if picture["kind"] == "classes":
+        assert len(picture["names"]) == len(picture["table"]) == TASKS[name].channels
+
+
+@every
 def test_what_a_task_states(name):
     task = TASKS[name]
     assert task.name == name and task.title and task.channels >= 1 and task.words
@@ -100,6 +111,9 @@ def test_a_tally_counts_what_is_valid_and_is_told_in_words(name):
     assert task.summary(sum(tallies)) and task.everywhere(sum(tallies)) is None
     nothing = task.tally(task.unlabelled((4, 5)))
     assert not nothing.any() and task.everywhere(nothing) is None and len(nothing) == len(tallies[0])
+    if task.unlabelled((1, 1)).dtype.kind != "f":
+        assert task.everywhere(task.tally(np.zeros((4, 5), np.uint8)))
+        assert task.everywhere(task.tally(np.full((4, 5), 200, np.uint8))) is None  # no value that the task has
 
 
 @every
@@ -116,6 +130,30 @@ def test_score_and_loss_take_the_same_pixels(name):
     raw = torch.randn(1, task.channels, 40, 50, requires_grad=True)
     losses({name: raw}, {name: tensor}, {name: task}, Losses())[name].backward()
     assert raw.grad.isfinite().all() and np.array_equal((raw.grad != 0).any(1)[0].numpy(), valid)
+
+
+@every
+def test_a_pixel_is_told_in_words(name):
+    task = TASKS[name]
+    prediction = task.decode(some_map(name, 1), (6, 8))
+    assert all(task.word(value) for row in prediction for value in row)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("depth", np.float32(2.306), "2.31 m"),
+        ("depth", np.float32(0), "unknown depth"),
+        ("normals", np.array([0, 0.9781476, 0.2079117]), "faces up (12° off)"),
+        ("normals", np.array([-1.0, 0, 0]), "faces left (0° off)"),
+        ("normals", np.zeros(3), "unknown direction"),
+        ("edge", np.float32(0.5), "edges 50 %"),
+        ("semseg", np.uint8(4), "chair"),
+        ("semseg", np.uint8(255), "ignored"),
+    ],
+)
+def test_words_of_a_pixel(name, value, told):
+    assert TASKS[name].word(value) == told
 
 
 @every

@@ -316,6 +316,13 @@ def test_a_wrong_option_of_the_data_is_one_line(tmp_path, data):
         train(tmp_path, given)
 
 
+def test_a_dry_run_says_what_all_would_take_and_leaves_nothing(tmp_path, data, capsys):
+    train(tmp_path / "run", dry_run=True)
+    out = capsys.readouterr().out
+    assert "3 steps taken, nothing written" in out and "10 to train on, 2 to validate" in out
+    assert "6, 2.4 epochs" in out and not (tmp_path / "run").exists()
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):
     train(tmp_path)
     assert train(tmp_path, resume=True) == undisturbed.scores

@@ -11,8 +11,8 @@ from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.pieces import Piece, fill
 from edgemtl.networks.reference import _pickles
-from edgemtl.networks.reference._pieces import Piece, fill
 from edgemtl.recipe import Recipe
 
 BACKBONES = {

@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 import pytest
 
+from edgemtl.target import Original
 from tests import toy
 
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
@@ -23,7 +24,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         if precision not in made:
             place = made[precision] = tmp_path_factory.mktemp(precision)
             target.convert(
-                toy.deployed("int8" if precision == "int8" else "fp32"), toy.SIZE, toy.TASKS, place, precision
+                Original(toy.deployed("int8" if precision == "int8" else "fp32"), toy.SIZE, toy.TASKS, precision), place
             )
         return made[precision]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgemtl import __version__, tasks
 from edgemtl.errors import UsageError
 from edgemtl.ops import deform_conv2d
+from edgemtl.target import Original
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.ops import bordered, bordered_grid_sample
 from tests import toy
@@ -36,7 +37,9 @@ FILES = [
 @pytest.fixture(scope="module")
 def folders(converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
     newer = tmp_path_factory.mktemp("ios18")
-    written = target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, newer, "int8", {"recipe": "toy"}, Options(18))
+    written = target.convert(
+        Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {"recipe": "toy"}, Options(18)), newer
+    )
     assert written == FILES
     return {(precision, 17): converted(precision) for precision in target.precisions} | {("int8", 18): newer}
 
@@ -99,10 +102,11 @@ def test_two_conversions_give_the_same_bytes(folders: dict[tuple[str, int], Path
     # In another process, because coremltools' names and sets depend on what was converted before and on hashes.
     code = """if True:
         import pathlib, sys
+        from edgemtl.target import Original
         from edgemtl.targets.coreml import target
         from tests import toy
-        arguments = toy.deployed("int8"), toy.SIZE, toy.TASKS, pathlib.Path(sys.argv[1]), "int8"
-        target.convert(*arguments)
+        original = Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8")
+        target.convert(original, pathlib.Path(sys.argv[1]))
     """
     environment = os.environ | {"PYTHONHASHSEED": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
@@ -174,7 +178,7 @@ def test_weights_have_the_form_that_gpu_and_neural_engine_compute_right(
 
 def test_another_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ios=16.*17 or 18"):
-        target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32", options=Options(ios=16))
+        target.convert(Original(toy.deployed("fp32"), toy.SIZE, toy.TASKS, "fp32", options=Options(ios=16)), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -231,7 +235,7 @@ class Deformed(nn.Module):
 def test_a_deformable_convolution_is_torchs(tmp_path: Path) -> None:
     size, network = (10, 24), Deformed().eval().requires_grad_(False)
     made = {"depth": tasks.build("depth")}
-    target.convert(network, size, made, tmp_path, "fp32")
+    target.convert(Original(network, size, made, "fp32"), tmp_path)
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     reach = network.offset(network.stem(toy.batch(frame) / 64 - 2)).abs()
     assert reach.max() > 20

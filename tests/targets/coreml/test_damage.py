@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("coremltools")
 from coremltools.converters.mil.mil import Builder as mb
 
-from edgemtl.device.bounds import Bounds, compare
+from edgemtl.device.bounds import Bounds, differences
 from edgemtl.errors import UsageError
 from edgemtl.targets.coreml import package, target
 from edgemtl.targets.coreml.evaluator import Program
@@ -122,7 +122,7 @@ def same(run: Callable[[Path], Maps], path: Path, wanted: Maps) -> bool:
         maps = run(path)
     except UsageError:
         return False
-    return all(compare(map, wanted[name], BOUNDS)["ok"] for name, map in maps.items())
+    return all(differences(map, wanted[name], BOUNDS)["ok"] for name, map in maps.items())
 
 
 def run_toy(path: Path) -> Maps:

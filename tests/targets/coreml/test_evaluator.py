@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("coremltools")
 from coremltools.converters.mil.mil import Builder as mb
 
-from edgemtl.device.bounds import Bounds, compare
+from edgemtl.device.bounds import Bounds, differences
 from edgemtl.errors import UsageError
 from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.evaluator import Program
@@ -62,7 +62,7 @@ def test_other_precisions_are_near(converted: Converted, precision: str, device:
     for frame in toy.frames():
         got, wanted = opened(frame), toy.maps(reference, frame)
         for task, map in got.items():
-            result = compare(map, wanted[task], bounds)
+            result = differences(map, wanted[task], bounds)
             assert result["ok"], (task, result)
     assert [check.ok for check in opened.problems()] == [True]
 

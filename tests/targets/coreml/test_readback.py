@@ -12,6 +12,7 @@ from edgemtl import ledger
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
+from edgemtl.target import Original
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.readback import NAMES
 from tests import toy
@@ -38,7 +39,7 @@ def folder(
     if request.param == 17:
         return converted("int8")
     made = tmp_path_factory.mktemp("ios18")
-    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", options=Options(ios=18))
+    target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", options=Options(ios=18)), made)
     return made
 
 
@@ -50,7 +51,7 @@ def test_equal_weights_are_one_operation_and_told_as_merged(tmp_path: Path) -> N
     other.weight.copy_(one.weight)
     scales["edge.weight"].copy_(scales["depth.weight"])
     write_json(tmp_path / "scales.json", toy.ledger_of(network))
-    target.convert(network, toy.SIZE, toy.TASKS, tmp_path, "int8")
+    target.convert(Original(network, toy.SIZE, toy.TASKS, "int8"), tmp_path)
     result = ledger.compare(ledger.read(tmp_path / "scales.json"), found(tmp_path))
     assert result.ok and "one node with" in result.merged["edge.weight"]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgemtl.target import Original
 from edgemtl.targets import _onnx as module
 from edgemtl.targets.onnx import target
 from tests import toy
@@ -19,7 +20,7 @@ MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 
 def convert(folder: Path, precision: str = "int8") -> "onnx.ModelProto":
-    target.convert(toy.deployed(precision), toy.SIZE, toy.TASKS, folder, precision, {"recipe": "toy"})
+    target.convert(Original(toy.deployed(precision), toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), folder)
     return onnx.load(folder / "model.onnx")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgemtl import ledger
+from edgemtl.target import Original
 from edgemtl.targets import _onnx
 from edgemtl.targets.onnx import FILE, WEBGPU, target, webgpu
 from tests import toy
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("webgpu")
-    assert target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8") == [FILE, WEBGPU]
+    assert target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), made) == [FILE, WEBGPU]
     return made
 
 
@@ -29,7 +30,7 @@ def model(folder: Path) -> "onnx.ModelProto":
 
 
 def test_only_int8_has_it(tmp_path: Path) -> None:
-    assert target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32") == [FILE]
+    assert target.convert(Original(toy.deployed("fp32"), toy.SIZE, toy.TASKS, "fp32"), tmp_path) == [FILE]
 
 
 def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemtl.errors import UsageError
+from edgemtl.target import Original
 from edgemtl.targets.openvino import convert, session, target
 from tests import toy
 
@@ -23,7 +24,9 @@ MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("int8")
-    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, made, "int8", {"recipe": "toy", "tasks": '{"depth": {}}'})
+    target.convert(
+        Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {"recipe": "toy", "tasks": '{"depth": {}}'}), made
+    )
     return made
 
 
@@ -117,7 +120,7 @@ def test_on_arm_int8_is_computed_in_float_with_a_line(
     # ARM Compute Library's int8 kernels round up from the middle between two codes; torch and all others to even.
     from edgemtl.device import processor
 
-    target.convert(toy.deployed("int8"), toy.SIZE, toy.TASKS, tmp_path, "int8")
+    target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), tmp_path)
     monkeypatch.setattr(processor, "arm", lambda: True)
     monkeypatch.setattr(processor, "x86", lambda: False)
     session = target.open(tmp_path, MANIFEST)
@@ -130,7 +133,7 @@ def test_on_arm_int8_is_computed_in_float_with_a_line(
 def test_on_arm_float_artifacts_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgemtl.device import processor
 
-    target.convert(toy.deployed("fp32"), toy.SIZE, toy.TASKS, tmp_path, "fp32")
+    target.convert(Original(toy.deployed("fp32"), toy.SIZE, toy.TASKS, "fp32"), tmp_path)
     monkeypatch.setattr(processor, "arm", lambda: True)
     monkeypatch.setattr(processor, "x86", lambda: False)
     assert target.open(tmp_path, MANIFEST).device == "CPU (f32, latency)"

@@ -16,6 +16,7 @@ from edgemtl import models, recipe, registry
 from edgemtl.networks.prepare import Deployed, prepare
 from edgemtl.quantization import compress
 from edgemtl.recipe import Recipe
+from edgemtl.target import Original
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import target
 from edgemtl.targets.tensorrt.parser import ask
@@ -46,7 +47,7 @@ def blank(made: Recipe, precision: str = "fp32") -> Deployed:
 def written(made: Recipe, precision: str, folder: Path, simplified: bool = True) -> list[Path]:
     """The ONNX files of a recipe's artifact; where not simplified, as the converter writes them without onnxsim."""
     if simplified:
-        names = target.convert(blank(made, precision), made.size, made.tasks, folder, precision)
+        names = target.convert(Original(blank(made, precision), made.size, made.tasks, precision), folder)
         return [folder / name for name in names if name.endswith(".onnx")]
     with patch.object(_onnx, "simplify", lambda source, result: "not asked for"):
         return written(made, precision, folder)

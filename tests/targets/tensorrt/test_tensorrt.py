@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from edgemtl import ledger
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.target import Original
 from edgemtl.targets.tensorrt import _fp16, devices, lint, parser, target
 from edgemtl.targets.tensorrt._graph import Graph
 from tests import toy
@@ -37,7 +38,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for precision in PRECISIONS:
         made[precision] = tmp_path_factory.mktemp(precision)
-        target.convert(DEPLOYED[precision], toy.SIZE, toy.TASKS, made[precision], precision, {"recipe": "toy"})
+        target.convert(
+            Original(DEPLOYED[precision], toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), made[precision]
+        )
     return made
 
 
@@ -208,7 +211,7 @@ def test_a_model_that_would_be_refused_is_not_written(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(tensorrt, "cast_first", lambda model: None)
     with pytest.raises(CheckFailed, match="model.onnx is not for TensorRT 8.6: U1 refused: .*Transpose reads uint8"):
-        target.convert(DEPLOYED["fp32"], toy.SIZE, toy.TASKS, tmp_path, "fp32")
+        target.convert(Original(DEPLOYED["fp32"], toy.SIZE, toy.TASKS, "fp32"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,14 +1,13 @@
 """Filling our network with another's tensors, when each of ours is all of one of theirs or a part of it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgemtl.errors import UsageError
-from edgemtl.networks.backbones import Backbone
 
 
 class Piece(NamedTuple):
@@ -65,7 +64,7 @@ def rows(state: dict[str, Tensor], key: str, otherwise: int) -> int:
     return len(state[key]) if key in state and state[key].ndim else otherwise
 
 
-def backbone_piece(ours: list[str], backbone: Backbone) -> Piece:
+def backbone_piece(ours: list[str], channels: Sequence[int]) -> Piece:
     """Where a tensor of the backbone comes from: HRNet's keys are timm's, Swin's are mmsegmentation's."""
     match ours:
         case ["norms", stage, kind]:
@@ -76,7 +75,7 @@ def backbone_piece(ours: list[str], backbone: Backbone) -> Piece:
             before = int(layers[-1]) - 1
             # Four neighbours become one token: theirs channel by channel and row first, timm's neighbour by neighbour
             # and column first.
-            order = torch.arange(4 * backbone.channels[before]).reshape(-1, 2, 2).permute(2, 1, 0).flatten()
+            order = torch.arange(4 * channels[before]).reshape(-1, 2, 2).permute(2, 1, 0).flatten()
             return Piece(f"backbone.stages.{before}.downsample.{'.'.join(rest)}", order=order)
         case ["net", "layers_0" | "layers_1" | "layers_2" | "layers_3" as layers, "blocks", block, *rest]:
             name = ".".join(rest).replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")

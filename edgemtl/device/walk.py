@@ -1,6 +1,6 @@
 """A film of a walk through one rendered room: a moving camera without a camera.
 
-    python -m edgemtl.data.scenes.walk clip.webm --frames 120 --size 240x320
+    python -m edgemtl.device.walk clip.webm --frames 120 --size 240x320
 
 A clip depends on (seed, frames, size) alone, as frames of the data set do. All its frames have the same mood, tint and
 contrast, and an automatic exposure that follows what is seen; only the sensor's noise differs.
@@ -181,7 +181,7 @@ def _size(text: str) -> Size:
 
 
 def _main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m edgemtl.data.scenes.walk", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m edgemtl.device.walk", description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="the clip to write, .webm or .mp4")
     parser.add_argument("--frames", type=int, default=120, metavar="N", help="default: 120")
     parser.add_argument("--size", type=_size, default=(240, 320), metavar="HxW", help="default: 240x320")

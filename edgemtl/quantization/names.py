@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 
-LABEL = re.compile(r"@([^/@.]+)@")
+TAG = re.compile(r"@([^/@.]+)@")
 
 
-class Labelled(nn.Module):
-    """A quantizer one level further down, below its label."""
+class Named(nn.Module):
+    """A quantizer one level further down, below its tag."""
 
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()
-        self.label = f"@{quote(quantizer.name, safe='').replace('.', '%2E')}@"
-        self.add_module(self.label, quantizer)
+        self.tag = f"@{quote(quantizer.name, safe='').replace('.', '%2E')}@"
+        self.add_module(self.tag, quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.get_submodule(self.label)(x)
+        y: Tensor = self.get_submodule(self.tag)(x)
         return y
 
 
 @contextmanager
-def labelled(network: nn.Module) -> Iterator[None]:
-    """Within the block, each quantizer of the network is reached through its label."""
+def named(network: nn.Module) -> Iterator[None]:
+    """Within the block, each quantizer of the network is reached through its tag."""
     found = quantizers.quantizers(network)
-    _hang(network, ((Labelled(quantizer), places) for quantizer, places in found.items()))
+    _hang(network, ((Named(quantizer), places) for quantizer, places in found.items()))
     try:
         yield
     finally:
@@ -49,7 +49,7 @@ def _hang(network: nn.Module, modules: Iterable[tuple[nn.Module, list[str]]]) ->
 
 def name_in(path: str) -> str | None:
     """The ledger's name in what a tracer made of a module's path, or None where there is none."""
-    match = LABEL.search(path)
+    match = TAG.search(path)
     return unquote(match[1]) if match else None
 
 

@@ -10,7 +10,7 @@ from edgemtl.device.camera import open_source
 from edgemtl.errors import UsageError
 
 pytest.importorskip("embreex", reason="scenes needs embreex")
-walk = pytest.importorskip("edgemtl.data.scenes.walk")
+walk = pytest.importorskip("edgemtl.device.walk")
 SIZE = (48, 64)
 
 

@@ -10,8 +10,8 @@ from edgemtl import recipe
 from edgemtl.device import catalogue
 from edgemtl.errors import UsageError
 from edgemtl.models import build
-from edgemtl.networks import cost as c
 from edgemtl.ops import deform_conv2d
+from edgemtl.training import cost as c
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ MACs are half of what torch.utils.flop_counter counts in the network as it is tr
 deformable one is its 1x1 convolution), linear layers and matrix products. Sampling, resizing, softmax, norms and sums
 are not counted. Networks are built on torch's meta device, where tensors have shapes and no numbers.
 
-`python -m edgemtl.networks.cost docs/models.md` counts every recipe's network, keeps the counts beside the recipes,
+`python -m edgemtl.training.cost docs/models.md` counts every recipe's network, keeps the counts beside the recipes,
 where they are known without torch, and writes the tables of that page anew.
 """
 
@@ -34,7 +34,7 @@ def cost(recipe: Recipe) -> Cost:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m edgemtl.networks.cost", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m edgemtl.training.cost", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("page", type=Path, metavar="FILE", help="the page whose tables to write anew")
     page = parser.parse_args().page
     try:
