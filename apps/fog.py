@@ -6,9 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live, play
+from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
+from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
@@ -27,7 +28,7 @@ def run(predictor: Predictor, source: Source, *, density: float = 0.4, **how: An
         raise UsageError(f"{predictor.folder} predicts no depth, which fog follows")
     if not isinstance(density, (int, float)) or not density > 0:
         raise UsageError(f"density={density}: a number above 0 is needed")
-    return play.play(predictor.maps, View(predictor, density), source, **how)
+    return play(predictor.maps, View(predictor, density), source, **how)
 
 
 class View(live.View):

@@ -7,9 +7,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live, play
+from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
 from edgemtl.device.distance import Point, distance
+from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
@@ -48,7 +49,7 @@ def run(
     if any(not (0 <= row < 1 and 0 <= column < 1) for row, column in given):
         raise UsageError(f"points={points}: a point lies outside the frame of {width}x{height}")
     shown = View(predictor, given, field)
-    done = play.play(predictor.maps, shown, source, **how)
+    done = play(predictor.maps, shown, source, **how)
     metres, off = (float(np.median(each)) if each else None for each in (shown.metres, shown.off))
     return Measured(done.frames, done.fps, metres, off)
 
