@@ -59,9 +59,7 @@ Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
 Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
-FrameSize = Annotated[
-    tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, metavar="WxH", negative="")
-]
+FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="")]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
