@@ -138,7 +138,7 @@ def train(
     """
     from edgemtl import recipe as recipes
 
-    loaded = recipes.load(recipe, settings or [])
+    loaded = recipes.load(recipe, settings or [], data)
     if tasks:
         loaded = recipes.only(loaded, tasks)
     with needs("train"):
@@ -150,11 +150,12 @@ def train(
     )  # fmt: skip
 
 
-def show(recipe: str, /, *, settings: Settings = None, as_json: Json = False) -> None:
+def show(recipe: str, /, *, data: Data = None, settings: Settings = None, as_json: Json = False) -> None:
     """Show all that a recipe states, as `train` would take it.
 
     Args:
         recipe: a name that `edgemtl list recipes` shows
+        data: where the data set lies, for a recipe that follows its description
         settings: override fields, such as training.rate=1e-3
         as_json: print JSON
 
@@ -164,7 +165,7 @@ def show(recipe: str, /, *, settings: Settings = None, as_json: Json = False) ->
     from edgemtl import recipe as recipes
     from edgemtl import show as display
 
-    loaded = recipes.load(recipe, settings or [])
+    loaded = recipes.load(recipe, settings or [], data)
     if as_json:
         print(loaded.model_dump_json(indent=1))
         return
@@ -654,7 +655,7 @@ def doctor(
     Args:
         target: only what this target needs
         data: look through the data set in this folder instead
-        dataset: what is there: nyud or pascal_context (default: recognised by its files)
+        dataset: what is there: folder, nyud or pascal_context (default: recognised by its files)
         limit: look at only this many frames of each split, evenly spaced
         out: where to write the picture (default: doctor)
 
