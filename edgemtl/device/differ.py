@@ -4,7 +4,7 @@ import numpy as np
 
 from edgemtl.tasks import Task
 
-# From where on a difference is marked: of what has a ruler, metres, by the larger one's share, of normals in degrees, of probabilities.
+# From where on a difference is marked: a share of the larger value in metres, degrees of normals, of probabilities.
 SHARE, DEGREES, PROBABILITY = 0.05, 5.0, 0.1
 
 
