@@ -202,13 +202,13 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgemtl import artifact
     from edgemtl import recipe as recipes
     from edgemtl.deployment.convert import store_selftest
-    from edgemtl.target import load_target
+    from edgemtl.target import Original, load_target
     from tests import toy
 
     folder = tmp_path_factory.mktemp("exact")
     size, network = (64, 96), toy.exact_edge()
     stated = recipes.load("nyud_edge")
-    names = load_target("onnx").convert(network, size, stated.tasks, folder, "int8", {})
+    names = load_target("onnx").convert(Original(network, size, stated.tasks, "int8", {}), folder)
     test = store_selftest(folder, network, size)
     manifest = artifact.Manifest(
         recipe="nyud_edge", target="onnx", precision="int8", size=size, map_stride=2, tasks=stated.tasks,

@@ -165,13 +165,13 @@ export class View {
   private settle(mark: HTMLElement, [x, y]: [number, number]): void {
     const said = mark.firstElementChild as HTMLElement;
     const { clientWidth: width, clientHeight: height } = mark.parentElement!;
-    const left = Math.min(RING, width - x * width - said.offsetWidth - 4);
+    const [column, row] = [x * width, y * height];
+    const left = Math.min(RING, width - 4 - column - said.offsetWidth);
     const beside = left === RING;
-    const down = beside ? -13 : RING;
-    const above = y * height + down + said.offsetHeight > height;
-    said.style.left = `${Math.max(left, 4 - x * width)}px`;
-    said.style.top = above ? "auto" : `${down}px`;
-    said.style.bottom = above ? `${down}px` : "auto";
+    let top = beside ? -RING : RING;
+    if (row + top + said.offsetHeight > height - 4) top = beside ? height - 4 - row - said.offsetHeight : -RING - said.offsetHeight;
+    said.style.left = `${Math.max(left, 4 - column)}px`;
+    said.style.top = `${Math.max(top, 4 - row)}px`;
   }
 
   /** What the frame is called. */
