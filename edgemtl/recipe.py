@@ -154,9 +154,13 @@ class Recipe(Options):
         return "padded" if self.augment.native else "stretched"
 
 
-def load(name: str, settings: list[str] | None = None) -> Recipe:
-    """The recipe of that name with `key=value` settings applied; UsageError for a wrong name, key or type."""
-    recipe: Recipe = registry.load("recipes", name).recipe()
+def load(name: str, settings: list[str] | None = None, data: Path | None = None) -> Recipe:
+    """The recipe of that name with `key=value` settings applied; UsageError for a wrong name, key or type.
+
+    One whose function takes `data` follows what describes the data set there; without it, an example.
+    """
+    stated = registry.load("recipes", name).recipe
+    recipe: Recipe = stated(data) if inspect.signature(stated).parameters else stated()
     return override(recipe, settings or [])
 
 

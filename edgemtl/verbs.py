@@ -58,6 +58,7 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
@@ -140,7 +141,7 @@ def train(
     """
     from edgemtl import recipe as recipes
 
-    loaded = recipes.load(recipe, settings or [])
+    loaded = recipes.load(recipe, settings or [], data)
     if tasks:
         loaded = recipes.only(loaded, tasks)
     with needs("train"):
@@ -152,11 +153,12 @@ def train(
     )  # fmt: skip
 
 
-def show(recipe: str, /, *, settings: Settings = None, as_json: Json = False) -> None:
+def show(recipe: str, /, *, data: Data = None, settings: Settings = None, as_json: Json = False) -> None:
     """Show all that a recipe states, as `train` would take it.
 
     Args:
         recipe: a name that `edgemtl list recipes` shows
+        data: where the data set lies, for a recipe that follows its description
         settings: override fields, such as training.rate=1e-3
         as_json: print JSON
 
@@ -166,7 +168,7 @@ def show(recipe: str, /, *, settings: Settings = None, as_json: Json = False) ->
     from edgemtl import recipe as recipes
     from edgemtl import show as display
 
-    loaded = recipes.load(recipe, settings or [])
+    loaded = recipes.load(recipe, settings or [], data)
     if as_json:
         print(loaded.model_dump_json(indent=1))
         return
@@ -566,7 +568,7 @@ def demo(
     artifact: Path | None = None,
     /,
     *,
-    source: str = "0",
+    source: Dash = "0",
     size: FrameSize | None = None,
     rate: FrameRate | None = None,
     flip: Literal["horizontal", "vertical", "both"] | None = None,
@@ -576,10 +578,11 @@ def demo(
     show: Literal["window", "web", "none"] = "window",
     headless: Flag = False,
     address: str = "",
-    stats: str | None = None,
+    stats: Dash | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",
+    settings: Settings = None,
     device: str | None = None,
     untested: Flag = False,
     trust: Path | None = None,
@@ -603,6 +606,7 @@ def demo(
         view: tasks side by side or over the frame
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
+        settings: what the app alone knows: density=0.2 (fog)
         device: where to compute, such as GPU (openvino)
         untested: go on whatever the artifact's self-test says on this machine
         trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
@@ -613,6 +617,7 @@ def demo(
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
+    from edgemtl.device.play import settings_of
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
@@ -625,16 +630,19 @@ def demo(
         with deployed(bundled.folder(artifact), to, untested=untested) as folder:
             run(folder)
         return
+    own = settings_of(app, run, settings or [], view)
     predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
-            predictor, frames, record=record, headless=headless, view=view, limit=limit, show=show, address=address,
-            stats=stats,
+            predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
+            **own,
         )  # fmt: skip
     if stats == "-":
         print(dumps(vars(summary)))
     else:
-        display.table(str(frames.name), ("what", "value"), vars(summary).items())
+        parts = {key: one if isinstance(one, dict) else {"": one} for key, one in vars(summary).items()}
+        rows = [(f"{key} {part}".strip(), one) for key, found in parts.items() for part, one in found.items()]
+        display.table(str(frames.name), ("what", "value"), rows)
 
 
 def doctor(
@@ -650,7 +658,7 @@ def doctor(
     Args:
         target: only what this target needs
         data: look through the data set in this folder instead
-        dataset: what is there: nyud or pascal_context (default: recognised by its files)
+        dataset: what is there: folder, nyud or pascal_context (default: recognised by its files)
         limit: look at only this many frames of each split, evenly spaced
         out: where to write the picture (default: doctor)
 

@@ -16,8 +16,8 @@ LINK = re.compile(r"\]\((?!http)([^)#]+)[^)]*\)")
 
 def commands(page: Path) -> list[str]:
     """Every `edgemtl …` line of the page's code blocks, continued lines joined, comments cut off."""
-    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    lines = "\n".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     return [line.partition("  #")[0].strip() for line in lines if line.startswith("edgemtl ")]
 
 

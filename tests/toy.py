@@ -106,14 +106,20 @@ def exact_edge() -> Any:
     """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
     from edgemtl import models
     from edgemtl import recipe as recipes
-    from edgemtl.networks.prepare import prepare
-    from edgemtl.quantization import compress, exact
 
     torch.manual_seed(0)
     stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
-    made = exact.rewrite(prepare(models.build(stated.network, stated.tasks), stated), stated)
-    images = [made.normalise(torch.randint(0, 256, (1, 3, 64, 96)).float()) for _ in range(2)]
-    made.network, _ = compress.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
+    return exact(models.build(stated.network, stated.tasks), stated)
+
+
+def exact(network: nn.Module, stated: Recipe) -> Any:
+    """A recipe's network in its exact form, quantized for two random frames, as it is after loading."""
+    from edgemtl.networks.prepare import prepare
+    from edgemtl.quantization import calibrate, compress, exact
+
+    made: Any = exact.rewrite(prepare(network, stated), stated)
+    images = [made.normalise(torch.randint(0, 256, (1, 3, *stated.size)).float()) for _ in range(2)]
+    made.network, _ = calibrate.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
     compress._settle(made, stated)
     parameters = dict(made.network.named_parameters())
     for quantizer in quantizers.quantizers(made.network):

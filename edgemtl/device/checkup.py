@@ -4,9 +4,10 @@ import hashlib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -16,11 +17,13 @@ from edgemtl.device import draw
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import replacing
 from edgemtl.frames import spread
-from edgemtl.tasks import Size
+from edgemtl.tasks import Size, Task
 
 SHOWN = 5  # problems of a split, frames that recur
 PICTURED = 3  # frames of a split
 ROW = (340, 1800)  # the picture's canvas for a frame
+
+Official = Mapping[str, int | None]  # the frames of each split, where they are prescribed
 
 
 class Look(NamedTuple):
@@ -41,16 +44,16 @@ class Look(NamedTuple):
 class Split:
     """One split of a data set, opened once for all tasks and once for each, so that a broken file spoils no other."""
 
-    def __init__(self, source: ModuleType, root: Path, name: str) -> None:
+    def __init__(self, source: ModuleType, root: Path, name: str, tasks: Mapping[str, Task]) -> None:
         self.name, self.problems = name, []
         self.samples = source.open(root, name, ())
         self.readers: dict[str, Any] = {}
-        for task in source.TASKS:
+        for task in tasks:
             try:
                 self.readers[task] = source.open(root, name, (task,))
             except UsageError as error:
                 self.problems.append(str(error))
-        self.tasks = {task: source.TASKS[task] for task in self.readers}
+        self.tasks = {task: tasks[task] for task in self.readers}
         self.whole = source.open(root, name, tuple(self.readers))
         self.looks: dict[int, Look] = {}
 
@@ -106,10 +109,11 @@ def checkup(
     picture = (out or Path("doctor")) / f"{name}.png"
     if picture.resolve().is_relative_to(root.resolve()):
         raise UsageError(f"{picture} would lie inside the data set; name another folder with --out")
+    tasks, official = source.described(root) if hasattr(source, "described") else (source.TASKS, source.FRAMES)
     splits, problems = {}, []
-    for split in source.FRAMES:
+    for split in official:
         try:
-            splits[split] = Split(source, root, split)
+            splits[split] = Split(source, root, split, tasks)
         except UsageError as error:
             if isinstance(error.__cause__, ModuleNotFoundError):  # that says nothing about the data
                 raise
@@ -126,8 +130,8 @@ def checkup(
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for every frame
     if splits:
-        _show(f"{source.NAME} in {root}", splits, source)
-        for note in _notes(splits, source):
+        _show(f"{source.NAME} in {root}", splits, tasks, official)
+        for note in _notes(splits, official):
             print(f"note: {note}")
     for split in splits.values():
         if limit is None:
@@ -169,17 +173,18 @@ def _recognise(root: Path, dataset: str | None) -> tuple[str, ModuleType]:
 # ---- all frames
 
 
-def _show(title: str, splits: dict[str, Split], source: ModuleType) -> None:
+def _show(title: str, splits: dict[str, Split], tasks: Mapping[str, Task], official: Official) -> None:
     """The tables: splits, tasks, classes."""
     rows: list[Sequence[object]] = []
     for split in splits.values():
         broken = sum(bool(look.problems) for look in split.looks.values())
-        row = (split.name, len(split.whole), source.FRAMES[split.name], len(split.looks), broken, _sizes(split))
+        prescribed = official[split.name] or "–"
+        row = (split.name, len(split.whole), prescribed, len(split.looks), broken, _sizes(split))
         rows.append(row)
     show.table(title, ("split", "frames", "official", "looked at", "broken", "sizes (height x width)"), rows)
 
     rows, shares = [], {}
-    for name, task in source.TASKS.items():
+    for name, task in tasks.items():
         for split in splits.values():
             looks = [look for look in split.looks.values() if look.size and name in look.counts]
             counts = sum((look.counts[name] for look in looks), np.zeros(1, np.int64))
@@ -193,7 +198,7 @@ def _show(title: str, splits: dict[str, Split], source: ModuleType) -> None:
     header = ("task", "split", "frames", "unlabelled, %", "labelled pixels")
     show.table("labels: frames that have any, the share of pixels without, what the others hold", header, rows, left=5)
 
-    for name, task in source.TASKS.items():
+    for name, task in tasks.items():
         columns = [split for split in splits if (name, split) in shares]
         if columns:
             classes = enumerate(task.class_names)
@@ -214,16 +219,15 @@ def _sizes(split: Split) -> str:
     return ", ".join(parts) or "–"
 
 
-def _notes(splits: dict[str, Split], source: ModuleType) -> Iterator[str]:
+def _notes(splits: dict[str, Split], official: Official) -> Iterator[str]:
     """What is odd and yet no reason to fail: sizes of splits, frames in more than one, the same picture twice."""
     for split in splits.values():
-        if len(split.whole) != source.FRAMES[split.name]:
-            yield f"{split.name} has {len(split.whole)} frames, the official split {source.FRAMES[split.name]}"
+        if official[split.name] not in (None, len(split.whole)):
+            yield f"{split.name} has {len(split.whole)} frames, the official split {official[split.name]}"
         again = [name for name, count in Counter(split.samples.names).items() if count > 1]
         if again:
             yield f"{split.name} lists {_number(len(again), 'frame')} more than once, such as {again[0]}"
-    if len(splits) == 2:
-        one, other = splits.values()
+    for one, other in combinations(splits.values(), 2):
         both = sorted(set(one.samples.names) & set(other.samples.names))
         if both:
             yield f"{one.name} and {other.name} share {_number(len(both), 'frame')}, such as {both[0]}"
@@ -233,7 +237,7 @@ def _notes(splits: dict[str, Split], source: ModuleType) -> Iterator[str]:
         for index, look in split.looks.items():
             name = f"{split.name} {split.samples.name(index)}"
             earlier = first.setdefault(look.digest, name) if look.digest else name
-            if earlier.split()[1] != split.samples.name(index):
+            if earlier.partition(" ")[2] != split.samples.name(index):
                 pairs.append(f"{earlier} and {name}")
     if pairs:
         many = f"{len(pairs)} pictures recur under another name, such as"

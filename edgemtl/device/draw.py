@@ -34,13 +34,19 @@ def tiles(
     head: tuple[str, str] = ("", ""),
     foot: str = "",
     canvas: Size = CANVAS,
+    named: bool = False,
 ) -> np.ndarray:
-    """A grid of the frame and every prediction, each titled and with its legend; `head` is (left, right)."""
+    """A grid of the frame and every prediction, each titled and with its legend; `head` is (left, right).
+
+    Titles are the tasks', or with `named` the keys of the predictions.
+    """
     columns, size = _grid(frame.shape[:2], 1 + len(predictions), canvas)
     cells = [_cell("Input", frame, size)]
     for name, prediction in predictions.items():
         task = tasks[name]
-        cells.append(_cell(task.title, task.paint(prediction), size, _key(task, prediction, size[1])))
+        cells.append(
+            _cell(name if named else task.title, task.paint(prediction), size, _key(task, prediction, size[1]))
+        )
     return _page(cells, columns, head, foot)
 
 
@@ -57,6 +63,11 @@ def overlay(
     size = cell(frame.shape[:2], 1, canvas)
     picture = blend(_resize(frame, size), prediction, task)
     return _page([_cell(task.title, picture, size, _key(task, prediction, size[1]))], 1, head, foot)
+
+
+def page(title: str, picture: np.ndarray, *, head: tuple[str, str] = ("", ""), foot: str = "") -> np.ndarray:
+    """One picture alone, titled; what `cell` says of one is its size."""
+    return _page([_cell(title, picture, picture.shape[:2])], 1, head, foot)
 
 
 def blend(frame: np.ndarray, prediction: np.ndarray, task: Task) -> np.ndarray:

@@ -21,12 +21,21 @@ import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
+from edgemtl.models import _sca_exact as exact
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, resize
+from edgemtl.networks.exact import Norm
+from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, Resize
 
 PROPAGATION_HEADS = 4
 MASKED = -100.0  # what Swin adds to the logits of tokens that the shift brought into one window
+
+
+class TokenNorm(LayerNorm2d):
+    """The LayerNorm around and in the windows' attention."""
+
+    def exact(self, shape: torch.Size) -> nn.Module:
+        return Norm(self)
 
 
 class WindowAttend(nn.Module):
@@ -54,7 +63,7 @@ class WindowBlock(nn.Module):
     def __init__(self, width: int, heads: int, window: int, shift: int, drop_path: float):
         super().__init__()
         self.heads, self.window, self.shift = heads, window, shift
-        self.norm = LayerNorm2d(width)
+        self.norm = TokenNorm(width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.table: nn.Parameter | None = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         trunc_normal_(self.table, std=0.02)
@@ -96,6 +105,17 @@ class WindowBlock(nn.Module):
         self.table = None
         return self
 
+    def exact(self, shape: torch.Size) -> nn.Module:
+        assert self.bias is not None and self.qkv.bias is not None
+        queries = slice(0, self.project.in_channels)  # of which the root of a head's width is no power of two
+        for parameter in (self.qkv.weight, self.qkv.bias):
+            parameter[queries] *= (self.project.in_channels // self.heads) ** -0.5
+        seen = self.bias > MASKED / 2
+        mask = None if seen.all() else seen.all(1, keepdim=True).float()
+        self.bias = ((torch.where(seen, self.bias, 0.0) / exact.BIAS).round() * exact.BIAS).detach()
+        self.attend = exact.ExactWindowAttend(self.window**2, mask)  # type: ignore[assignment]
+        return self
+
 
 def _rolled(x: Tensor, steps: int) -> Tensor:
     """The map (B, C, h, w) moved up and left, what leaves it coming in again; not every runtime has an operator."""
@@ -110,12 +130,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, window: int, blocks: int):
         super().__init__()
-        self.embed = nn.Sequential(nn.Conv2d(width, width, 1), LayerNorm2d(width))
+        self.embed = nn.Sequential(nn.Conv2d(width, width, 1), TokenNorm(width))
         rates = [0.2 * i / max(1, blocks - 1) for i in range(blocks)]
         self.blocks = nn.Sequential(
             *(WindowBlock(width, heads, window, window // 2 * (i % 2), rate) for i, rate in enumerate(rates))
         )
-        self.norm = LayerNorm2d(width)
+        self.norm = TokenNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.blocks(self.embed(x)))
@@ -169,16 +189,24 @@ class Summarise(nn.Module):
         shared = (keys * count**-0.5) @ (value.flatten(2) * count**-0.5).transpose(1, 2)
         return keys.mean(2, keepdim=True), shared
 
+    def exact(self, key: torch.Size, value: torch.Size) -> nn.Module:
+        return exact.ExactSummarise(key[2] * key[3])
+
 
 class Read(nn.Module):
-    """Linear attention's answer (B, C, h, w) to a query (B, C, h, w): the summary's values weighed by how keys fit."""
+    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries: its values
+    weighed by how keys fit."""
 
     purpose = purposes.ATTENTION
 
-    def forward(self, query: Tensor, keys: Tensor, shared: Tensor) -> Tensor:
+    def forward(self, query: Tensor, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
         asked = F.softplus(query).flatten(2).transpose(1, 2)
-        answer = (asked @ shared) / (asked @ keys).clamp(min=1e-12)
-        return answer.transpose(1, 2).reshape(query.shape)
+        below, above = (asked @ torch.cat(parts, 2) for parts in zip(*summaries, strict=True))
+        answer = above.unflatten(2, (len(summaries), -1)) / below.clamp(min=1e-12).unsqueeze(3)
+        return answer.flatten(2).transpose(1, 2).unflatten(2, query.shape[2:])
+
+    def exact(self, query: torch.Size, *shapes: torch.Size) -> nn.Module:
+        return exact.ExactRead(query[1])
 
 
 class Source(nn.Module):
@@ -224,12 +252,12 @@ class Exchange(nn.Module):
         exchanged = {}
         for task, x in maps.items():
             parts = [] if self.repeated else [x]
-            for other in reversed([name for name in maps if name != task]):
-                if self.pairwise:
-                    pair = f"{task}_from_{other}"
-                    answer = self.attend(self.queries[pair](x), *self.sources[pair](maps[other]))
-                else:
-                    answer = self.attend(queries[task], *sources[other])
+            others = [name for name in reversed(maps) if name != task]
+            if not self.pairwise:
+                parts.append(self.attend(queries[task], [sources[other] for other in others]))
+            for other in others if self.pairwise else ():
+                pair = f"{task}_from_{other}"
+                answer = self.attend(self.queries[pair](x), [self.sources[pair](maps[other])])
                 parts += [x, answer] if self.repeated else [answer]
             exchanged[task] = x + self.reduce(torch.cat(parts, 1))
         return exchanged
@@ -265,6 +293,24 @@ class Squeeze(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.layers(x.mean((2, 3), keepdim=True))
 
+    def exact(self, shape: torch.Size) -> nn.Module:
+        return exact.ExactSqueeze(self.layers, shape[2] * shape[3])
+
+
+class Weigh(nn.Module):
+    """The map (B, C, h, w), every `count` consecutive channels weighed by the softmax of their logits."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        groups = (-1, self.count)
+        return (logits.unflatten(1, groups).softmax(2) * x.unflatten(1, groups)).flatten(1, 2)
+
+    def exact(self, shape: torch.Size, *_: torch.Size) -> nn.Module:
+        return exact.ExactWeigh(self.count)
+
 
 class Propagate(nn.Module):
     """Attentive feature propagation (FPMA): each task's map (B, width, h, w) with what all tasks share, for finer use.
@@ -277,15 +323,14 @@ class Propagate(nn.Module):
         super().__init__()
         total = len(tasks) * width
         self.attention = SelfAttention(total, PROPAGATION_HEADS, window, 1) if len(tasks) > 1 else None
+        self.weigh = Weigh(len(tasks))
         self.reduce = Residual(total, width, separable, True)
         self.squeeze = nn.ModuleDict({task: Squeeze(width) for task in tasks})
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         shared = torch.cat(list(maps.values()), 1)
         if self.attention is not None:
-            groups = (-1, len(maps))
-            weights = self.attention(shared).unflatten(1, groups).softmax(2)
-            shared = (weights * shared.unflatten(1, groups)).flatten(1, 2)
+            shared = self.weigh(shared, self.attention(shared))
         shared = self.reduce(shared)
         return {task: self.squeeze[task](shared) + x for task, x in maps.items()}
 
@@ -322,28 +367,29 @@ class CrossScaleHead(nn.Module):
             )
             for k, width in enumerate(widths[:-1])
         )
-        self.attend = Read()
+        self.attend = nn.ModuleList(Read() for _ in widths[:-1])
         parts = [2 * (len(widths) - 1 - k) * width for k, width in enumerate(widths[:-1])]
         out = head_width or sum(parts) + widths[-1]
         self.fusion = Fusion([*parts, widths[-1]], out, "batch")
         self.detail = Detail(out, detail, out) if detail else None
         self.conv = nn.Sequential(_conv3x3(out, out, separable), nn.BatchNorm2d(out), nn.ReLU()) if detail else None
         self.logits = nn.Conv2d(out, outputs, 1)
+        self.leave: nn.Module = nn.Identity()  # in the exact form a Point, where what follows needs codes
 
     def forward(self, maps: list[Tensor], stage: Tensor) -> Tensor:
         aggregate = []
-        for k, (query, source, narrow) in enumerate(zip(self.queries, self.sources, self.narrow, strict=True)):
+        layers = zip(self.queries, self.sources, self.narrow, self.attend, strict=True)
+        for k, (query, source, narrow, attend) in enumerate(layers):
             assert isinstance(narrow, nn.ModuleList)
-            asked = query(maps[k])
-            parts = [] if self.repeated else [maps[k]]
-            for layer, coarse in zip(narrow, maps[k + 1 :], strict=True):
-                answer = self.attend(asked, *source(layer(coarse)))
-                parts += [maps[k], answer] if self.repeated else [answer]
-            aggregate.append(torch.cat(parts, 1))
+            coarser = [source(layer(x)) for layer, x in zip(narrow, maps[k + 1 :], strict=True)]
+            answers = attend(query(maps[k]), coarser)
+            parts = [answers] if not self.repeated else answers.chunk(len(coarser), 1)
+            own = [maps[k]] * len(parts)  # before each answer as published, or once
+            aggregate.append(torch.cat([x for both in zip(own, parts, strict=True) for x in both], 1))
         x = F.relu(self.fusion([*aggregate, maps[-1]], (maps[0].shape[2], maps[0].shape[3])))
         if self.detail is not None and self.conv is not None:
             x = self.conv(self.detail(x, stage))
-        raw: Tensor = self.logits(x)
+        raw: Tensor = self.leave(self.logits(x))
         return raw
 
     def merge(self, *shapes: torch.Size) -> nn.Module:
@@ -413,6 +459,7 @@ class SCA(nn.Module):
         )
         self.exchange = nn.ModuleList(Exchange(list(tasks), width, separable, pairwise) for width in widths)
         self.propagate = nn.ModuleList(Propagate(list(tasks), width, window, separable) for width in widths[1:])
+        self.resizes = nn.ModuleList(nn.ModuleDict({task: Resize() for task in tasks}) for _ in widths[1:])
         detail = backbone.channels[0] if self.stages[0] else 0
         self.heads = nn.ModuleDict(
             {task: CrossScaleHead(widths, head_width, outputs, detail, separable) for task, outputs in tasks.items()}
@@ -450,10 +497,16 @@ class SCA(nn.Module):
             if exchanged:
                 size = (x.shape[2], x.shape[3])
                 coarser = self.propagate[k](exchanged[0])
-                inputs = {task: torch.cat([x, resize(y, size)], 1) for task, y in coarser.items()}
+                inputs = {task: torch.cat([x, self._resized(k, task, y, size)], 1) for task, y in coarser.items()}
             refined.insert(0, {task: layer(inputs[task]) for task, layer in layers.items()})
             exchanged.insert(0, self.exchange[k](refined[0]))
         return refined, exchanged
+
+    def _resized(self, k: int, task: str, x: Tensor, size: tuple[int, int]) -> Tensor:
+        resizes = self.resizes[k]
+        assert isinstance(resizes, nn.ModuleDict)
+        made: Tensor = resizes[task](x, size)
+        return made
 
     def _final(self, exchanged: list[dict[str, Tensor]], stage: Tensor) -> dict[str, Tensor]:
         return {task: head([x[task] for x in exchanged], stage) for task, head in self.heads.items()}

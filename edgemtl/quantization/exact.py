@@ -9,14 +9,13 @@ A module whose deployment form cannot be exact has a method `exact` that gives w
 constants that follow from scales has a method `settle`.
 """
 
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
 
 from edgemtl import objectives
 from edgemtl.models import MEAN, STD
-from edgemtl.networks.layers import Head
 from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Activate, Deployed, Maps, replace, shapes
 from edgemtl.recipe import Recipe
@@ -119,8 +118,8 @@ def _centre(deployed: Deployed, frame: Tensor) -> None:
     deployed.normalise = Centre()
 
 
-def _head(network: nn.Module, task: str) -> Head | None:
-    """The task's head, whose place has the task's name."""
+def _head(network: nn.Module, task: str) -> Any:
+    """The task's head, whose place has the task's name: what has `logits` and lets a Point be put behind, `leave`."""
     found = [module for path, module in network.named_modules() if path.endswith(f".{task}") or path == task]
-    heads = [module for module in found if isinstance(module, Head)]
+    heads = [module for module in found if hasattr(module, "leave")]
     return heads[0] if len(heads) == 1 else None

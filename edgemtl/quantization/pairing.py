@@ -1,5 +1,6 @@
 """Where the quantizers of a deployed network stand, for the ledger: what torch's graph says that the files must say."""
 
+from collections import Counter
 from typing import Any, Iterable, NamedTuple
 
 import torch
@@ -22,12 +23,19 @@ class Pairing(NamedTuple):
 
     reads: dict[str, list[list[str]]]  # of what an activation is rounded from; of what else a weight's layer reads
     outputs: dict[str, list[str]]
+    runs: Counter[str]  # how often a quantizer stands in the graph
 
 
 def entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
-    """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`."""
+    """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`.
+
+    The slot of a point that runs several times is there as often.
+    """
     made = pairing(deployed, frame)
     rows = quantizers.ledger(deployed.network)  # type: ignore[arg-type]
+    for row in rows:
+        if row["slots"][0].startswith(quantizers.POINT):
+            row["slots"] *= made.runs[row["name"]]
     return {"quantized": [row | {"reads": made.reads[row["name"]]} for row in rows], "outputs": made.outputs}
 
 
@@ -53,7 +61,7 @@ def pairing(deployed: nn.Module, frame: torch.Tensor) -> Pairing:
             standing = [above(node.all_input_nodes[:1])]
         reads[name] += [made_of for made_of in standing if made_of not in reads[name]]
     maps = pytree.tree_unflatten(program.graph.output_node().args[0], program.call_spec.out_spec)
-    return Pairing(reads, {task: above([node]) for task, node in maps.items()})
+    return Pairing(reads, {task: above([node]) for task, node in maps.items()}, Counter(names.values()))
 
 
 def _layers(weight: fx.Node) -> Iterable[fx.Node]:

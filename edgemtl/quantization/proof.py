@@ -36,8 +36,9 @@ Array = np.ndarray
 class Value:
     """What is known of a tensor: numbers phase + k * unit, between low and high, each () or (C,) along axis 1.
 
-    `error` is how far computed values may lie from these. A function of few codes has its `values` instead. A value of
-    which nothing is known has unit 0. `islands` are those that it depends on.
+    `error` is how far computed values may lie from these. A function of few codes has its `values` instead. A quotient
+    is such a number divided by a whole one, `over` at the most; its error is relative. A value of which nothing is
+    known has unit 0. `islands` are those that it depends on.
     """
 
     unit: Array
@@ -46,11 +47,12 @@ class Value:
     phase: Array = field(default_factory=lambda: np.zeros(()))
     error: float = 0.0
     values: Array | None = None
+    over: float = 1.0
     islands: frozenset[str] = frozenset()
 
     @property
     def known(self) -> bool:
-        return self.values is None and bool((self.unit > 0).all())
+        return self.values is None and self.over == 1 and bool((self.unit > 0).all())
 
     @property
     def exact(self) -> bool:
@@ -173,7 +175,7 @@ class _Walk:
     def _island(self, node: fx.Node, reason: str) -> Value:
         """Nothing is known of what the node gives; an island begins where something was known before."""
         given = [self.at[source] for source in node.all_input_nodes if source not in self.positions]
-        lost = all(value.known or value.values is not None for value in given if isinstance(value, Value))
+        lost = all(value.known or _told(value) for value in given if isinstance(value, Value))
         if lost:
             self.why.setdefault(label(node), reason)
         return self._unknown(node, {label(node)} if lost else set())
@@ -198,13 +200,15 @@ class _Walk:
             return self._unknown(node, {name})
         if x.values is not None:
             sure = _margin(x.values / step + 0.5) > x.error / step
+        elif x.over > 1:  # beyond the last tie all are rounded alike
+            sure = _from_quotients(x, step) > x.error * max(-low, high) * step
         else:
             sure = x.known and _from_ties(x, step) > x.error
         if not sure:
             self.why.setdefault(name, "rounds values that may lie at a tie")
-            islands |= {name} if x.known or x.values is not None else frozenset()
+            islands |= {name} if x.known or _told(x) else frozenset()
         self.codes[name] = islands
-        bottom, top = (x.low, x.high) if x.known or x.values is not None else (-math.inf, math.inf)
+        bottom, top = (x.low, x.high) if x.known or _told(x) else (-math.inf, math.inf)
         least, most = (np.clip(np.round(np.asarray(end) / step), low, high) * step for end in (bottom, top))
         return _exact(np.full(np.shape(least), step), least, most, islands)
 
@@ -273,7 +277,24 @@ class _Walk:
         if not (a.exact and b.exact):
             return "a sum of what is not exact"
         unit, phase = np.minimum(a.unit, b.unit), a.phase + b.phase
-        return _exact(unit, a.low + b.low, a.high + b.high, a.islands | b.islands, phase)
+        made = _exact(unit, a.low + b.low, a.high + b.high, a.islands | b.islands, phase)
+        if self.settle and made.bits > ROOM and self._coarsen_layers(node, made):
+            return self.add(node, *(self.at[source] for source in node.args))  # type: ignore[index]
+        return made
+
+    def _coarsen_layers(self, node: fx.Node, made: Value) -> bool:
+        """Whether a layer whose products are too fine beside what they are added to got coarser weights."""
+        most = np.maximum(np.abs(made.low), np.abs(made.high)) / made.unit
+        wanted = made.unit * np.exp2(np.ceil(np.maximum(np.log2(np.maximum(most, 1)) - ROOM, 0)))
+        changed = False
+        for layer in node.args:
+            value = self.at.get(layer)  # type: ignore[arg-type]
+            if isinstance(layer, fx.Node) and quantizers.called(layer) == "conv2d" and isinstance(value, Value):
+                factor = np.maximum(np.broadcast_to(wanted / value.unit, value.unit.shape), 1)
+                if (factor > 1).any() and self._coarsen(layer, factor) is not None:
+                    self.at[layer] = self._step(layer)
+                    changed = changed or not np.array_equal(self.at[layer].unit, value.unit)
+        return changed
 
     def sub(self, node: fx.Node, a: Any, b: Any, **_: Any) -> Value | str:
         if not isinstance(b, Value):
@@ -300,6 +321,11 @@ class _Walk:
             values = x.values + float(by.ravel()[0])
             low, high = x.low + by, x.high + by
             return replace(x, values=values, low=low, high=high, error=x.error + 2.0**-24 * float(np.abs(values).max()))
+        if x.over > 1:
+            if by.size != 1:
+                return "a quotient with a constant for each pixel"
+            low, high, phase = x.low + by, x.high + by, x.phase + by
+            return replace(x, phase=phase, low=low, high=high, error=x.error + 2.0**-23)
         if not x.known:
             return "a sum with what is not known"
         error = x.error
@@ -313,7 +339,8 @@ class _Walk:
             if not (a.exact and b.exact) or (a.phase != 0).any() or (b.phase != 0).any():
                 return "a product of what is not exact"
             ends = np.stack([x * y for x in (a.low, a.high) for y in (b.low, b.high)])
-            return _exact(a.unit * b.unit, ends.min(0), ends.max(0), a.islands | b.islands)
+            low = np.zeros_like(a.low) if node.args[0] is node.args[1] else ends.min(0)
+            return _exact(a.unit * b.unit, low, ends.max(0), a.islands | b.islands)
         x, constant = (a, b) if isinstance(a, Value) else (b, a)
         by = _per_channel(constant)
         fine = _unit(by)
@@ -399,6 +426,10 @@ class _Walk:
         return replace(x, unit=x.unit * share)
 
     def matmul(self, node: fx.Node, a: Any, b: Any) -> Value | str:
+        if isinstance(a, Value) and isinstance(b, Value):
+            made = self.mul(node, _whole(a), _whole(b))
+            count = node.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
+            return made if isinstance(made, str) else replace(made, low=made.low * count, high=made.high * count)
         x, matrix = (a, b) if isinstance(a, Value) else (b, a)
         if isinstance(matrix, Value) or not x.exact or (x.phase != 0).any():
             return "a product of what is not exact"
@@ -416,8 +447,11 @@ class _Walk:
     def total(self, node: fx.Node, x: Value, *_: Any, **__: Any) -> Value | str:
         if not x.exact or (x.phase != 0).any():
             return "a sum of what is not exact"
-        taken, made = (n.meta["val"].numel() for n in (node.args[0], node))  # type: ignore[union-attr]
-        return _exact(x.unit, x.low * (taken // made), x.high * (taken // made), x.islands)
+        taken, made = (n.meta["val"] for n in (node.args[0], node))  # type: ignore[union-attr]
+        if taken.ndim != made.ndim or taken.shape[1] != made.shape[1]:
+            x = _whole(x)
+        count = taken.numel() // made.numel()
+        return _exact(x.unit, x.low * count, x.high * count, x.islands)
 
     def argmax(self, node: fx.Node, x: Value, axis: int | None = None, *_: Any) -> Value | str:
         if not x.exact or axis != 1:
@@ -429,25 +463,35 @@ class _Walk:
         return _exact(1.0, 0.0, classes - 1.0, x.islands)
 
     def function(self, node: fx.Node, x: Value) -> Value | str:
-        """exp or sigmoid of few codes."""
-        of = np.exp if quantizers.called(node) == "exp" else _sigmoid
-        if not x.exact or (x.phase != 0).any():
+        """A function of few codes."""
+        of = FUNCTIONS[quantizers.called(node)]
+        x = _whole(x)
+        if isinstance(x, str) or not x.exact:
             return "a function of what is not exact"
-        unit, low, high = float(np.min(x.unit)), float(np.min(x.low)), float(np.max(x.high))
+        unit, low, high, phase = (float(part) for part in (x.unit, x.low, x.high, x.phase))
         if (high - low) / unit > MANY:
             return "a function of too many values to look at"
-        points = np.arange(round(low / unit), round(high / unit) + 1) * unit
+        points = np.arange(round((low - phase) / unit), round((high - phase) / unit) + 1) * unit + phase
+        if of is np.sqrt and points[0] < 0:
+            return "a root of what may be negative"
         values = of(points)
         return Value(x.unit, np.asarray(values.min()), np.asarray(values.max()), error=FUNCTION * values.max(),
                      values=values, islands=x.islands)  # fmt: skip
 
     def div(self, node: fx.Node, a: Any, b: Any, **_: Any) -> Value | str:
-        """A quotient of small whole numbers by the sum of them all, as a softmax ends."""
-        below = node.args[1]
-        if not isinstance(below, fx.Node) or quantizers.called(below) != "sum" or below.args[0] is not node.args[0]:
-            return "a quotient by something else than the sum of such numbers"
+        """A quotient of whole numbers; of small ones by the sum of them all, as a softmax ends, all are looked at."""
         if not (isinstance(a, Value) and isinstance(b, Value) and a.exact and b.exact):
             return "a quotient of what is not exact"
+        if (a.phase != 0).any() or (b.phase != 0).any():
+            return "a quotient of what is no multiple of a power of two"
+        below = node.args[1]
+        if not isinstance(below, fx.Node) or quantizers.called(below) != "sum" or below.args[0] is not node.args[0]:
+            a, b = _whole(a), _whole(b)
+            if b.low <= 0:
+                return "a quotient by what may be 0"
+            ends = np.stack([end / divisor for end in (a.low, a.high) for divisor in (b.low, b.high)])
+            return Value(a.unit / b.unit, ends.min(0), ends.max(0), error=FUNCTION, over=max(float(b.high / b.unit), 2),
+                         islands=a.islands | b.islands)  # fmt: skip
         unit = min(float(np.min(a.unit)), float(np.min(b.unit)))
         most, whole = round(float(np.max(a.high)) / unit), round(float(np.max(b.high)) / unit)
         if float(np.min(a.low)) < 0 or most * whole > MANY:
@@ -457,6 +501,8 @@ class _Walk:
         return Value(a.unit, np.zeros(()), np.ones(()), error=FUNCTION, values=values, islands=a.islands | b.islands)
 
     def floor(self, node: fx.Node, x: Value) -> Value | str:
+        if x.exact:
+            return _exact(1.0, np.floor(x.low), np.floor(x.high), x.islands)
         if x.values is None or _margin(x.values) <= x.error:
             return "rounds down what may lie on either side of a whole number"
         ends = np.floor([x.values.min(), x.values.max()])
@@ -595,6 +641,18 @@ def _from_ties(x: Value, step: float) -> float:
     return float(np.minimum(away, unit - away).min())
 
 
+def _from_quotients(x: Value, step: float) -> float:
+    """How far quotients, shifted a little, are from the ties of a quantizer."""
+    apart = min(float(np.min(x.unit)), step / 2) / x.over  # where they are not equal
+    shift = float(np.max(np.abs(x.phase)))
+    return min(shift, apart - shift)
+
+
+def _told(x: Value) -> bool:
+    """Whether something else than a lattice is known of a value."""
+    return x.values is not None or x.over > 1
+
+
 def _outputs(program: Any, deployed: nn.Module) -> list[str]:
     """The tasks, in the order of the graph's outputs."""
     spec = program.call_spec.out_spec
@@ -615,13 +673,16 @@ STILL = {
 }
 MOVING = {
     "reshape", "view", "permute", "transpose", "unflatten", "flatten", "chunk", "split", "split_with_sizes", "select",
-    "getitem", "unsqueeze", "squeeze", "expand", *STILL,
+    "getitem", "narrow", "unbind", "unsqueeze", "squeeze", "expand", *STILL,
+}  # fmt: skip
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "exp": np.exp, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
 }  # fmt: skip
 RULES: dict[str, Callable[..., Any]] = dict.fromkeys(MOVING, _Walk.moved) | {
     "conv2d": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,
     "relu": _Walk.relu, "relu6": _Walk.relu6, "hardtanh": _Walk.hardtanh, "clamp": _Walk.clamp,
     "cat": _Walk.cat, "pad": _Walk.pad,
     "upsample_bilinear2d": _Walk.resize, "matmul": _Walk.matmul, "amax": _Walk.largest, "max_pool2d": _Walk.largest,
-    "sum": _Walk.total, "argmax": _Walk.argmax, "exp": _Walk.function, "sigmoid": _Walk.function, "div": _Walk.div,
+    "sum": _Walk.total, "argmax": _Walk.argmax, **dict.fromkeys(FUNCTIONS, _Walk.function), "div": _Walk.div,
     "floor": _Walk.floor, "grid_sampler": _Walk.sample,
 }  # fmt: skip

@@ -53,6 +53,7 @@ class Task(BaseModel):
     scores: ClassVar[dict[str, bool]]  # every score of its meter: whether higher is better
     unit: ClassVar[str] = ""  # of the headline
     words: ClassVar[str]  # what the values of its map are, for whoever has nothing but a model's file
+    pipeline: ClassVar[str] = "image-to-image"  # what Hugging Face calls such tasks
     over: ClassVar[tuple[float, float]] = (0.45, 0.55)  # shares of a frame and of the picture that is laid over it
     guides_crops: ClassVar[bool] = False  # whether a crop that shows hardly more than one of its classes is no good
 
@@ -130,6 +131,11 @@ class Task(BaseModel):
         None: in Python alone.
         """
         return None
+
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where two predictions differ by more than anybody should mind."""
+        apart = np.abs(a - b) > 0.1
+        return np.asarray(apart if apart.ndim == 2 else apart.any(-1))
 
     def ball(self, diameter: int) -> np.ndarray | None:
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""

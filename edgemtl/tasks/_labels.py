@@ -107,6 +107,7 @@ class ClassLabels(Task):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
 
     words: ClassVar[str] = "class ids"
+    pipeline: ClassVar[str] = "image-segmentation"
     headline: ClassVar[str] = "miou"
     scores: ClassVar[dict[str, bool]] = {"miou": True, "miou_present": True, "pixacc": True}
     unit: ClassVar[str] = "%"
@@ -147,6 +148,10 @@ class ClassLabels(Task):
             return [*rows, ("ignored", BLACK)]
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
+
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where the classes are not the same."""
+        return np.asarray(a != b)
 
     def value(self, prediction: np.ndarray) -> str | None:
         return self.class_names[prediction] if prediction < self.channels else None

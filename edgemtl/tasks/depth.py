@@ -20,6 +20,7 @@ class Depth(Task):
     scores: ClassVar[dict[str, bool]] = {"rmse": False}
     unit: ClassVar[str] = "m"
     words: ClassVar[str] = "metres"
+    pipeline: ClassVar[str] = "depth-estimation"
 
     FARTHEST: ClassVar[int] = 100  # no label of a room or a street lies beyond; millimetres taken for metres do
 
@@ -62,6 +63,10 @@ class Depth(Task):
         if prediction is None or not (prediction > 0).all():
             rows.append(("unknown", BLACK))
         return rows
+
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where the distances differ by more than a twentieth of the larger one."""
+        return np.asarray(np.abs(a - b) > 0.05 * np.maximum(a, b))
 
     def value(self, prediction: np.ndarray) -> float | None:
         return float(prediction) if prediction > 0 else None

@@ -13,7 +13,7 @@ import pytest
 
 from edgemtl import Predictor, cli
 from edgemtl.apps import camera
-from edgemtl.device import live, screens
+from edgemtl.device import live, play
 from edgemtl.device.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
@@ -211,7 +211,7 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str = "") -> None:
         self.shown: list[np.ndarray] = []
         self.keys, self.visible = list(keys), 1.0
-        monkeypatch.setattr(screens, "no_display", lambda: None)
+        monkeypatch.setattr(play, "no_display", lambda: None)
         for name in ("namedWindow", "resizeWindow", "destroyAllWindows", "setMouseCallback"):
             monkeypatch.setattr(cv2, name, lambda *args: None)
         monkeypatch.setattr(cv2, "imshow", self.show)
@@ -257,6 +257,28 @@ def test_digits_toggle_tiles_and_choose_the_overlay(fake_artifact: Path) -> None
     view.press("2")
     assert (view.kind, view.selected, view.shown["depth"]) == ("overlay", "depth", True)
     assert view.press("9") is None and view.press("x") is None
+
+
+@pytest.mark.parametrize("kind", ["tiles", "overlay"])
+def test_what_is_under_the_cursor_is_told(fake_artifact: Path, kind: str) -> None:
+    view = camera.View(Predictor(fake_artifact), kind)
+    assert view.point(100, 100) == ""  # nothing is shown yet
+    frame = np.repeat(np.linspace(0, 255, 80, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2)
+    page = view.draw(frame, view.predictor.maps(frame), "")
+    words = {view.point(x, y) for y in range(0, page.shape[0], 20) for x in range(0, page.shape[1], 20)}
+    assert any("dark" in each for each in words) and any("bright" in each for each in words) and "" in words
+    row = page.shape[0] // 4
+    metres = [float(each.split(" m ")[0].split(" · ")[1]) for x in range(100, 300, 9) if (each := view.point(x, row))]
+    assert len(metres) > 9 and metres == sorted(metres) and metres[-1] > metres[0] + 0.5
+
+
+def test_r_records_and_completes_the_film(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Screen(monkeypatch, "rxxxrq")  # x means nothing: another frame is shown
+    camera.run(Predictor(fake_artifact), source(50))
+    (film,) = tmp_path.glob("edgemtl-*.mp4")
+    with open_source(str(film)) as recorded:
+        assert len(list(recorded)) >= 1
 
 
 def test_a_pause_ends_where_it_began(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ SMALL = {
     "training_step": ["--set", "size=[33,49]", "--rounds", "1", "--no-memory"],
     "deformable": ["--shapes", "8x6x8x4", "--kernels", "4x5x6x1", "--rounds", "1"],
     "coordinates": ["--widths", "24", "--errors-only"],
+    "live": ["--seconds", "1", "--elsewhere", "5"],
     "scaling": ["--width", "8", "--heights", "24", "48", "--rounds", "1"],
     "data_loading": [
         "--recipe", "scenes_edge", "--samples", "2", "--workers", "0", "--batches", "1",

@@ -174,7 +174,7 @@ def test_one_broken_label_spoils_no_other(root, tmp_path):
     (root / "depth/0001.npy").unlink()
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgemtl.device.checkup._show", lambda title, splits, source: seen.append(splits))
+        patch.setattr("edgemtl.device.checkup._show", lambda title, splits, *_: seen.append(splits))
         with pytest.raises(CheckFailed):
             checkup(root, out=tmp_path)
     look = seen[0]["train"].looks[1]
@@ -204,7 +204,7 @@ def test_a_missing_listing_is_a_problem_and_no_listing_no_data_set(root, tmp_pat
     with pytest.raises(CheckFailed, match="gt_sets/train.txt is missing"):
         checkup(root, out=tmp_path)
     (root / "gt_sets/val.txt").unlink()
-    with pytest.raises(UsageError, match=r"no gt_sets/train.txt \(nyud\) or ImageSets/Context/train.txt \(pascal_con"):
+    with pytest.raises(UsageError, match=r"no dataset.toml \(folder\) or gt_sets/train.txt \(nyud\) or ImageSets"):
         checkup(root, out=tmp_path)
     with pytest.raises(CheckFailed, match="gt_sets/train.txt is missing"):
         checkup(root, out=tmp_path, dataset="nyud")

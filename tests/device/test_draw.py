@@ -119,3 +119,25 @@ def test_long_text_is_shortened_to_fit() -> None:
     short = draw._shorten(text, 80, 13)
     assert short.endswith("…") and draw._width(short, 13) <= 80
     assert draw._shorten("short", 80, 13) == "short"
+
+
+@pytest.mark.parametrize("cells", range(1, 8))
+def test_a_place_on_the_page_is_found_in_the_frame(cells: int) -> None:
+    rows, columns = np.mgrid[:120, :160]
+    frame = np.dstack([rows * 2, columns, np.full_like(rows, 40)]).astype(np.uint8)  # says where it is
+    task = tasks.build("sal")
+    page = draw.tiles(frame, {f"{n}": np.zeros((120, 160), np.float32) for n in range(cells - 1)}, {
+        f"{n}": task for n in range(cells - 1)
+    })  # fmt: skip
+    found = 0
+    for y in range(0, page.shape[0], 7):
+        for x in range(0, page.shape[1], 7):
+            place = draw.place((y, x), (120, 160), cells)
+            if page[y, x, 2] == 40 and place is not None:
+                found += 1
+                assert abs(place[0] * 240 - page[y, x, 0]) < 6 and abs(place[1] * 160 - page[y, x, 1]) < 4
+            assert place is None or all(0 <= part < 1 for part in place)
+    every = [(y, x) for y in range(0, page.shape[0], 9) for x in range(0, page.shape[1], 9)]
+    inside = sum(draw.place(at, (120, 160), cells) is not None for at in every) * 81
+    height, width = draw.cell((120, 160), cells)
+    assert found > 50 and inside == pytest.approx(cells * height * width, rel=0.1)  # in every cell, not beside them

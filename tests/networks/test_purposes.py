@@ -9,7 +9,7 @@ from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import exact, quantizers
-from edgemtl.quantization.compress import float_operations
+from edgemtl.quantization.calibrate import float_operations
 
 NAMES = {"coordinates": purposes.COORDINATES, "attend": purposes.ATTENTION, "backbone": purposes.BACKBONE}
 
@@ -77,10 +77,10 @@ def test_every_model_says_what_its_modules_are_for(method: str) -> None:
         network = models.build(stated.network, stated.tasks)
         assert [type(module) for module in purposes.having(network, purposes.BACKBONE)] == [Backbone]
         for form in (network, prepare(network, stated), exact.rewrite(prepare(network, stated), stated)):
-            held = {path.split(".")[-1]: module for path, module in form.named_modules(remove_duplicate=False)}
-            assert {key: getattr(held[key], "purpose", "") for key in NAMES if key in held} == {
-                key: NAMES[key] for key in NAMES if key in held
-            }
+            for path, module in form.named_modules(remove_duplicate=False):
+                said = NAMES.get(path.split(".")[-1])
+                held = module.children() if isinstance(module, nn.ModuleList) else [module]
+                assert not said or {getattr(each, "purpose", "") for each in held} == {said}, path
             placing = [
                 path for path, module in form.named_modules() if getattr(module, "purpose", "") == purposes.COORDINATES
             ]

@@ -21,6 +21,6 @@ export function place(frame: Size, size: Size, how: Fit): [number, number, numbe
 
 /** The nearest whole number, halves to the even one, as Python and OpenCV round. */
 export function halfEven(value: number): number {
-  const rounded = Math.round(value);
-  return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
+  const rounded = Math.round(value); // halves upwards
+  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }

@@ -65,6 +65,6 @@ export function surface(width: number, height: number): CanvasRenderingContext2D
   return Object.assign(document.createElement("canvas"), { width, height }).getContext("2d")!;
 }
 
-export function span(text: string): HTMLSpanElement {
+function span(text: string): HTMLSpanElement {
   return Object.assign(document.createElement("span"), { textContent: text });
 }

@@ -13,7 +13,7 @@ import { camera, file, type Kind, type Source } from "./sources";
 import { View } from "./view";
 
 const RESTARTS = 3; // of a worker, within a minute
-const asked = new URLSearchParams(location.search);
+const query = new URLSearchParams(location.search);
 const at = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
 
 site.base = document.baseURI;
@@ -26,6 +26,7 @@ class App {
   private meter = new Meter();
   private paused = false;
   private resume: (() => void) | null = null;
+  private asked = 0; // how many sources were asked for: an older one comes too late
   private run = 0; // the live loop's number: an older one ends
   private deaths: number[] = [];
   private why: string[] = [];
@@ -56,8 +57,8 @@ class App {
 
   /** Opens wasm and tests it. */
   private async open(): Promise<void> {
-    const wanted = asked.get("runtime") as Runtime | null;
-    const [count, why] = threads(this.here, Number(asked.get("threads")) || undefined);
+    const wanted = query.get("runtime") as Runtime | null;
+    const [count, why] = threads(this.here, Number(query.get("threads")) || undefined);
     if (why) this.why.push(why);
     const reason = noGPU(this.here, Boolean(this.deployment.models.webgpu), wanted ?? undefined);
     if (reason) this.others.push(`WebGPU was not tried: ${reason}`);
@@ -90,7 +91,7 @@ class App {
 
   /** Tests WebGPU beside the live picture, and goes over to it where it passes and is not slower. */
   private async tryGPU(): Promise<void> {
-    const wanted = asked.get("runtime") as Runtime | null;
+    const wanted = query.get("runtime") as Runtime | null;
     const none = noGPU(this.here, Boolean(this.deployment.models.webgpu), wanted ?? undefined);
     if (none || wanted || !this.result) return;
     let engine: Engine | null = null;
@@ -129,30 +130,34 @@ class App {
 
   /** Shows another source. */
   async choose(kind: Kind, data?: File): Promise<void> {
-    const number = ++this.run;
-    this.resume?.();
-    this.source?.close();
-    this.source = null;
-    document.querySelectorAll<HTMLElement>("[data-source]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.source === kind)));
+    const number = ++this.asked;
+    const before = this.source;
+    const closed = before && isCamera(before.kind) && isCamera(kind);
+    if (closed) before.close(); // a phone opens one at a time
+    pressed(kind);
+    let source: Source;
     try {
-      let source: Source;
       if (kind === "clip") source = await file(new Blob([await load(this.deployment.clip!)], { type: "video/webm" }), "rendered rooms", "clip");
       else if (kind === "file") {
         if (!data) return;
         source = await file(data, data.name);
       } else source = await camera(kind);
-      if (number !== this.run) return source.close();
-      at("notice").hidden = true;
-      this.source = source;
-      source.lost = () => notice("The camera is gone. Plug it in again, then tap a camera.");
     } catch (error) {
-      if (number === this.run) notice(sentence(error));
+      if (number !== this.asked) return;
+      if (before && !closed) pressed(before.kind); // it goes on
+      notice(sentence(error));
       return;
     }
+    if (number !== this.asked) return source.close();
+    at("notice").hidden = true;
+    before?.close();
+    this.resume?.();
+    this.source = source;
+    source.lost = () => notice("The camera is gone. Plug it in again, then tap a camera.");
     this.view.caption({ clip: "Rendered rooms", file: "File", front: "Front camera", back: "Camera" }[kind]);
     this.pause(false);
     this.meter.restart();
-    void this.live(this.source, number);
+    void this.live(source, ++this.run);
   }
 
   /** Frames until there is another source: while one is drawn, the next is being inferred; in between, the newest wins. */
@@ -205,7 +210,7 @@ class App {
       drawing: now - of.answered,
     };
     this.meter.add(this.source?.still ? { ...stages, waiting: 0 } : stages, now);
-    if (this.meter.frames % 5 === 0 || this.meter.frames < 5) this.show();
+    if (this.meter.frames % 5 === 0 || this.meter.frames < 5 || this.source?.still) this.show();
   }
 
   /** Whether a new worker could take the place of one that died. */
@@ -220,7 +225,7 @@ class App {
     }
     const fallback = runtime === "webgpu" && !(error instanceof Died && this.deaths.length < 2);
     try {
-      const count = threads(this.here, Number(asked.get("threads")) || undefined)[0];
+      const count = threads(this.here, Number(query.get("threads")) || undefined)[0];
       this.engine = await Engine.open(this.deployment, fallback ? "wasm" : runtime, fallback || runtime === "wasm" ? count : 1);
       if (fallback) this.others.push(`WebGPU: ${sentence(error)}`);
     } catch (again) {
@@ -263,10 +268,10 @@ class App {
     });
     at("view").addEventListener("click", () => {
       this.view.show(this.view.kind === "tiles" ? "overlay" : "tiles");
-      at("view").querySelector("span")!.textContent = this.view.kind === "tiles" ? "Tiles" : "Overlay";
+      this.show();
     });
     at("pause").addEventListener("click", () => this.pause());
-    at("details").addEventListener("click", () => (this.show(), at<HTMLDialogElement>("sheet").showModal()));
+    at("details").addEventListener("click", () => (at<HTMLDialogElement>("sheet").showModal(), this.show()));
     at("close").addEventListener("click", () => at<HTMLDialogElement>("sheet").close());
     at("sheet").addEventListener("click", (event) => event.target === at("sheet") && at<HTMLDialogElement>("sheet").close());
     at("copy").addEventListener("click", () => void this.copy());
@@ -301,6 +306,9 @@ class App {
   private show(): void {
     const state = this.state();
     at("rate").textContent = this.source?.still ? "still" : state.rate ? `${state.rate.toFixed(state.rate < 10 ? 1 : 0)} fps` : "";
+    at("view").querySelector("span")!.textContent = this.view?.kind === "overlay" ? "Tiles" : "Overlay";
+    const total = Object.values(state.stages).reduce((sum, ms) => sum + ms, 0);
+    this.view?.reading(this.source?.still ? this.source.name : `${total.toFixed(0)} ms from capture to picture, ${(state.stages.network ?? 0).toFixed(0)} ms of it the network`);
     const ok = this.result?.ok;
     at("details").dataset.state = ok === undefined ? "none" : ok ? "ok" : "wrong";
     if (!this.view || (!at<HTMLDialogElement>("sheet").open && this.meter.frames % 10)) return;
@@ -348,6 +356,13 @@ class App {
     at("copy").textContent = "Copied";
     setTimeout(() => (at("copy").textContent = "Copy all this as text"), 2000);
   }
+}
+
+const isCamera = (kind: Kind): boolean => kind === "front" || kind === "back";
+
+/** Marks the source that is shown. */
+function pressed(kind: Kind): void {
+  document.querySelectorAll<HTMLElement>("[data-source]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.source === kind)));
 }
 
 function pair(name: string, value: string): HTMLElement[] {

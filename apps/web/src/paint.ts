@@ -18,8 +18,7 @@ export function paint(map: Map, picture: Picture): Uint8ClampedArray<ArrayBuffer
   const words = new Uint32Array(made.buffer);
   if (picture.kind === "vectors") {
     for (let i = 0; i < pixels; i++) {
-      const [x, y, z] = [0, 1, 2].map((axis) => channel(map.values[axis * pixels + i]!));
-      words[i] = rgba(x!, y!, z!);
+      words[i] = rgba(channel(map.values[i]!), channel(map.values[pixels + i]!), channel(map.values[2 * pixels + i]!));
     }
     return made;
   }

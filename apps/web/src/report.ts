@@ -21,7 +21,7 @@ const MARKS = { equal: "✓", within: "≈", wrong: "✗" };
 
 /** A verdict in words. */
 export function words(verdict: Verdict): string {
-  if (verdict.state === "equal") return "equal to torch, bit for bit";
+  if (verdict.state === "equal") return "equal, bit for bit";
   return verdict.state === "within" ? `within bounds: ${verdict.text}` : verdict.text;
 }
 
@@ -38,8 +38,8 @@ export function facts(state: State): [name: string, value: string][] {
     ["Source", state.source],
     ["Frames shown", String(state.frames)],
     ["Memory", state.memory.join(" · ")],
-    [`SHA-256 of ${model.name.split("/").pop()}`, model.sha256],
-    [`SHA-256 of ${binary.name.split("/").pop()}`, binary.sha256],
+    ["Model’s SHA-256", `${model.name.split("/").pop()} ${model.sha256}`],
+    ["Runtime’s SHA-256", `${binary.name.split("/").pop()} ${binary.sha256}`],
     ["Artifact", deployment.digest],
     ["Browser", navigator.userAgent],
   ];

@@ -2,11 +2,13 @@
 
 import type { Deployment, Size, TaskInfo } from "./deployment";
 import { place } from "./fit";
-import { legend, span, surface, type Legend } from "./legend";
+import { legend, surface, type Legend } from "./legend";
 import { say } from "./paint";
 import type { Painted } from "./protocol";
 
 export type Kind = "tiles" | "overlay";
+
+const RING = 14; // pixels from a finger's middle to what is said of it
 
 interface Tile {
   task: TaskInfo | null; // null: the frame
@@ -101,11 +103,13 @@ export class View {
     const mark = document.createElement("div");
     mark.className = "mark";
     mark.hidden = true;
+    mark.append(document.createElement("div"));
     picture.append(context.canvas, mark);
     const caption = document.createElement("figcaption");
     caption.textContent = task?.title ?? "Camera";
     const key = task ? legend(task) : null;
-    figure.append(caption, picture, ...(key ? [key.element] : []));
+    const below = key?.element ?? Object.assign(document.createElement("div"), { className: "legend" });
+    figure.append(caption, picture, below);
     const touch = (event: PointerEvent) => {
       const box = picture.getBoundingClientRect();
       this.finger = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
@@ -146,14 +150,37 @@ export class View {
       if (!this.finger || mark.hidden) continue;
       mark.style.left = `${100 * this.finger[0]}%`;
       mark.style.top = `${100 * this.finger[1]}%`;
-      mark.classList.toggle("left", this.finger[0] > 0.55);
-      mark.classList.toggle("above", this.finger[1] > 0.6);
-      const lines = this.kind === "overlay" ? Object.values(values) : task ? [values[task.name] ?? ""] : [];
-      mark.replaceChildren(...lines.map(span));
+      const said = this.deployment.tasks.filter((one) => this.kind === "overlay" || one === task);
+      mark.firstElementChild!.replaceChildren(...said.map((one) => {
+        const line = document.createElement("p");
+        if (said.length > 1) line.append(Object.assign(document.createElement("small"), { textContent: one.title }));
+        line.append(values[one.name] ?? "");
+        return line;
+      }));
+      this.settle(mark, this.finger);
     }
   }
 
+  /** Moves what is said to where it is inside the picture: beside the finger, else below or above it. */
+  private settle(mark: HTMLElement, [x, y]: [number, number]): void {
+    const said = mark.firstElementChild as HTMLElement;
+    const { clientWidth: width, clientHeight: height } = mark.parentElement!;
+    const left = Math.min(RING, width - x * width - said.offsetWidth - 4);
+    const beside = left === RING;
+    const down = beside ? -13 : RING;
+    const above = y * height + down + said.offsetHeight > height;
+    said.style.left = `${Math.max(left, 4 - x * width)}px`;
+    said.style.top = above ? "auto" : `${down}px`;
+    said.style.bottom = above ? `${down}px` : "auto";
+  }
+
+  /** What the frame is called. */
   caption(text: string): void {
     this.tiles[0]!.figure.querySelector("figcaption")!.textContent = text;
+  }
+
+  /** What is said below the frame. */
+  reading(text: string): void {
+    this.tiles[0]!.figure.querySelector(".legend")!.textContent = text;
   }
 }

@@ -1,0 +1,123 @@
+"""Your own data set: a folder of pictures and labels, described by the lines of its dataset.toml; see docs/data.md."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemtl.data import DataSet
+from edgemtl.data import _description as lines
+from edgemtl.data._files import check_size, read_image, read_names
+from edgemtl.errors import UsageError, unknown
+from edgemtl.tasks import Task
+
+NAME = "folder"
+WHERE = lines.HELP
+LISTING = lines.FILE
+FRAMES = {"train": None, "val": None}  # no size is prescribed
+UNPACKED = ()
+
+
+class Folder(DataSet):
+    """Frames of one split with the labels of some tasks."""
+
+    def __init__(self, root: Path, split: str, tasks: tuple[str, ...], description: lines.Description) -> None:
+        self.root, self.images = root, description.images
+        for task in tasks:
+            if task not in description.by_task:
+                raise UsageError(
+                    f"{root / lines.FILE} has no labels for {task!r}; it has {', '.join(description.by_task)}"
+                )
+        self.labels = {task: description.by_task[task] for task in tasks}
+        self.names = _names(root, split, description)
+        for task, labels in self.labels.items():
+            if not any(self._label(labels, name).is_file() for name in self.names):
+                missing = self._label(labels, self.names[0])
+                raise UsageError(
+                    f"{missing} is missing, as {task} labels of all {len(self.names)} frames of {split} are"
+                )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files that the image and each task's label are read from; those that may be missing and are, are not."""
+        name = self.names[index]
+        images = [self.root / lines.fill(pattern, name) for pattern in self.images]
+        found: dict[str, tuple[Path, ...]] = {"image": (next((path for path in images if path.is_file()), images[0]),)}
+        for task, labels in self.labels.items():
+            path = self._label(labels, name)
+            if path.is_file() or not labels.optional:
+                found[task] = (path,)
+        return found
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        paths = self.paths(index)
+        sample: dict[str, np.ndarray] = {"image": read_image(paths.pop("image")[0])}
+        for task, (path,) in paths.items():
+            sample[task] = check_size(path, self.labels[task].read(path), sample["image"].shape[:2])
+        return sample
+
+    def _label(self, labels: lines.Labels, name: str) -> Path:
+        return self.root / lines.fill(labels.files, name)
+
+
+def _names(root: Path, split: str, description: lines.Description) -> list[str]:
+    """The names of a split's frames: those in its text file, or those that are held out, or those that are not."""
+    if description.splits:
+        if split not in description.splits:
+            raise unknown("split", split, description.splits)
+        return read_names(root / description.splits[split], NAME, WHERE)
+    if split not in ("train", "val"):
+        raise unknown("split", split, ("train", "val"))
+    every = sorted({name for pattern in description.images for name in lines.names(root, pattern)})
+    if not every:
+        raise UsageError(
+            f"no picture in {root} is named as images in {lines.FILE} says: {' or '.join(description.images)}"
+        )
+    assert description.held_out is not None
+    whole = any(pattern.count("*") > 1 for pattern in description.images)
+    found = [name for name in every if (_lot(name, whole) < description.held_out) == (split == "val")]
+    if not found:
+        raise UsageError(
+            f"held_out={description.held_out:g} of {root / lines.FILE} leaves {split} without any of {len(every)}"
+            " frames; state another share, or splits"
+        )
+    return found
+
+
+def _lot(name: str, whole: bool) -> float:
+    """A number from 0 to 1 that depends on the name alone; on its first part where folders are to stay `whole`."""
+    drawn = name.split("/")[0] if whole else name
+    return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8], "big") / 2**64
+
+
+def described(root: Path) -> tuple[dict[str, Task], dict[str, None]]:
+    """The tasks and the splits of the data set in a folder, whose sizes nobody prescribes."""
+    description = lines.read(root)
+    return description.tasks, dict.fromkeys(description.splits or ("train", "val"))
+
+
+def open(
+    root: Path | None,
+    split: str,
+    tasks: tuple[str, ...],
+    *,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    description: Mapping[str, Any] | None = None,
+) -> Folder:
+    """The frames of a split with the labels of some tasks.
+
+    `classes` are those that a network was trained for: UsageError where the folder has others. `description` has what
+    dataset.toml would say, for a folder that has none.
+    """
+    if root is None:
+        raise UsageError(f"the data set folder needs its folder: --data DIR or EDGEMTL_DATA; {WHERE}")
+    said = lines.read(Path(root)) if description is None else lines.parse(description, "data.options.description")
+    lines.expected(said.tasks, classes or {})
+    return Folder(Path(root), split, tasks, said)
