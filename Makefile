@@ -75,7 +75,7 @@ $(RUN)/.measured-%: $(RUN)/%/manifest.json
 	touch $@
 
 $(RUN)/clip.webm: | .venv/installed
-	$(BIN)/python -m edgemtl.data.scenes.walk $@ --frames 60
+	$(BIN)/python -m edgemtl.device.walk $@ --frames 60
 
 out/demo.webm: $(RUN)/openvino/manifest.json $(RUN)/clip.webm
 	$(EDGEMTL) demo $(RUN)/openvino --source $(RUN)/clip.webm --headless --record $@

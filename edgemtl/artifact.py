@@ -77,6 +77,11 @@ def words(manifest: Manifest) -> dict[str, Any]:
     return said | {"files": sorted(name for name in manifest.files if name != SELFTEST)}
 
 
+def files(folder: Path, manifest: Manifest) -> list[str]:
+    """The names of all that makes up an artifact."""
+    return [FILE, *manifest.files]
+
+
 def size(manifest: Manifest) -> int:
     """The bytes of all files that running it takes."""
     return sum(file.bytes for name, file in manifest.files.items() if name != SELFTEST)

@@ -5,9 +5,12 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
+
+import platformdirs
 
 from edgemtl.errors import UsageError
 
@@ -19,6 +22,11 @@ REASONS = {
     errno.EEXIST: "a file stands where a folder is needed",
     errno.ENOTDIR: "a file stands where a folder is needed",
 }
+
+
+def user_cache() -> Path:
+    """The user's own folder for what can be made again."""
+    return Path(platformdirs.user_cache_dir("edgemtl", appauthor=False))
 
 
 @contextmanager
@@ -39,6 +47,27 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UsageError(f"cannot write {path}: {REASONS[error.errno]}") from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():  # a full folder cannot be renamed over
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
+    finally:
+        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
+            old.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def dumps(value: Any, indent: int | None = None) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from edgemtl.data import DataSet
 
 
+LONG = 8  # entries of a list that are shown
+
+
 class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +60,7 @@ class Augment(Options):
     colour: float = 0.5  # probability of each of brightness, contrast, saturation, hue
     class_ratio: float = 0.75  # a crop in which one class exceeds this share is drawn again
     native: bool = False  # frames keep their own size, times `scale`, and are padded or cut to the recipe's
-    hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0, such as human_parts
+    hide_empty: tuple[str, ...] = ()  # tasks that ignore a view without anything but class 0
 
 
 def _by_task(raw: Any) -> Any:
@@ -69,11 +72,11 @@ def _by_task(raw: Any) -> Any:
 
 class Losses(Options):
     depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
-    # Of each class of semseg and human_parts; none: all equal.
+    # Of each class, by task; none: all equal.
     class_weights: Annotated[dict[str, tuple[float, ...]], BeforeValidator(_by_task)] = {}
     # What ATRC, DeMT and MQTransformer do comes first, Multi-Task-Learning-PyTorch, MTI-Net and SCA-MTL second.
     normals_mean: Literal["pixels", "elements"] = "pixels"  # the L1 of a pixel's three components is summed or averaged
-    bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that the losses of edge and sal are averaged over
+    bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that a probability's loss is averaged over
 
 
 class Training(Options):
@@ -192,6 +195,23 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"--set {first_problem(error)}") from None
+
+
+def flat(recipe: Recipe) -> list[tuple[str, str]]:
+    """Every field as `--set` names it, with its value as JSON; long lists only by their length."""
+    rows: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, each in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, each)
+        elif isinstance(value, list) and len(value) > LONG:
+            rows.append((prefix, f"[{len(value)} values]"))
+        else:
+            rows.append((prefix, json.dumps(value, ensure_ascii=False)))
+
+    walk("", recipe.model_dump(mode="json"))
+    return rows
 
 
 def parse(setting: str) -> tuple[str, Any]:

@@ -19,7 +19,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """The module of one entry; UsageError with the closest name if there is none."""
     if name not in names(kind):
-        raise unknown(kind.rstrip("s"), name, names(kind))
+        raise unknown(kind.rpartition(".")[2].rstrip("s"), name, names(kind))
     return importlib.import_module(f"edgemtl.{kind}.{name}")
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import artifact, recipe
-from edgemtl.artifact import Manifest
+from edgemtl.artifact import File, Manifest
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json
+from edgemtl.files import read_json, sha256
 from edgemtl.recipe import Recipe
 
 FORMS = ("float", "calibrated", "int8")  # of a run's weights, in the order in which they are made
+TORCH = "torch"  # in place of a target's name, of weights that no target converted
 
 
 class Run:
@@ -76,6 +77,10 @@ class Run:
             raise UsageError(f"{file} does not exist; `edgemtl {command}` writes it")
         return file
 
+    def describe(self, form: str) -> Manifest:
+        """What a manifest would say of these weights; UsageError where they are missing."""
+        return describe(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
+
     def artifact(self, target: str, precision: str = "int8") -> Path:
         """The folder of an artifact: named after the target for int8, "TARGET-fp32" and so on for the others."""
         return self.folder / (target if precision == "int8" else f"{target}-{precision}")
@@ -83,6 +88,24 @@ class Run:
     def artifacts(self) -> dict[Path, Manifest]:
         """The folders of all its artifacts, sorted, with their manifests."""
         return {file.parent: artifact.read(file.parent) for file in sorted(self.folder.glob(f"[!.]*/{artifact.FILE}"))}
+
+
+def describe(recipe: Recipe, file: Path, precision: str) -> Manifest:
+    """What a manifest would say of a file of weights for a recipe's network."""
+    digest = sha256(file)
+    return Manifest(
+        recipe=recipe.name,
+        target=TORCH,
+        precision=precision,
+        size=recipe.size,
+        fit=recipe.fit,
+        map_stride=recipe.map_stride,
+        tasks=recipe.tasks,
+        data=recipe.data,
+        files={file.name: File(sha256=digest, bytes=file.stat().st_size)},
+        weights_sha256=digest,
+        toolchain=artifact.versions((TORCH,)),
+    )
 
 
 def form_of(precision: str) -> str:

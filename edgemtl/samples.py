@@ -9,19 +9,15 @@ import numpy as np
 from edgemtl import show
 from edgemtl.data import DataSet
 from edgemtl.errors import UsageError
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Data
 from edgemtl.tasks import Task
 
 
-class Checked(DataSet):
-    """The samples of a data set; reading one raises UsageError, naming its file, where a label cannot be right.
+class _Samples(DataSet):
+    """What is made of a data set's samples, frame by frame."""
 
-    That is one of another size than its image, or with values that its task does not have: class ids past the last,
-    millimetres for metres.
-    """
-
-    def __init__(self, samples: DataSet, tasks: Mapping[str, Task]) -> None:
-        self.samples, self.tasks = samples, tasks
+    def __init__(self, samples: DataSet) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -33,6 +29,18 @@ class Checked(DataSet):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that a sample is read from."""
         return self.samples.paths(index)
+
+
+class Checked(_Samples):
+    """The samples of a data set; reading one raises UsageError, naming its file, where a label cannot be right.
+
+    That is one of another size than its image, or with values that its task does not have: class ids past the last,
+    millimetres for metres.
+    """
+
+    def __init__(self, samples: DataSet, tasks: Mapping[str, Task]) -> None:
+        super().__init__(samples)
+        self.tasks = tasks
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         sample = self.samples[index]
@@ -52,28 +60,17 @@ class Checked(DataSet):
         return str(files[task][0]) if files else f"the {task} label of {self.name(index)}"
 
 
-class Held(DataSet):
+class Held(_Samples):
     """The samples of a data set, read once and held in memory. A sample's UsageError is raised when it is asked for."""
 
     def __init__(self, samples: DataSet) -> None:
-        self.source = samples
+        super().__init__(samples)
         with ThreadPoolExecutor() as pool:  # decoders run outside Python's lock
             read = pool.map(lambda index: _read(samples, index), range(len(samples)))
-            self.samples = list(show.track(read, "reading frames", len(samples)))
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def name(self, index: int) -> str:
-        """The frame's name."""
-        return self.source.name(index)
-
-    def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
-        """The files that a sample was read from."""
-        return self.source.paths(index)
+            self.held = list(show.track(read, "reading frames", len(samples)))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        sample = self.samples[index]
+        sample = self.held[index]
         if isinstance(sample, UsageError):
             raise sample
         return dict(sample)
@@ -86,9 +83,9 @@ def _read(samples: DataSet, index: int) -> dict[str, np.ndarray] | UsageError:
         return error
 
 
-def load(recipe: Recipe, root: Path | None, split: str) -> Checked:
-    """The samples of a split of the recipe's data set, in `root`; UsageError where it cannot be had or is empty."""
-    found = recipe.data.open(root, split, recipe.tasks)
+def load(data: Data, root: Path | None, split: str, tasks: Mapping[str, Task]) -> Checked:
+    """The samples of a split with the labels of some tasks; UsageError where it cannot be had or is empty."""
+    found = data.open(root, split, tasks)
     if len(found) == 0:
-        raise UsageError(f"the {split} split of {recipe.data.name} is empty{f' in {root}' if root else ''}")
-    return Checked(found, recipe.tasks)
+        raise UsageError(f"the {split} split of {data.name} is empty{f' in {root}' if root else ''}")
+    return Checked(found, tasks)

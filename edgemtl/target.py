@@ -99,6 +99,10 @@ class Target(Protocol):
         """What can be said of an artifact without running it; nothing where the target has no rules of its own."""
         return []
 
+    def machine(self) -> list[Check]:
+        """What this machine's own system brings for running artifacts; nothing where packages are all it takes."""
+        return []
+
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line; empty: nothing."""
         return ""

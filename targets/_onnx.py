@@ -233,7 +233,8 @@ def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] 
     import onnxruntime
 
     with reading(path, "ONNX Runtime"):
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        source = str(model) if isinstance(model, Path) else model  # versions before 1.13 take no Path
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     for name in names:
         if name not in outputs:

@@ -1,16 +1,19 @@
 """The command line: help with examples, one line for every failure, the exit status."""
 
 import errno
+import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import edgemtl
 from edgemtl import cli
 from edgemtl.errors import CheckFailed, UsageError
 
-_, COMMANDS = cli._parser()
 ROOT = Path(cli.__file__).parent.parent
 
 
@@ -20,16 +23,33 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return status, out, err
 
 
-@pytest.mark.parametrize("word", COMMANDS)
+@pytest.mark.parametrize("word", cli.COMMANDS)
 def test_every_command_explains_itself_with_an_example_that_parses(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main([word, "--help"])
-    assert ended.value.code == 0
-    for example in capsys.readouterr().out.split("example:\n")[1].strip().splitlines():
-        assert example.strip().startswith(f"edgemtl {word}")
-        assert cli._parse(example.split()[1:]).word == word
+    status, out, _ = run(capsys, word, "--help")
+    assert status == 0 and f"Usage: edgemtl {word}" in out
+    examples = out.split("example:\n")[1].strip()
+    assert examples
+    for example in re.split(r"\n  (?=edgemtl )", examples):
+        assert cli.parse(example.split()[1:])[0] is cli.COMMANDS[word]
+
+
+@pytest.mark.parametrize("word", cli.COMMANDS)
+def test_every_parameter_is_explained(word: str) -> None:
+    verb = cli.COMMANDS[word]
+    told = re.findall(r"^    (\w+): ", inspect.cleandoc(verb.__doc__ or "").partition("Args:\n")[2], re.M)
+    assert told == list(inspect.signature(verb).parameters)
+
+
+def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys)[1] == run(capsys, "--help")[1]
+    assert run(capsys, "--version") == (0, f"edgemtl {edgemtl.__version__}\n", "")
+
+
+def test_the_verbs_are_pythons_too() -> None:
+    for name in set(edgemtl.__all__) - {"Predictor", "__version__"}:
+        assert getattr(edgemtl, name) is cli.COMMANDS[name]
 
 
 def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,19 +63,18 @@ def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        ((), "arguments are required: COMMAND"),
-        (("trian",), "unknown command 'trian'; did you mean 'train'?"),
-        (("list", "recipe"), "unknown kind 'recipe'; did you mean 'recipes'?"),
-        (("list", "recipes", "more"), "unexpected argument 'more'"),
-        (("train",), "arguments are required: RECIPE, --run"),
+        (("trian",), 'unknown command "trian". Did you mean "train"?; see `edgemtl --help`'),
+        (("list", "recipe"), 'invalid value "recipe" for KIND. Choose from: "recipes", "targets", "apps"'),
+        (("list", "recipes", "more"), "unused Tokens: ['more']"),
+        (("train",), "RECIPE requires an argument; see `edgemtl train --help`"),
         (("train", "nyud_egde", "--run", "x"), "unknown recipe 'nyud_egde'; did you mean 'nyud_edge'?"),
-        (("train", "nyud_edge", "--run", "x", "--resmue"), "unknown option '--resmue'; did you mean '--resume'?"),
+        (("train", "nyud_edge", "--run", "x", "--resmue"), "unknown option: --resmue. Did you mean --resume?"),
         (("train", "nyud_edge", "--run", "x", "--set", "training.rat=1"), "did you mean 'training.rate'?"),
-        (("train", "nyud_edge", "--run", "x", "--nodes", "0"), "'0' is not a positive whole number"),
+        (("train", "nyud_edge", "--run", "x", "--nodes", "0"), "0 is not a positive whole number"),
         (("convert", "no_run", "--target", "openvni"), "unknown target 'openvni'; did you mean 'openvino'?"),
         (
             ("convert", "no_run", "--target", "openvino", "--precision", "int4"),
-            "unknown precision 'int4'; did you mean 'int8'?",
+            'invalid value "int4" for --precision. Choose from: "fp32", "fp16", "int8". Did you mean "int8"?',
         ),
         (("train", "nyud_edge", "--run", "x", "--set", "training.balance=dwq"), "be 'fixed', 'uncertainty' or 'dwa'"),
         (("evaluate", "no_run"), "no_run is neither a run"),
@@ -71,7 +90,7 @@ def test_list_names_every_entry(capsys: pytest.CaptureFixture[str]) -> None:
         (("doctor", "--data", "tests", "--dataset", "nyu"), "unknown data set 'nyu'; did you mean 'nyud'?"),
         (("doctor", "--data", "x", "--target", "onnx"), "--target asks about this machine, --data about a data set"),
         (("doctor", "--limit", "5"), "--limit goes with --data DIR"),
-        (("doctor", "--data", "x", "--limit", "0"), "'0' is not a positive whole number"),
+        (("doctor", "--data", "x", "--limit", "0"), "0 is not a positive whole number"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(
@@ -134,10 +153,10 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
 def test_the_data_folder_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["evaluate", "x"]
     monkeypatch.delenv("EDGEMTL_DATA", raising=False)
-    assert cli._parse(words).data is None
+    assert cli.parse(words)[1]["data"] is None
     monkeypatch.setenv("EDGEMTL_DATA", "there")
-    assert cli._parse(words).data == Path("there")
-    assert cli._parse([*words, "--data", "here"]).data == Path("here")
+    assert cli.parse(words)[1]["data"] == Path("there")
+    assert cli.parse([*words, "--data", "here"])[1]["data"] == Path("here")
 
 
 def test_doctor_looks_through_the_data_set_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +165,7 @@ def test_doctor_looks_through_the_data_set_named(monkeypatch: pytest.MonkeyPatch
     assert cli.main(["doctor", "--data", "d", "--dataset", "nyud", "--limit", "5", "--out", "o"]) == 0
     assert asked == [(Path("d"), {"dataset": "nyud", "limit": 5, "out": Path("o")})]
     monkeypatch.setenv("EDGEMTL_DATA", "there")  # a data set is looked through only where one asks for it
-    assert cli._parse(["doctor"]).data is None
+    assert cli.parse(["doctor"])[1]["data"] is None
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:
@@ -159,6 +178,14 @@ def test_a_reader_that_leaves_gets_no_traceback() -> None:
 
 
 def test_starting_up_imports_nothing_slow() -> None:
-    slow = ("numpy", "cv2", "torch", "pydantic", "rich")
+    slow = ("numpy", "cv2", "torch", "pydantic")
     ended = python(f"import sys, edgemtl.cli; print([m for m in {slow} if m in sys.modules])")
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_a_recipe_is_shown_as_set_would_name_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "show", "nyud_edge", "--set", "training.batch=17")
+    row = next(line for line in out.splitlines() if "training.batch " in line)
+    assert status == 0 and row.split("│")[2].strip() == "17" and "[40 values]" in out
+    stated = json.loads(run(capsys, "show", "nyud_edge", "--json")[1])
+    assert stated["network"]["method"] == "demt"

@@ -13,6 +13,7 @@ import pytest
 
 from edgemtl.deployment import convert, verify
 from edgemtl.errors import CheckFailed
+from edgemtl.quantization import weights
 from tests import toy
 
 ONNX = {"onnx": ("model.onnx", "model.webgpu.onnx"), "tensorrt": ("model.onnx", "model.fp16.onnx")}
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     network, folder = toy.deployed("int8"), toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, network)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: network)
+        patch.setattr(weights, "load", lambda run, form: network)
         patch.setattr(verify, "frames_of", lambda stated, data, count: ("smooth frames", toy.frames(count)))
         yield folder
 
@@ -66,7 +67,7 @@ def in_onnx(folder: Path, file: str, fault: str) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    from edgemtl.targets import _webgpu
+    from edgemtl.targets.onnx import webgpu
 
     model = onnx.load(folder / file)
     graph = model.graph
@@ -87,7 +88,7 @@ def in_onnx(folder: Path, file: str, fault: str) -> None:
         [rule] = [made for made in last.attribute if made.name == "coordinate_transformation_mode"]
         rule.s = b"asymmetric"
     else:
-        _, chains = _webgpu._chains(graph)
+        _, chains = webgpu._chains(graph)
         pairs = {value: chain[-1].input[0] for value, chain in chains.items()}
         for node in graph.node:
             if node.op_type == "DequantizeLinear" and node.input[0] in makers:
@@ -125,7 +126,7 @@ def in_openvino(folder: Path, file: str, fault: str) -> None:
 
 def in_coreml(folder: Path, _: str, fault: str) -> None:
     from edgemtl.targets.coreml import package
-    from edgemtl.targets.coreml.quantized import activations
+    from edgemtl.targets.coreml.readback import activations
     from tests.targets.coreml.programs import setting
     from tests.targets.coreml.test_damage import write
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from edgemtl import artifact, frames, recipe
 from edgemtl.apps import camera
-from edgemtl.deployment import report
 from edgemtl.device import draw, evaluate
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
+from edgemtl.files import write_json
 from edgemtl.frames import FILL, canvas, fit, spread, window
-from edgemtl.quantization import mixed
+from edgemtl.quantization import mixed, weights
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 
@@ -129,13 +129,14 @@ def test_scores_are_of_what_a_device_shows(predictor):
             seen.append(prediction)
 
     sample = {"image": RAMP, "depth": np.ones(RAMP.shape[:2], np.float32)}
-    evaluate.measure(predictor.maps, [sample], {"depth": Kept()}, size=made.size, how=made.fit, quiet=True)
+    model = SimpleNamespace(tasks={"depth": Kept()}, size=made.size, fit=made.fit)
+    evaluate.measure(lambda frame: {"depth": predictor.session(frame)["depth"]}, [sample], model, quiet=True)
     np.testing.assert_array_equal(seen[0], predictor(RAMP)["depth"])
     assert is_the_ramp(seen[0])
 
 
 def test_an_artifact_is_scored_by_its_manifest(predictor):
-    assert evaluate._subject(predictor.folder, "float").fit == predictor.manifest.fit
+    assert evaluate._subject(predictor.folder, "float").about.fit == predictor.manifest.fit
 
 
 def test_calibration_sees_what_a_device_sees(predictor, stated):
@@ -161,16 +162,23 @@ def test_a_demo_shows_the_map_on_its_frame(predictor, view, step, monkeypatch):
     assert drawn[0].shape != frame.shape[:2] and is_the_ramp(drawn[0], 3 * drawn[0].shape[0] // 30, frame)
 
 
-def test_a_report_shows_what_a_device_shows(predictor, stated):
-    def network(batch):
-        maps = predictor.session(batch[0].permute(1, 2, 0).byte().numpy())
-        return {task: torch.from_numpy(map)[None] for task, map in maps.items()}
+def test_a_run_is_shown_as_its_artifacts_are(predictor, stated, tmp_path, monkeypatch):
+    class Network(torch.nn.Module):
+        def forward(self, batch):
+            maps = predictor.session(batch[0].permute(1, 2, 0).byte().numpy())
+            return {task: torch.from_numpy(map)[None] for task, map in maps.items()}
 
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "recipe.json", {"recipe": stated.model_dump(mode="json")})
+    (tmp_path / "run" / "float.safetensors").write_bytes(b"")
+    monkeypatch.setattr(weights, "load", lambda run, form: Network())
+    by_torch = Predictor(tmp_path / "run", weights="float")
+    assert by_torch.manifest.fit == predictor.manifest.fit
     size = (15, 50)
-    by_torch = report._torch(network, stated)(RAMP, size)["depth"]
-    (model,) = report._opened("int8", {predictor.folder: predictor.manifest}).values()
-    np.testing.assert_array_equal(model(RAMP, size)["depth"], by_torch)
-    assert by_torch.shape == size and is_the_ramp(by_torch)
+    shown = by_torch.decode(by_torch.maps(RAMP), size, frame=RAMP.shape[:2])["depth"]
+    wanted = predictor.decode(predictor.maps(RAMP), size, frame=RAMP.shape[:2])["depth"]
+    np.testing.assert_array_equal(shown, wanted)
+    assert shown.shape == size and is_the_ramp(shown)
 
 
 @given(st.integers(1, 300), st.integers(1, 300))

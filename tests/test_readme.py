@@ -23,9 +23,9 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", [c for page in PAGES for c in commands(page)])
 def test_every_command_is_understood(command):
-    arguments = cli._parse(shlex.split(command)[1:])
+    _, arguments = cli.parse(shlex.split(command)[1:])
     for kind in ("recipe", "target"):
-        names = getattr(arguments, kind, None) or []
+        names = arguments.get(kind) or []
         assert set([names] if isinstance(names, str) else names) <= set(registry.names(f"{kind}s"))
 
 

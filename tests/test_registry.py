@@ -9,7 +9,7 @@ from edgemtl.device.bounds import BOUNDS, Bounds
 from edgemtl.errors import UsageError
 from edgemtl.target import Target, load_target
 
-KINDS = ("recipes", "targets", "apps", "tasks", "data", "models")
+KINDS = ("recipes", "targets", "apps", "tasks", "data", "models", "objectives", "deployment.destinations")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,6 +21,7 @@ def test_every_entry_says_in_its_first_line_what_it_is(kind: str) -> None:
 
 PROMISES = {
     "recipes": "recipe", "targets": "target", "apps": "app", "tasks": "task", "data": "open", "models": "network",
+    "objectives": "objective", "deployment.destinations": "pack",
 }  # fmt: skip
 
 

@@ -31,8 +31,8 @@ def test_the_commands_of_a_workflow_exist(workflow: Path) -> None:
             wanted = matrix["make"] if "matrix.make" in line else line.split()[1:]
             assert set(wanted) <= set(TARGETS), line
             continue
-        arguments = cli._parse(shlex.split(line)[1:])
-        if source := getattr(arguments, "source", None):
+        _, arguments = cli.parse(shlex.split(line)[1:])
+        if source := arguments.get("source"):
             assert (ROOT / source).exists()
 
 

@@ -1,6 +1,5 @@
 """Reading the files of a data set: whatever is wrong with one is a UsageError that names it."""
 
-import os
 import re
 import zlib
 from pathlib import Path
@@ -150,12 +149,6 @@ def directions(path: Path, raw: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
     normal *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
     return normal
-
-
-def user_cache() -> Path:
-    """The user's own folder for what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgemtl"
 
 
 def _wrong_png(data: bytes) -> str:

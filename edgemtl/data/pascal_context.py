@@ -35,10 +35,9 @@ from edgemtl.data._files import (
     read_mat,
     read_names,
     read_plane,
-    user_cache,
 )
 from edgemtl.errors import UsageError, needs
-from edgemtl.files import write_json
+from edgemtl.files import user_cache, write_json
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import thin
 from edgemtl.tasks.edge import Edge

@@ -14,13 +14,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from edgemtl import artifact, ledger, show
-from edgemtl.deployment import convert
+from edgemtl.deployment.pictures import frames_of
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps
 from edgemtl.frames import fit
-from edgemtl.quantization import quantizers
+from edgemtl.networks.session import one
+from edgemtl.quantization import quantizers, weights
 from edgemtl.quantization.quantizers import FakeQuantize
-from edgemtl.run import Run, run_of
+from edgemtl.run import Run, form_of, run_of
 from edgemtl.target import load_target
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
@@ -55,8 +56,6 @@ def blame(
     the conversion is looked into all the same. CheckFailed naming the first layer beyond the bound. UsageError where
     the target tells nothing of what is inside.
     """
-    from edgemtl.deployment.verify import frames_of  # which imports this file
-
     manifest = artifact.read(path, intact=False)
     target = load_target(manifest.target)
     run = run_of(path, run)
@@ -67,7 +66,7 @@ def blame(
         values = target.tensors(path, manifest, frame, device)
         if values is None:
             raise UsageError(f"target {manifest.target} does not tell what its network computes inside")
-        layers = walk(convert.load(run, manifest.precision), frame, dict(values))
+        layers = walk(weights.load(run, form_of(manifest.precision)), frame, dict(values))
     if not layers:
         raise UsageError(f"{path} names no layer of the network in {run}; convert again")
     first = next((layer for layer in layers if not layer.own <= bound), None)
@@ -97,7 +96,7 @@ def walk(deployed: nn.Module, frame: np.ndarray, values: dict[str, np.ndarray]) 
     name, and the maps by their task; `ledger.place` names further calls. A module is left out where the number of its
     places is not that of its calls.
     """
-    image = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    image = one(frame)
     wanted: dict[str, list[np.ndarray]] = {}
     for call in _run(deployed, image):
         wanted.setdefault(call.place[0], []).append(call.output)

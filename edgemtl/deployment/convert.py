@@ -1,29 +1,26 @@
 """From a run's weights to an artifact that a device can open."""
 
-import errno
 import json
-import os
-import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import nn
 
 from edgemtl import artifact, show
 from edgemtl import recipe as recipes
-from edgemtl.artifact import Manifest
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
 from edgemtl.errors import UsageError, unknown
-from edgemtl.files import read_json, sha256
+from edgemtl.files import read_json, replacing_folder, sha256
 from edgemtl.networks import checkpoint
-from edgemtl.networks.prepare import Deployed, load_float
+from edgemtl.networks.prepare import Deployed
+from edgemtl.networks.session import TorchSession
+from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, form_of
+from edgemtl.run import Run, describe, form_of
 from edgemtl.target import Target, load_target
 from edgemtl.tasks import Size
 
@@ -43,30 +40,23 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     recipe, file = run.recipe, run.need(form_of(precision))
     started = time.monotonic()
     folder = run.artifact(target, precision)
-    with show.err.status(f"converting {file} for {target}"), _replacing(folder) as temporary:
+    with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
         facts = _facts(recipe, precision)
-        deployed = load(run, precision)
+        deployed = weights.load(run, form_of(precision))
         names = chosen.convert(
             deployed, recipe.size, recipe.tasks, temporary, precision, facts, chosen.options(**options)
         )
         held = chosen.quantized(temporary) if precision == "int8" else None
-        manifest = Manifest(
-            recipe=recipe.name,
-            target=target,
-            precision=precision,
-            options=options,
-            size=recipe.size,
-            fit=recipe.fit,
-            map_stride=recipe.map_stride,
-            tasks=recipe.tasks,
-            data=recipe.data,
-            files=artifact.describe(temporary, names),
-            weights_sha256=sha256(file),
-            toolchain=artifact.versions(("torch", "nncf", *chosen.packages)),
-            exact=_exact(deployed, recipe) if precision == "int8" else (),
-            needs=overflow.prove(held).needs if held is not None else (),
-            scores=_scores(run, file),
-        )
+        changes = {
+            "target": target,
+            "options": options,
+            "files": artifact.describe(temporary, names),
+            "toolchain": artifact.versions(("torch", "nncf", *chosen.packages)),
+            "exact": _exact(deployed, recipe) if precision == "int8" else (),
+            "needs": overflow.prove(held).needs if held is not None else (),
+            "scores": _scores(run, file),
+        }
+        manifest = describe(recipe, file, precision).model_copy(update=changes)
         test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
         manifest = manifest.model_copy(update={"files": artifact.describe(temporary, [*names, test])})
         artifact.write(temporary, manifest)
@@ -89,10 +79,8 @@ def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[st
 
     See edgemtl.device.selftest.
     """
-    frames = selftest.frames(size)
-    with torch.inference_mode():
-        made = [deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()) for frame in frames]
-    return selftest.write(folder, frames, [{task: map[0].numpy() for task, map in of.items()} for of in made], words)
+    frames, session = selftest.frames(size), TorchSession(deployed, "cpu")
+    return selftest.write(folder, frames, [session(frame) for frame in frames], words)
 
 
 def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
@@ -105,15 +93,6 @@ def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, An
             raise unknown(f"setting of target {name}", key, known)
         found[key] = value
     return found
-
-
-def load(run: Path | Run, precision: str) -> Deployed:
-    """The deployed network in torch that an artifact of this precision must agree with."""
-    if precision != "int8":
-        return load_float(run)
-    from edgemtl.quantization.compress import load_int8  # slow to import, and needs NNCF
-
-    return load_int8(run)
 
 
 def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
@@ -131,24 +110,3 @@ def _scores(run: Run, file: Path) -> Scores:
         found: Scores = entry["tasks"]
         return found
     return checkpoint.about(file).get("scores") or {}
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if folder.exists():  # a full folder cannot be renamed over
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise
-        raise UsageError(f"cannot write {folder}: {os.strerror(error.errno).lower()}") from error
-    finally:
-        if old.exists() and not folder.exists():  # an error or Ctrl-C between the two renames
-            old.rename(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

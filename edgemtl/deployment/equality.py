@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.device.selftest import canonical
+from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.proof import Proof
 from edgemtl.quantization.quantizers import FakeQuantize
@@ -23,7 +23,7 @@ def codes(
     path: Path,
     manifest: Manifest,
     frames: Sequence[np.ndarray],
-    deployed: Any,
+    reference: TorchSession,
     proof: Proof,
     device: str | None,
 ) -> dict[str, Any] | None:
@@ -33,7 +33,7 @@ def codes(
     depends on no island. What a converter merged with another quantizer is not told by the artifact; the ledger
     accounts for that.
     """
-    sure = certain(deployed, proof)
+    sure = certain(reference.network, proof)
     differing: dict[str, float] = {}
     told: set[str] = set()
     for frame in frames:
@@ -43,8 +43,8 @@ def codes(
             return None
         for place, value in inside:
             found.setdefault(ledger.name(place), []).append(value)
-        wanted_maps = {task: [map] for task, map in maps(deployed, frame).items() if task in proof.exact}
-        for name, wanted in (activations(deployed, frame) | wanted_maps).items():
+        wanted_maps = {task: [map[None]] for task, map in reference(frame).items() if task in proof.exact}
+        for name, wanted in (activations(reference, frame) | wanted_maps).items():
             here = found.get(name, [])
             if here:
                 told.add(name)
@@ -72,7 +72,7 @@ def certain(deployed: nn.Module, proof: Proof) -> set[str]:
     return {name for name, found in every.items() if found == {True}}
 
 
-def activations(deployed: Any, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
+def activations(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
     """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
     made: dict[str, list[np.ndarray]] = {}
 
@@ -80,22 +80,15 @@ def activations(deployed: Any, frame: np.ndarray) -> dict[str, list[np.ndarray]]
         assert isinstance(module, FakeQuantize)
         made.setdefault(module.name, []).append(output.numpy().copy())
 
+    deployed: Any = reference.network
     watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
     hooks = [q.register_forward_hook(note) for q in watched]
     try:
-        maps(deployed, frame)
+        reference(frame)
     finally:
         for hook in hooks:
             hook.remove()
     return made
-
-
-def maps(deployed: Any, frame: np.ndarray) -> dict[str, np.ndarray]:
-    """Torch's maps of a frame (H, W, 3), with the batch axis."""
-    with torch.inference_mode():
-        return {
-            task: map.numpy() for task, map in deployed(torch.from_numpy(frame).permute(2, 0, 1)[None].float()).items()
-        }
 
 
 def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:

@@ -2,31 +2,28 @@
 
 import base64
 import importlib.util
-import io
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgemtl import artifact, show
+from edgemtl import artifact, plots, show
 from edgemtl.artifact import Manifest
 from edgemtl.device.bench import FRAME
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, read_lines, replacing, sha256
-from edgemtl.frames import fit, predict
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.tasks import Size, Task, delta_m
-from edgemtl.tasks.depth import Depth
+from edgemtl.samples import load
+from edgemtl.tasks import Task, delta_m
 
 PAGE, CLIP = "report.html", "demo.webm"
 WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
@@ -36,9 +33,6 @@ SLOWER = "This processor lacks VNNI, one instruction for three of int8: int8 gai
 # Stand-ins for the page's own colours, which differ between light and dark.
 INK, LINE, POINT, GRID = "#010203", "#040506", "#070809", "#0a0b0c"
 PAINT = {INK: "currentColor", LINE: "var(--accent)", POINT: "var(--second)", GRID: "var(--border)"}
-
-
-Model = Callable[[np.ndarray, Size], dict[str, np.ndarray]]  # a frame and a size -> each task's prediction at that
 
 
 class Form(NamedTuple):
@@ -98,7 +92,7 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     page = (out or run.folder) / PAGE
     stated, artifacts = run.recipe, run.artifacts()
     forms = _forms(run, stated, artifacts)
-    models, parameters = _models(run, stated, artifacts)
+    models, parameters = _models(run, artifacts)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     listed = [*forms, *_constant(run, stated)]
     table, notes = _table(listed, stated.tasks), _notes(run, forms)
@@ -148,7 +142,8 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
-            found.append(Form(name, "torch", precision, scores(name, sha256(file)), file.stat().st_size, {}, {}))
+            own, times = scores(name, sha256(file)), measured.get(name, {})
+            found.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
     for folder, manifest in artifacts.items():
         size = artifact.size(manifest)
         own = scores(folder.name, manifest.weights_sha256)
@@ -302,62 +297,35 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
 # ---- pictures
 
 
-def _models(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Model], int | None]:
+def _models(run: Run, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predictor], int | None]:
     """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
-    found: dict[str, Model] = {}
+    found: dict[str, Predictor] = {}
     parameters = None
     torch = importlib.util.find_spec("torch") is not None
     if torch and run.weights("float").is_file():
-        from edgemtl.networks import prepare
-
-        network = prepare.load_float(run)
-        parameters = sum(p.numel() for p in network.parameters())
-        found["float, torch"] = _torch(network, stated)
+        model = found["float, torch"] = Predictor(run.folder, "cpu", weights="float")
+        parameters = sum(p.numel() for p in model.session.network.parameters())  # type: ignore[attr-defined]
     else:
         found |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
     small = _opened("int8", {f: m for f, m in artifacts.items() if m.precision == "int8"})
     if not small and torch and run.weights("int8").is_file():
-        from edgemtl.quantization import compress
-
-        small = {"int8, torch": _torch(compress.load_int8(run), stated)}
+        small = {"int8, torch": Predictor(run.folder, "cpu", weights="int8")}
     return found | small, parameters
 
 
-def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Model]:
+def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Predictor]:
     """The first artifact whose runtime is here, OpenVINO's before others."""
     for folder, manifest in sorted(artifacts.items(), key=lambda item: item[1].target != "openvino"):
-        try:
-            predictor = Predictor(folder)
-        except UsageError:
-            continue
-
-        def model(frame: np.ndarray, at: Size, predictor: Predictor = predictor) -> dict[str, np.ndarray]:
-            return predictor.decode(predictor.maps(frame), at, frame=frame.shape[:2])
-
-        return {f"{title}, {manifest.target}": model}
+        with suppress(UsageError):
+            return {f"{title}, {manifest.target}": Predictor(folder)}
     return {}
 
 
-def _torch(network: Any, stated: Recipe) -> Model:
-    import torch
-
-    def model(frame: np.ndarray, at: Size) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            batch = torch.from_numpy(fit(frame, stated.size, stated.fit)).permute(2, 0, 1)[None].float()
-            maps = {name: map[0].numpy() for name, map in network(batch).items()}
-        return {
-            name: predict(task, maps[name], frame.shape[:2], stated.size, stated.fit, at=at)
-            for name, task in stated.tasks.items()
-        }
-
-    return model
-
-
-def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count: int) -> list[dict[str, Any]]:
+def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, count: int) -> list[dict[str, Any]]:
     """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
     tasks = stated.tasks
     try:
-        samples = stated.data.open(data, "val", tasks)
+        samples = load(stated.data, data, "val", tasks)
     except UsageError as error:
         if data is not None:
             raise
@@ -370,7 +338,7 @@ def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count
         frame = sample["image"]
         scale = min(1.0, WIDTH / frame.shape[1])
         size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
-        predictions = [model(frame, size) for model in models.values()]
+        predictions = [model.decode(model.maps(frame), size, frame=frame.shape[:2]) for model in models.values()]
         rows = []
         for name, task in tasks.items():
             label = task.resize(sample[name], size) if name in sample else task.unlabelled(size)
@@ -379,7 +347,7 @@ def _pictures(stated: Recipe, models: dict[str, Model], data: Path | None, count
                 {
                     "title": task.title,
                     "legend": _legend(task, shown),
-                    "scale": isinstance(task, Depth),
+                    "scale": task.ruler is not None,
                     "images": [_embedded(task.paint(p), flat=p.dtype == np.uint8) for p in shown],
                 }
             )
@@ -413,42 +381,28 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
         return []
     found = []
     for name, task in tasks.items():
-        style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 8.5}
-        with matplotlib.rc_context(style):
-            figure = Figure(figsize=(4.2, 2.7 if scored else 1.6), layout="constrained")
-            axes = figure.subplots(1 + bool(scored), sharex=True, squeeze=False)[:, 0]
+        size = (4.2, 2.7 if scored else 1.6)
+        with plots.figure(*size, rows=1 + bool(scored), ink=INK, grid=GRID, salt=name) as (figure, grid):
+            axes = grid[:, 0]
             points = [(r["iteration"], r["loss"][name]) for r in losses if name in r["loss"]]
-            axes[0].plot(*zip(*points), color=LINE, linewidth=1.4)
-            axes[0].set_title("training loss", loc="left", fontsize=8.5, color=INK)
+            axes[0].plot(*zip(*points), color=LINE)
+            axes[0].set_title("training loss")
             if scored:
+                axes[0].tick_params(labelbottom=False)
+                axes[1].sharex(axes[0])
                 values = [math.nan if (v := r["scores"][name][task.headline]) is None else v for r in scored]
-                axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT, markersize=4, linewidth=1.4)
+                axes[1].plot([r["iteration"] for r in scored], values, "o-", color=POINT)
                 arrow = "↑" if task.higher_is_better else "↓"
-                label = f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else "")
-                axes[1].set_title(label, loc="left", fontsize=8.5, color=INK)
+                axes[1].set_title(f"validation {task.headline} {arrow}" + (f", {task.unit}" if task.unit else ""))
             for axis in axes:
-                _plain(axis)
-            found.append({"title": task.title, "svg": _svg(figure)})
+                axis.yaxis.set_major_locator(MaxNLocator(4))
+                axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            found.append({"title": task.title, "svg": _painted(plots.svg(figure))})
     return found
 
 
-def _plain(axis: Any) -> None:
-    """Leaves an axis only horizontal lines and few numbers."""
-    axis.spines[:].set_visible(False)
-    axis.grid(axis="y", color=GRID, linewidth=0.8)
-    axis.tick_params(length=0, colors=INK)
-    axis.patch.set_visible(False)
-    axis.yaxis.set_major_locator(MaxNLocator(4))
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element in the page's colours and font."""
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
+def _painted(svg: str) -> str:
+    """The drawing in the page's colours and font."""
     for placeholder, colour in PAINT.items():
-        text = text.replace(placeholder, colour)
-    return text.replace("DejaVu Sans", "inherit")
+        svg = svg.replace(placeholder, colour)
+    return svg.replace("DejaVu Sans", "inherit")

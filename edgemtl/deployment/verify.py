@@ -8,20 +8,21 @@ import torch
 
 from edgemtl import artifact, show
 from edgemtl.artifact import Manifest
-from edgemtl.data import DataSet
-from edgemtl.deployment import blame, convert, equality
+from edgemtl.deployment import blame, equality
+from edgemtl.deployment.pictures import frames_of
 from edgemtl.device import processor, readback, selftest
 from edgemtl.device.bounds import bounds_of, compare
-from edgemtl.device.predictor import Predictor, smooth_frames
+from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
-from edgemtl.frames import fit, spread
+from edgemtl.frames import fit
 from edgemtl.ledger import Check
-from edgemtl.quantization import proof
+from edgemtl.networks.session import TorchSession
+from edgemtl.quantization import proof, weights
 from edgemtl.quantization.proof import Proof
-from edgemtl.recipe import Data, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.run import Run, form_of, run_of
-from edgemtl.target import Session, Target, load_target
+from edgemtl.target import Target, load_target
 
 
 def verify(
@@ -57,10 +58,10 @@ def verify(
     target = load_target(manifest.target)
     checks = target.check(path, manifest)
     held = readback.check(path, manifest, run) if manifest.precision == "int8" else None
-    reference = convert.load(run, manifest.precision)
+    reference = weights.session(run, form_of(manifest.precision), "cpu")
 
     source, images = frames_of(stated, data, frames)
-    shown = proof.prove(reference, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None
+    shown = proof.prove(reference.network, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None
     checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
     exact = shown.exact if shown and predictor.session.float32 else ()
     held_codes = None
@@ -73,11 +74,9 @@ def verify(
     unsound: dict[str, str] = {}  # by task, in the first frame where it is
     for index, image in enumerate(show.track(images, f"verify on {source}")):
         frame = fit(image, manifest.size, manifest.fit)
-        got = predictor.session(frame)
-        with torch.inference_mode():
-            wanted = reference(torch.from_numpy(frame).permute(2, 0, 1)[None].float())
+        got, wanted = predictor.session(frame), reference(frame)
         for task, found in pairs.items():
-            want = wanted[task][0].numpy()
+            want = wanted[task]
             if got[task].shape != want.shape:
                 raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
             found.append((got[task], want))
@@ -157,22 +156,16 @@ def _check_of_exact(manifest: Manifest, shown: proof.Proof | None) -> list[Check
     return [Check("manifest", False, f"it says that the exact maps are {said}; they are {right}; convert again")]
 
 
-def _check_of_selftest(path: Path, manifest: Manifest, reference: Any) -> Check:
+def _check_of_selftest(path: Path, manifest: Manifest, reference: TorchSession) -> Check:
     """Whether the artifact has a self-test, and the maps in it are those of the torch model."""
     if artifact.SELFTEST not in manifest.files:
         return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
-
-    class Torch(Session):
-        device, how, float32 = "torch", "executed", True
-
-        def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-            return {task: map[0] for task, map in equality.maps(reference, frame).items()}
 
     try:
         stored = selftest.read(path, manifest)
     except (CheckFailed, UsageError) as error:
         return Check("self-test", False, str(error))
-    verdicts = selftest.check(Torch(), manifest, stored)
+    verdicts = selftest.check(reference, manifest, stored)
     wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
     return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
 
@@ -184,7 +177,7 @@ def _check_of_other(
     device: str,
     images: list[np.ndarray],
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]],
-    reference: Any,
+    reference: TorchSession,
     shown: Proof | None,
 ) -> Check:
     """Whether the file that `device` runs gives torch's maps, the second of `pairs`, and torch's codes."""
@@ -211,7 +204,7 @@ def _check_of_other(
 
 
 def _check_of_layers(
-    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: Any, device: str
+    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: TorchSession, device: str
 ) -> Check:
     """Whether each layer alone, on the artifact's own inputs, gives what torch gives: see `blame`.
 
@@ -219,30 +212,10 @@ def _check_of_layers(
     was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
     """
     bound, frame = blame.BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
-    layers = blame.walk(reference, frame, dict(target.tensors(path, manifest, frame, device) or {}))
+    layers = blame.walk(reference.network, frame, dict(target.tensors(path, manifest, frame, device) or {}))
     wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
     text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
     return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)
-
-
-def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
-    """Where the frames are from and up to `count` of them, spread over the split."""
-    try:
-        samples = stated.data.open(data, "val")
-        return f"{stated.data.name}, val split", _spread(samples, count)
-    except (UsageError, ModuleNotFoundError):
-        if data is not None:
-            raise
-    try:
-        return "rendered scenes", _spread(Data(name="scenes").open(None, "val"), count)
-    except (UsageError, ModuleNotFoundError):  # there is no renderer on some machines
-        return "smooth random frames", smooth_frames(stated.size, count)
-
-
-def _spread(samples: DataSet, count: int) -> list[np.ndarray]:
-    if not len(samples):
-        raise UsageError("the val split is empty")
-    return [samples[index]["image"] for index in spread(len(samples), count)]
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps
 from edgemtl.frames import fit
+from edgemtl.run import Run
 from edgemtl.tasks import Size, numbered
 from edgemtl.threads import VARIABLE
 from edgemtl.threads import threads as thread_limit
@@ -26,7 +27,7 @@ from edgemtl.threads import threads as thread_limit
 FRAME: Size = (480, 640)  # of the JPEG that the end-to-end measurement starts from
 # The measuring process imports from the very places that this one does, in the same order.
 START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from edgemtl.device import bench; bench.main()"
-MODULES = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # whose versions matter, where they are used
+MODULES = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt", "torch")  # whose versions matter, where they are used
 
 
 def bench(
@@ -40,6 +41,8 @@ def bench(
 ) -> dict[str, Any]:
     """The measurements of an artifact as JSON-able data, taken in a fresh process with nothing else in it.
 
+    A run's folder stands for its float network in torch.
+
     - `cold_start_s`: from opening the folder to the first result, runtime's import included (files may be cached by the
       system).
     - `model`: the runtime's call alone, on a frame of the network's size; `end_to_end`: JPEG decoding, resizing,
@@ -52,7 +55,8 @@ def bench(
     what cannot be run, CheckFailed where the artifact fails its self-test on this machine and may not be `untested`, or
     its maps cannot be right.
     """
-    artifact.read(folder)
+    if not Run(folder).exists:
+        artifact.read(folder)
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least 1 is needed")
     if seconds <= 0 or warmup < 0:
@@ -99,7 +103,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
     jpeg = cv2.imencode(".jpg", photo)[1]
 
     begin = time.perf_counter()
-    predictor = Predictor(folder, device)
+    predictor = Predictor(folder, device, weights="float")
     with numbered(0, folder):
         predictor(photo)
     cold = time.perf_counter() - begin
@@ -126,7 +130,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
         "cold_start_s": cold,
         "model": _time(lambda: predictor.session(fitted), seconds / 2, warmup),
         "end_to_end": _time(end_to_end, seconds / 2, warmup),
-        "peak_rss_mib": _peak_rss_mib(),
+        "peak_rss_mib": peak_rss_mib(),
         "machine": {
             "processor": processor.name(),
             "instructions": processor.describe(),
@@ -171,7 +175,7 @@ def _photo(size: Size) -> np.ndarray:
     return (layers[0] * 0.5 + layers[1] * 0.3 + layers[2] * 0.2).astype(np.uint8)
 
 
-def _peak_rss_mib() -> float:
+def peak_rss_mib() -> float:
     # On Linux ru_maxrss starts from the parent's size (kept across exec), so the kernel's own mark is read instead.
     status = Path("/proc/self/status")
     if status.exists():

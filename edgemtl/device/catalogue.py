@@ -1,26 +1,34 @@
-"""Every recipe in a row: what it trains, on what, what its network costs and what its paper reports.
+"""Every recipe in a row: what it trains, on what, what its network costs and what its paper reports."""
 
-`python -m edgemtl.device.catalogue docs/models.md` writes the tables of that page anew.
-"""
-
-import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from edgemtl import recipe as recipes
 from edgemtl import registry, show
-from edgemtl.device.cost import COUNTER, Cost, costs
 from edgemtl.errors import UsageError
 from edgemtl.recipe import Published, Recipe
 
+COUNTER = "torch.utils.flop_counter"
+# Of each recipe; training/cost.py counts and writes them.
+COSTS = Path(str(import_module("edgemtl.recipes").__file__)).parent / "_costs.json"
+COUNT = "python -m edgemtl.training.cost docs/models.md"
 WIDE = 180  # columns of a terminal in which summaries have room
 
 
+class Cost(NamedTuple):
+    """Plain numbers, not millions."""
+
+    parameters: int
+    macs: int
+
+
 class Entry(NamedTuple):
-    """One recipe; `cost` is None where it cannot be counted, `published` where the recipe is no paper's."""
+    """One recipe; `cost` is None where it was never counted, `published` where the recipe is no paper's."""
 
     recipe: Recipe
     cost: Cost | None
@@ -28,11 +36,13 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """All recipes by name; the first time their costs are counted, under a progress bar."""
+    """All recipes by name."""
     names = registry.names("recipes")
     loaded = [recipes.load(name) for name in names]
     reported = [getattr(registry.load("recipes", name), "published", None) for name in names]
-    return [Entry(*row) for row in zip(loaded, costs(loaded), reported, strict=True)]
+    kept: dict[str, list[int]] = json.loads(COSTS.read_text(encoding="utf-8"))
+    costs = [Cost(*kept[name]) if name in kept else None for name in names]
+    return [Entry(*row) for row in zip(loaded, costs, reported, strict=True)]
 
 
 def as_json(listed: Sequence[Entry]) -> list[dict[str, object]]:
@@ -75,8 +85,8 @@ def show_table(listed: Sequence[Entry]) -> None:
             del row[4]
     title = f"recipes; MACs of one image of that size, half of what {COUNTER} counts"
     show.table(title, header, rows, left=len(header) - 3)
-    if not all(entry.cost for entry in listed):
-        print('parameters and MACs are counted with torch: pip install "edgemtl[train]"', file=sys.stderr)
+    if uncounted := [entry.recipe.name for entry in listed if not entry.cost]:
+        print(f"{', '.join(uncounted)}: `{COUNT}` counts parameters and MACs", file=sys.stderr)
 
 
 def markdown(listed: Sequence[Entry]) -> str:
@@ -95,7 +105,7 @@ def markdown(listed: Sequence[Entry]) -> str:
 
 def _line(entry: Entry, scored: list[str]) -> list[str]:
     if entry.cost is None:
-        raise UsageError('the tables need every network\'s cost: pip install "edgemtl[train]"')
+        raise UsageError(f"the tables need the cost of {entry.recipe.name}: {COUNT}")
     recipe, paper = entry.recipe, entry.published
     return [
         f"`{recipe.name}`",
@@ -121,20 +131,7 @@ def cut(page: Path) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m edgemtl.device.catalogue", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("page", type=Path, metavar="FILE", help="the page whose tables to write anew")
-    page = parser.parse_args().page
-    try:
-        before, _, after = cut(page)
-        page.write_text(f"{before}\n{markdown(entries())}\n{after}", encoding="utf-8")
-    except (UsageError, OSError) as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def write_tables(page: Path, listed: Sequence[Entry]) -> None:
+    """Puts the tables between the page's markers; UsageError without them."""
+    before, _, after = cut(page)
+    page.write_text(f"{before}\n{markdown(listed)}\n{after}", encoding="utf-8")

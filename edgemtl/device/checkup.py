@@ -16,20 +16,15 @@ from edgemtl.device import draw
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import replacing
 from edgemtl.frames import spread
-from edgemtl.tasks import Size, Task
-from edgemtl.tasks._labels import ClassLabels
-from edgemtl.tasks.depth import Depth
-from edgemtl.tasks.normals import Normals
+from edgemtl.tasks import Size
 
-DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
-FAR_M = Depth.FARTHEST
 SHOWN = 5  # problems of a split, frames that recur
 PICTURED = 3  # frames of a split
 ROW = (340, 1800)  # the picture's canvas for a frame
 
 
 class Look(NamedTuple):
-    """What one frame holds. `counts` has, per task, its labelled pixels by class, centimetre or direction."""
+    """What one frame holds. `counts` has each task's tally of its label."""
 
     size: Size | None  # None where the image cannot be read
     digest: bytes  # of the image's pixels
@@ -66,7 +61,7 @@ class Split:
         counts = {}
         for name, task in self.tasks.items():
             if name in sample:
-                counts[name] = _count(task, sample[name])
+                counts[name] = task.tally(sample[name])
                 if wrong := task.wrong(sample[name]):
                     problems.append(f"{paths[name][0]} holds {wrong}")
         image = sample.get("image")
@@ -171,28 +166,6 @@ def _recognise(root: Path, dataset: str | None) -> tuple[str, ModuleType]:
     raise UsageError(f"{root} is no data set known here: it has no {wanted}")
 
 
-# ---- one frame
-
-
-def _count(task: Task, label: np.ndarray) -> np.ndarray:
-    """Labelled pixels by class; by direction for normals; by centimetre for depth, the last for all beyond FAR_M."""
-    values = label[task.valid(label)]
-    if isinstance(task, Depth):
-        return np.bincount(np.minimum(values * 100 + 0.5, FAR_M * 100 + 1).astype(np.intp), minlength=FAR_M * 100 + 2)
-    if isinstance(task, Normals):
-        axis = np.abs(values).argmax(-1)
-        backwards = np.take_along_axis(values, axis[:, None], -1)[:, 0] < 0
-        return np.bincount(2 * axis + backwards, minlength=len(DIRECTIONS))
-    return np.bincount(values, minlength=256)
-
-
-def _names(task: Task) -> Sequence[str]:
-    """What each of the counts stands for."""
-    if isinstance(task, ClassLabels):
-        return task.class_names
-    return DIRECTIONS if isinstance(task, Normals) else (f"no {task.name}", task.name)
-
-
 # ---- all frames
 
 
@@ -213,8 +186,9 @@ def _show(title: str, splits: dict[str, Split], source: ModuleType) -> None:
             pixels = sum(look.size[0] * look.size[1] for look in looks if look.size)
             labelled = sum(bool(look.counts[name].any()) for look in looks)
             unlabelled = f"{100 - 100 * counts.sum() / pixels:.1f}" if pixels else "–"
-            rows.append((name, split.name, f"{labelled:>6}", f"{unlabelled:>13}", _range(task, counts)))
-            if isinstance(task, ClassLabels) and counts.any():
+            told = task.summary(counts) if counts.any() else "nothing"
+            rows.append((name, split.name, f"{labelled:>6}", f"{unlabelled:>13}", told))
+            if task.class_names and counts.any():
                 shares[name, split.name] = 100 * counts / counts.sum()
     header = ("task", "split", "frames", "unlabelled, %", "labelled pixels")
     show.table("labels: frames that have any, the share of pixels without, what the others hold", header, rows, left=5)
@@ -222,7 +196,8 @@ def _show(title: str, splits: dict[str, Split], source: ModuleType) -> None:
     for name, task in source.TASKS.items():
         columns = [split for split in splits if (name, split) in shares]
         if columns:
-            found = [(text, *(f"{shares[name, s][k]:.2f}" for s in columns)) for k, text in enumerate(_names(task))]
+            classes = enumerate(task.class_names)
+            found = [(text, *(f"{shares[name, s][k]:.2f}" for s in columns)) for k, text in classes]
             half = (len(found) + 1) // 2
             empty = ("",) * (1 + len(columns))
             rows = [(*a, *b) for a, b in zip(found[:half], [*found[half:], empty])]
@@ -237,22 +212,6 @@ def _sizes(split: Split) -> str:
         low, high = np.min(list(found), axis=0), np.max(list(found), axis=0)
         parts.append(f"{len(found) - 3} more, {low[0]} to {high[0]} high, {low[1]} to {high[1]} wide")
     return ", ".join(parts) or "–"
-
-
-def _range(task: Task, counts: np.ndarray) -> str:
-    """The values' range or shares in a few words."""
-    total = counts.sum()
-    if not total:
-        return "nothing"
-    if isinstance(task, Depth):
-        present, middle = np.flatnonzero(counts), np.searchsorted(counts.cumsum(), total / 2)
-        over = "over " * bool(counts[-1])
-        return f"{present[0] / 100:.2f} to {over}{min(present[-1] / 100, FAR_M):.2f} m, median {middle / 100:.2f}"
-    names = _names(task)
-    if isinstance(task, ClassLabels):
-        return f"{np.count_nonzero(counts[: len(names)])} of {len(names)} classes"
-    order = np.argsort(-counts[: len(names)]) if isinstance(task, Normals) else [1]
-    return ", ".join(f"{names[k]} {100 * counts[k] / total:.1f} %" for k in order if counts[k])
 
 
 def _notes(splits: dict[str, Split], source: ModuleType) -> Iterator[str]:
@@ -286,12 +245,12 @@ def _empty(split: Split) -> list[str]:
     found = []
     for name, task in split.tasks.items():
         looks = [look for look in split.looks.values() if name in look.counts]
-        values = np.flatnonzero(sum((look.counts[name] for look in looks), np.zeros(1, np.int64)))
+        counts = sum((look.counts[name] for look in looks), np.zeros(1, np.int64))
         where = f"of the {_number(len(looks), 'frame')} of {split.name} looked at"
-        if looks and not len(values):
+        if looks and not counts.any():
             found.append(f"none {where} has a {name} label")
-        elif len(values) == 1 and not isinstance(task, (Depth, Normals)):
-            found.append(f"every pixel {where} is {_names(task)[values[0]]!r} by its {name} label")
+        elif looks and (same := task.everywhere(counts)) is not None:
+            found.append(f"every pixel {where} is {same!r} by its {name} label")
     return found
 
 

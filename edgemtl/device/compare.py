@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import artifact, show
+from edgemtl import show
 from edgemtl.device import selftest
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError
 from edgemtl.frames import fit
 from edgemtl.run import Run
 from edgemtl.tasks import numbered
@@ -23,9 +23,10 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Time per frame, model alone, of several artifacts or runs, measured in turns in this one process.
 
-    A run folder stands for its float network in torch, eager, in deployment form. Each gets about `seconds`. Results in
-    the order given: path, device, p50_ms, p95_ms, speed (times as fast as the first by p50). UsageError for what cannot
-    be run. Artifacts must pass their self-tests on this machine first, unless they may be `untested`.
+    A run folder stands for its float network in torch, eager, in deployment form, on the CPU. Each gets about
+    `seconds`. Results in the order given: path, device, p50_ms, p95_ms, speed (times as fast as the first by p50).
+    UsageError for what cannot be run. Artifacts must pass their self-tests on this machine first, unless they may be
+    `untested`.
     """
     if seconds <= 0:
         raise UsageError(f"seconds={seconds:g}: a positive time is needed")
@@ -57,22 +58,9 @@ def show_table(results: list[dict[str, Any]]) -> None:
 
 
 def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callable[[], object]]:
-    rng = np.random.default_rng(0)
-    if (path / artifact.FILE).is_file() or not Run(path).exists:
-        predictor = selftest.opened(path, device, untested=untested)
-        frame = fit(rng.integers(0, 256, (480, 640, 3), np.uint8), predictor.manifest.size)
-        with numbered(0, str(path)):
-            predictor.maps(frame)
-        return predictor.session.device, lambda: predictor.session(frame)
-    with needs("train"):
-        import torch
-
-        from edgemtl.networks.prepare import load_float
-    deployed = load_float(path)
-    batch = torch.from_numpy(rng.integers(0, 256, (1, 3, *Run(path).recipe.size), np.uint8)).float()
-
-    @torch.inference_mode()
-    def eager() -> object:
-        return deployed(batch)
-
-    return f"torch eager, float, {torch.get_num_threads()} threads", eager
+    predictor = selftest.opened(path, "cpu" if Run(path).exists else device, untested=untested)
+    photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    frame = fit(photo, predictor.manifest.size)
+    with numbered(0, str(path)):
+        predictor.maps(frame)
+    return predictor.session.device, lambda: predictor.session(frame)

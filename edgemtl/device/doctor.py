@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from edgemtl import __version__, registry, show
 from edgemtl.device import processor
 from edgemtl.errors import CheckFailed, unknown
+from edgemtl.ledger import Check
 from edgemtl.target import load_target
 
 CHECKOUT = Path(__file__).parents[2]
@@ -41,14 +42,15 @@ class Finding(NamedTuple):
 def doctor(*, target: str | None = None) -> list[Finding]:
     """What the device side, the workshop and every target need, as a table; with `target` only what that one needs.
 
-    CheckFailed, naming the first fix, where the device side or the `target` asked for would not run.
+    CheckFailed, naming the first fix, where the device side or the `target` asked for would not run: a package is
+    missing, or what the machine's own system must bring for it (a Jetson's TensorRT).
     """
     needed = requirements()
     targets = [name for name in registry.names("targets") if name in needed]
     if target is not None and target not in targets:
         raise unknown("target", target, targets)
     extras = ["", target] if target else ["", "train", *targets]
-    asked = [(requirement, extra) for extra in extras for requirement in needed[extra]]
+    asked = [(requirement, extra) for extra in extras for requirement in needed.get(extra, ())]
     findings = [inspect(*pair) for pair in show.track(asked, "doctor")]
 
     place = "checkout" if SETUP.is_file() else "installed"
@@ -57,17 +59,26 @@ def doctor(*, target: str | None = None) -> list[Finding]:
     show.table(title, ("package", "for", "wanted", "found"), rows)
     fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
     print(f"processor: {processor.name()}; for int8: {processor.describe()}")
+    runs: dict[str, list[Check]] = {}
     for name in targets if target is None else [target]:
+        runs[name] = load_target(name).machine()
+        for check in runs[name]:
+            print(f"{name}: {check.name}{'' if check.ok else ' IS MISSING'}: {check.text}")
         said = "" if any(f.fix for f in findings if f.extra == name) else load_target(name).int8()
         if said:
             print(f"int8, {name}: {said}")
-    for line in [f"fix: {fix}" for fix in fixes] or ["everything is there"]:
+    wanting = [check.text for check in runs.get(target or "", ()) if not check.ok]
+    for line in [f"fix: {fix}" for fix in fixes] or ([] if wanting else ["everything is there"]):
         print(line)
 
-    broken = [f for f in findings if f.fix and f.extra in ("", target)]
+    # Where a target asks its machine, that decides whether it runs: its packages may be for converting alone.
+    asked_for = ("",) if runs.get(target or "") else ("", target)
+    broken = [f for f in findings if f.fix and f.extra in asked_for]
     if broken:
         wrong = ", ".join(f"{f.package} is {f.found}" for f in broken)
         raise CheckFailed(f"{wrong}; {broken[0].fix}")
+    if wanting:
+        raise CheckFailed(wanting[0])
     return findings
 
 

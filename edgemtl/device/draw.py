@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from edgemtl.tasks import Size, Task
-from edgemtl.tasks.depth import Depth
 
 Colour = tuple[int, int, int]
 
@@ -61,15 +60,27 @@ def overlay(
 
 
 def blend(frame: np.ndarray, prediction: np.ndarray, task: Task) -> np.ndarray:
-    """The frame with a prediction over it: edges as white lines, all else half transparent."""
+    """The frame with a prediction over it, as transparent as the task says."""
     painted = _resize(task.paint(prediction), frame.shape[:2])
-    below, above = (0.6, 1.0) if task.name == "edge" else (0.45, 0.55)
+    below, above = task.over
     return cv2.addWeighted(frame, below, painted, above, 0)
 
 
 def cell(frame: Size, cells: int, canvas: Size = CANVAS) -> Size:
     """The size of each picture in a grid of `cells` pictures of frames of this size: as large as the canvas allows."""
     return _grid(frame, cells, canvas)[1]
+
+
+def place(at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS) -> tuple[float, float] | None:
+    """Where in the frame a page's pixel (row, column) lies, from 0 to below 1 each; None beside the cells' pictures."""
+    columns, (height, width) = _grid(frame, cells, canvas)
+    down, across = TITLE + height + ROWS * ROW + GAP, width + GAP
+    row = (at[0] - BAR) // down
+    spare = columns - min(columns, cells - row * columns)
+    y, x = at[0] - BAR - row * down - TITLE, at[1] - GAP - spare * across // 2
+    if not 0 <= row < math.ceil(cells / columns) or not 0 <= y < height or x < 0 or x % across >= width:
+        return None
+    return (y / height, x % across / width) if x // across < columns - spare else None
 
 
 def _grid(frame: Size, cells: int, canvas: Size) -> tuple[int, Size]:
@@ -117,14 +128,14 @@ def _cell(title: str, picture: np.ndarray, size: Size, key: np.ndarray | None = 
 
 
 def _key(task: Task, prediction: np.ndarray, width: int) -> np.ndarray:
-    """(ROWS * ROW, width, 3) what the colours mean: a metre scale, a ball of directions, or chips with names."""
-    if task.name == "depth":
+    """(ROWS * ROW, width, 3) what the colours mean: a scale, or chips with names, next to a ball where that helps."""
+    if task.ruler is not None:
         return _scale(task, width)
     key = np.full((ROWS * ROW, width, 3), BACKGROUND, np.uint8)
     rows = task.legend(prediction)
     left = 0
-    if task.name == "normals":
-        ball = _ball(task, ROWS * ROW - 6)
+    ball = _ball(task, ROWS * ROW - 6)
+    if ball is not None:
         key[4 : 4 + len(ball), : len(ball)] = ball[:, :width]  # a cell may be narrower: of a frame 30 times as tall
         left = len(ball) + GAP
     _chips(key, rows, left)
@@ -151,17 +162,17 @@ def _chips(key: np.ndarray, rows: list[tuple[str, Colour]], left: int) -> None:
 
 @lru_cache(maxsize=16)
 def _scale(task: Task, width: int) -> np.ndarray:
-    """A bar in the task's colours from 0 to its farthest metre, with ticks."""
-    assert isinstance(task, Depth)
-    far = task.far_m
+    """A bar in the task's colours from 0 to where its ruler ends, with ticks."""
+    assert task.ruler is not None
+    far, unit = task.ruler
     key = np.full((ROWS * ROW, width, 3), BACKGROUND, np.uint8)
-    metres = np.linspace(0, far, width, dtype=np.float32)
-    metres[0] = metres[1] / 2  # exactly 0 would mean unknown
-    key[6:16] = task.paint(np.repeat(metres[None], 10, 0))
+    values = np.linspace(0, far, width, dtype=np.float32)
+    values[0] = values[1] / 2  # exactly 0 may mean unknown
+    key[6:16] = task.paint(np.repeat(values[None], 10, 0))
     step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50, 100) if far / s * 45 < width or s == 100)
     ticks = [step * i for i in range(int(far / step) + 1)]
     for tick in ticks:
-        label = f"{tick:g} m"
+        label = f"{tick:g} {unit}"
         x = round(tick / far * (width - 1))
         wide = _width(label, TEXT - 1)
         _text(key, label, (min(max(0, x - wide // 2), width - wide), 31), TEXT - 1, MUTED)
@@ -170,13 +181,12 @@ def _scale(task: Task, width: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _ball(task: Task, diameter: int) -> np.ndarray:
-    """A ball seen from the camera, painted by its normals."""
-    axis = (np.arange(diameter, dtype=np.float32) + 0.5) * 2 / diameter - 1
-    x, y = np.meshgrid(axis, -axis)
-    inside = x**2 + y**2 <= 1
-    normals = np.dstack([x, y, np.sqrt(np.maximum(0, 1 - x**2 - y**2))]) * inside[..., None]
-    return np.where(inside[..., None], task.paint(normals.astype(np.float32)), BACKGROUND).astype(np.uint8)
+def _ball(task: Task, diameter: int) -> np.ndarray | None:
+    """A picture of the task's ball, where it has one."""
+    ball = task.ball(diameter)
+    if ball is None:
+        return None
+    return np.where(task.valid(ball)[..., None], task.paint(ball), BACKGROUND).astype(np.uint8)
 
 
 def _resize(picture: np.ndarray, size: Size) -> np.ndarray:

@@ -1,23 +1,26 @@
 """Scoring a run's weights or an artifact with the tasks' own meters; the same code on a workstation and on a device."""
 
 from pathlib import Path
-from typing import Any, Callable, Literal, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
 from edgemtl import artifact, frames, recipe, show
+from edgemtl.artifact import Manifest
 from edgemtl.device import budget as budgets
-from edgemtl.device import selftest
+from edgemtl.device import predictor, selftest
 from edgemtl.device.budget import Allowed
-from edgemtl.errors import CheckFailed, UsageError, needs, unknown
-from edgemtl.files import dumps, keep, read_json, sha256
+from edgemtl.errors import CheckFailed, UsageError, unknown
+from edgemtl.files import dumps, keep, read_json
 from edgemtl.recipe import Data, Recipe
-from edgemtl.run import FORMS, Run, run_of
+from edgemtl.run import FORMS, TORCH, Run, describe, run_of
+from edgemtl.samples import load
+from edgemtl.target import Session
 from edgemtl.tasks import Fit, Meter, Size, Task, check, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
-Predict = Callable[[np.ndarray], dict[str, np.ndarray]]  # frame (H, W, 3) uint8 RGB -> {task: map}
+Maps = Callable[[np.ndarray], dict[str, np.ndarray]]  # what a session is: a frame of the network's size -> {task: map}
 
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
@@ -30,55 +33,41 @@ def read_scores(file: Path, name: str) -> dict[str, Any]:
     return entry
 
 
-def score(
-    predict: Predict,
-    samples: Any,
-    tasks: Mapping[str, Task],
-    *,
-    size: Size | None = None,
-    how: Fit = "stretched",
-    limit: int | None = None,
-    title: str = "evaluate",
-    quiet: bool = False,
-) -> Scores:
-    """Every task's scores over the samples; the same arguments as `measure`."""
-    meters = measure(predict, samples, tasks, size=size, how=how, limit=limit, title=title, quiet=quiet)
-    return {name: meter.scores() for name, meter in meters.items()}
+class Model(Protocol):
+    """What must be known of a network to score its maps: a recipe says it, and a manifest."""
+
+    @property
+    def tasks(self) -> dict[str, Task]: ...
+    @property
+    def size(self) -> Size: ...
+    @property
+    def fit(self) -> Fit: ...
 
 
 def measure(
-    predict: Predict,
-    samples: Any,
-    tasks: Mapping[str, Task],
-    *,
-    size: Size | None = None,
-    how: Fit = "stretched",
-    limit: int | None = None,
-    title: str = "evaluate",
-    quiet: bool = False,
+    session: Maps, samples: Any, model: Model, *, limit: int | None = None, title: str = "evaluate", quiet: bool = False
 ) -> dict[str, Meter]:
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
-    Each is judged at its label's own resolution, where it has one. `predict` fits each frame into the network's `size`,
-    `how` says in which way: of padded frames their own pixels alone are judged. UsageError where there is nothing to
-    score; CheckFailed where a map cannot be right, naming the frame and the task.
+    Each is judged at its label's own resolution, where it has one; of padded frames their own pixels alone. UsageError
+    where there is nothing to score; CheckFailed where a map cannot be right, naming the frame and the task.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
         raise UsageError(f"nothing to evaluate: {len(samples)} frames, limit {limit}")
-    meters = {name: task.meter() for name, task in tasks.items()}
+    meters = {name: task.meter() for name, task in model.tasks.items()}
     chosen = frames.spread(len(samples), count)
     for index in chosen if quiet else show.track(chosen, title):
         sample = samples[index]
         frame = sample["image"].shape[:2]
         with numbered(index, title):
-            maps = predict(sample["image"])
-            check(maps, tasks)
-        for name, task in tasks.items():
+            maps = session(frames.fit(sample["image"], model.size, model.fit))
+            check(maps, model.tasks)
+        for name, task in model.tasks.items():
             if name in sample:
                 label = sample[name]
                 at = label.shape[:2]
-                meters[name].update(frames.predict(task, maps[name], frame, size or frame, how, at=at), label)
+                meters[name].update(frames.predict(task, maps[name], frame, model.size, model.fit, at=at), label)
     return meters
 
 
@@ -195,26 +184,24 @@ def _holds(change: float, limit: Allowed | None) -> bool:
 
 
 class _Subject(NamedTuple):
-    """What is scored: where, under which name, with which weights and task parameters, on which data."""
+    """What is scored: where, under which name, and what its manifest says or would say."""
 
     path: Path
     name: str
     run: Run | None
-    tasks: dict[str, Task]
-    data: Data
-    size: Size
-    fit: Fit  # of an artifact the manifest's, by which a device shows it too
-    recipe: Recipe | None  # an artifact does without
-    weights_sha256: str
-    kind: Literal["run", "artifact", "reference"]
-    digest: str | None = None  # of an artifact's files
+    about: Manifest
+    published: Recipe | None = None  # the recipe whose network has these weights of its authors
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return self.about.tasks
 
 
 def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
     stated = recipe.load(name, list(settings))
     if not file.is_file():
         raise UsageError(f"{file} does not exist")
-    return _Subject(file, file.name, None, *_stated(stated), sha256(file), "reference")
+    return _Subject(file, file.name, None, describe(stated, file, "fp32"), stated)
 
 
 def _subject(path: Path, weights: str) -> _Subject:
@@ -227,11 +214,7 @@ def _subject(path: Path, weights: str) -> _Subject:
         )
     if weights not in FORMS:
         raise unknown("weights", weights, FORMS)
-    return _Subject(path, weights, run, *_stated(run.recipe), sha256(run.need(weights)), "run")
-
-
-def _stated(of: Recipe) -> tuple[dict[str, Task], Data, Size, Fit, Recipe]:
-    return of.tasks, of.data, of.size, of.fit, of
+    return _Subject(path, weights, run, run.describe(weights))
 
 
 def _artifact(path: Path) -> _Subject:
@@ -242,14 +225,10 @@ def _artifact(path: Path) -> _Subject:
     data = manifest.data or _data(manifest, run)
     if data is None:
         raise UsageError(f"{path} says no data set, as older versions did not; convert again")
-    fitted = manifest.size, manifest.fit
-    name, digest = path.resolve().name, artifact.digest(manifest)
-    return _Subject(
-        path, name, run, manifest.tasks, data, *fitted, None, manifest.weights_sha256, "artifact", digest
-    )  # fmt: skip
+    return _Subject(path, path.resolve().name, run, manifest.model_copy(update={"data": data}))
 
 
-def _data(manifest: artifact.Manifest, run: Run | None) -> Data | None:
+def _data(manifest: Manifest, run: Run | None) -> Data | None:
     """The data set of the recipe that an artifact came from, where that can be had."""
     if run is not None:
         return run.recipe.data
@@ -274,22 +253,28 @@ def _measured(
     subject: _Subject, *, data: Path | None, split: str, limit: int | None, device: str | None, untested: bool = False
 ) -> tuple[dict[str, Any], bool]:
     """The entry for scores.json, and whether it is of the whole split."""
-    tasks = subject.tasks
-    samples = subject.data.open(data, split, tasks)
-    predict, how = _predict(subject, device, untested)
-    fitted: dict[str, Any] = {"size": subject.size, "how": subject.fit}
-    meters = measure(predict, samples, tasks, **fitted, limit=limit, title=f"evaluate {subject.name}")
+    about = subject.about
+    assert about.data is not None
+    samples = load(about.data, data, split, about.tasks)
+    session = _session(subject, device, untested)
+    meters = measure(session, samples, about, limit=limit, title=f"evaluate {subject.name}")
     count = len(samples) if limit is None else min(limit, len(samples))
     entry = {
         "frames": count,
         "split": split,
-        "weights_sha256": subject.weights_sha256,
+        "weights_sha256": about.weights_sha256,
         "tasks": {name: meter.scores() for name, meter in meters.items()},
         "constant": {name: meter.constant() for name, meter in meters.items()},
     }
-    if subject.kind == "artifact":
-        entry |= {"digest": subject.digest, **how}
+    if about.target != TORCH:
+        entry |= {"digest": artifact.digest(about), "device": session.device, "how": session.how}
     return entry, count == len(samples)
+
+
+def _session(subject: _Subject, device: str | None, untested: bool) -> Session:
+    if subject.published:
+        return predictor.opened(subject.path, device, of=subject.published)[1]
+    return selftest.opened(subject.path, device, weights=subject.name, untested=untested).session
 
 
 def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
@@ -300,40 +285,11 @@ def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
     """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
     entry = read_scores(Run(subject.path).scores, subject.name)
-    wanted = {"frames": frames, "split": split, "weights_sha256": subject.weights_sha256}
+    wanted = {"frames": frames, "split": split, "weights_sha256": subject.about.weights_sha256}
     whole = all(
         task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
     )
     return entry if wanted.items() <= entry.items() and whole else None
-
-
-def _predict(subject: _Subject, device: str | None, untested: bool) -> tuple[Predict, dict[str, str]]:
-    """The maps of a frame; and, of an artifact, on what device and how (see `Session` in edgemtl.target)."""
-    if subject.kind == "artifact":
-        predictor = selftest.opened(subject.path, device, untested=untested)
-        return predictor.maps, {"device": predictor.session.device, "how": predictor.session.how}
-
-    with needs("train"):
-        import torch
-
-        from edgemtl.networks.prepare import load_float, load_reference
-        from edgemtl.quantization.compress import load_int8
-
-    assert subject.recipe is not None
-    path, size = subject.path, subject.recipe.size
-    if subject.kind == "reference":
-        network = load_reference(subject.recipe, path)
-    else:
-        network = load_float(path) if subject.name == "float" else load_int8(path, subject.name)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = network.to(where).eval()
-
-    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            batch = torch.from_numpy(frames.fit(frame, size, subject.fit)).permute(2, 0, 1)[None].float().to(where)
-            return {task: map[0].cpu().numpy() for task, map in network(batch).items()}
-
-    return predict, {}
 
 
 def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:

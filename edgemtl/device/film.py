@@ -2,15 +2,20 @@
 
 Another process encodes and writes, so that a film survives whatever ends this one: a signal, a display that dies and
 takes the process with it, a crash in a runtime. When no more pictures come, that process completes the file.
+
+Should that process end, too, or the machine, then what was written can be read all the same: an .mp4 is fragmented, a
+.webm is so by nature. The next recording into the same folder gives it a name.
 """
 
 import math
 import os
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,12 +25,19 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from edgemtl import show
+from edgemtl.device.stream import hush
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Size
 
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80",)}
+# The file's suffix until it is complete. FFmpeg's .ismv is an .mp4 in fragments, each of which can be read by itself;
+# an ordinary .mp4 can only once its index is written, at its end.
+PARTS = {".mp4": ".ismv", ".webm": ".webm"}
+BRANDS = b"ftypisml", b"ftypiso5"  # as the fragments' file calls itself, as players know it
 SLOWEST = 0.1  # frames per second that encoders take; slower films repeat theirs
-RESERVE = 8 << 20  # bytes of the disk left free, because an .mp4 can be read only once its index is written
+RESERVE = 8 << 20  # bytes of the disk left free
+FRESH_S = 5.0  # within which a file that grows has changed
 READY, DONE, FULL = "ready", "done", "the disk is full"
 SIZE, TIMES = "<II", "<I"  # numbers on the way to the other process
 
@@ -48,7 +60,8 @@ class Recorder:
         self._failed = False
         if path.suffix.lower() not in CODECS:
             raise UsageError(f"cannot record to {path}: its name must end in {' or '.join(CODECS)}")
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part{PARTS[path.suffix.lower()]}")
+        recover(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
@@ -198,7 +211,8 @@ def _read(pictures: BinaryIO, kind: str) -> tuple[int, ...]:
 
 
 def _open(part: Path, fps: float, size: Size) -> "cv2.VideoWriter | None":
-    for codec in CODECS[part.suffix.lower()]:
+    suffix = next(suffix for suffix, own in PARTS.items() if own == part.suffix)
+    for codec in CODECS[suffix]:
         writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
         if writer.isOpened():
             return writer
@@ -216,17 +230,64 @@ def _complete(part: Path, path: Path, written: int, fps: float, full: bool) -> s
     film.release()
     if not readable:
         return "the file is incomplete; is the disk full?"
-    os.replace(part, path)
+    _name(part, path)
     if abs(length - written) > 1 + 0.01 * written:
         return "the file is incomplete; is the disk full?"
     return f"{FULL}; the film ends after {written / fps:.0f} seconds" if full else DONE
+
+
+def _name(part: Path, path: Path) -> None:
+    """Gives a file that is written its name."""
+    with part.open("r+b") as file:
+        if file.read(12)[4:] == BRANDS[0]:
+            file.seek(4)
+            file.write(BRANDS[1])
+    os.replace(part, path)
+
+
+def recover(folder: Path) -> list[Path]:
+    """Names the films in a folder whose writer was killed, as far as they go; said in a line each."""
+    found = []
+    for part in sorted(folder.glob(".*.part.*")) if folder.is_dir() else []:
+        kept = re.fullmatch(r"\.(.+)\.(\d+)\.part(\.\w+)", part.name)
+        suffix = next((suffix for suffix, own in PARTS.items() if kept and own == kept[3]), None)
+        if not kept or suffix is None or _writing(part):
+            continue
+        film = cv2.VideoCapture(str(part), cv2.CAP_FFMPEG)
+        readable = film.read()[0]
+        film.release()
+        path = folder / f"{kept[1]}-recovered-{kept[2]}{suffix}"
+        with suppress(OSError):
+            if not readable:
+                part.unlink()
+                continue
+            _name(part, path)
+            found.append(path)
+            show.note(f"{path} is what was left of a recording that was killed")
+    return found
+
+
+def _writing(part: Path) -> bool:
+    """Whether some process still has the file, or wrote into it just now; where none can be asked, by the latter."""
+    try:
+        if time.time() - part.stat().st_mtime < FRESH_S:
+            return True
+        mine = part.stat()
+    except OSError:
+        return True
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            other = link.stat()
+            if (other.st_dev, other.st_ino) == (mine.st_dev, mine.st_ino):
+                return True
+    return False
 
 
 if __name__ == "__main__":
     for number in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to a whole group; the film is completed all the same
         if hasattr(signal, number):
             signal.signal(getattr(signal, number), signal.SIG_IGN)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    hush()
     for line in write(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), sys.stdin.buffer):
         with suppress(OSError):  # nobody may be there any more to be told
             print(line, flush=True)

@@ -1,41 +1,73 @@
 """A trained model as a function: a frame in, every task's prediction out."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, overload
 
 import cv2
 import numpy as np
 
-from edgemtl import artifact
+from edgemtl import artifact, bundled
+from edgemtl.artifact import Manifest
+from edgemtl.device.inputs import named
+from edgemtl.device.result import Result
+from edgemtl.errors import needs
 from edgemtl.frames import fit, predict
+from edgemtl.recipe import Recipe
+from edgemtl.run import Run, describe
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size, check
 
 
 class Predictor:
-    """The model in an artifact folder, as a function from a frame to `{task: prediction}`.
+    """A model as a function: a frame in, a `Result` out, which is a mapping from tasks to predictions.
 
-    A frame is uint8 RGB (H, W, 3) of any size; each prediction has the frame's height and width. Threads may share one.
+    `model` is an artifact's folder, the name of a bundled model, or nothing: the bundled one. A frame is uint8 RGB
+    (H, W, 3) of any size; each prediction has the frame's height and width. Threads may share a predictor.
 
     >>> import numpy as np
     >>> from edgemtl import Predictor
-    >>> predictor = Predictor("runs/scenes_edge/openvino")
-    >>> predictions = predictor(np.zeros((480, 640, 3), np.uint8))
-    >>> predictions["depth"].shape  # metres
+    >>> predictor = Predictor()
+    >>> result = predictor(np.zeros((480, 640, 3), np.uint8))
+    >>> result["depth"].shape  # metres
     (480, 640)
 
-    Raises UsageError where the folder is no artifact, its target's runtime is missing, or the frame is no image;
+    Raises UsageError where there is no such model, its target's runtime is missing, or the frame is no image;
     CheckFailed where the runtime gives what cannot be right, such as NaN.
+
+    Where `weights` names them, the folder may be a run's as well: these of its weights run in torch.
     """
 
-    def __init__(self, folder: Path | str, device: str | None = None) -> None:
-        self.folder = Path(folder)
-        self.manifest = artifact.read(self.folder)
-        self.session: Session = load_target(self.manifest.target).open(self.folder, self.manifest, device)
+    def __init__(
+        self, model: Path | str | None = None, device: str | None = None, *, weights: str | None = None
+    ) -> None:
+        self.folder = bundled.folder(model)
+        self.manifest, self.session = opened(self.folder, device, weights=weights)
 
-    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's prediction at the frame's size."""
-        maps = self.maps(frame)
-        return self.decode(maps, frame.shape[:2])
+    @overload
+    def __call__(self, source: np.ndarray) -> Result: ...
+    @overload
+    def __call__(self, source: Any) -> Result | list[Result]: ...
+    def __call__(self, source: Any) -> Result | list[Result]:
+        """The result for a frame or a picture's file; for whatever else `stream` takes, the list of all results."""
+        if isinstance(source, np.ndarray):
+            return self._result("frame", source)
+        results = list(self.stream(source))
+        one = isinstance(source, (str, Path)) and Path(source).is_file() and len(results) == 1
+        return results[0] if one else results
+
+    def stream(self, source: Any) -> Iterator[Result]:
+        """A result for every frame, one at a time and none kept.
+
+        `source` is a frame, a path of a picture, a video or a folder, a pattern such as "rooms/*.jpg", an address, a
+        camera's number, or any number of those. A camera has no end: break.
+        """
+        for name, frame in named(source):
+            yield self._result(name, frame)
+
+    def _result(self, name: str, frame: np.ndarray) -> Result:
+        predictions = self.decode(self.maps(frame), frame.shape[:2])
+        return Result(predictions, frame, self.manifest.tasks, name)
 
     def maps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's map as the network returns it, (h, w) or (3, h, w).
@@ -53,6 +85,26 @@ class Predictor:
             name: predict(made.tasks[name], map, frame or size, made.size, made.fit, at=size)
             for name, map in maps.items()
         }
+
+
+def opened(
+    path: Path, device: str | None = None, *, weights: str | None = None, of: Recipe | None = None
+) -> tuple[Manifest, Session]:
+    """What lies there, ready to run, and what is to be known of it.
+
+    An artifact, by its target; where `weights` says which of FORMS, a run in torch; a checkpoint of a method's authors
+    for the network `of` a recipe, in torch as well.
+    """
+    run = Run(path)
+    if of is None and (weights is None or not run.exists):
+        manifest = artifact.read(path)
+        return manifest, load_target(manifest.target).open(path, manifest, device)
+    with needs("train"):
+        from edgemtl.quantization import weights as in_torch
+    if of is not None:
+        return describe(of, path, "fp32"), in_torch.published(of, path, device)
+    assert weights is not None
+    return run.describe(weights), in_torch.session(run, weights, device)
 
 
 def smooth_frames(size: Size, count: int) -> list[np.ndarray]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemtl import show
+from edgemtl import plots, show
 from edgemtl.device.evaluate import read_scores
 from edgemtl.errors import UsageError
-from edgemtl.files import read_lines, replacing
+from edgemtl.files import read_lines
 from edgemtl.run import Run
 from edgemtl.tasks import Task, delta_m
 
@@ -81,35 +81,24 @@ def show_table(lines: Sequence[Line], tasks: dict[str, Task], markdown: bool = F
 
 def draw_curves(runs: Sequence[Path], tasks: dict[str, Task], file: Path) -> None:
     """Writes an SVG: for each task its training loss over epochs, a line per run that has it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams["svg.hashsalt"] = "edgemtl"  # so that the same curves make the same file
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(3 * len(tasks), 3.2), squeeze=False)
-    for axis, (name, task) in zip(axes[0], tasks.items(), strict=True):
-        later: list[float] = []
-        for run in runs:
-            steps = [line for line in read_lines(Run(run).metrics) if name in line.get("loss", ())]
-            if not steps:
-                continue
-            loss = [line["loss"][name] for line in steps]
-            smooth = [float(np.mean(loss[max(0, i + 1 - SMOOTH) : i + 1])) for i in range(len(loss))]
-            axis.plot([line["epoch"] for line in steps], smooth, linewidth=1, label=run.resolve().name)
-            later += smooth[len(smooth) // 6 :]
-        axis.set_title(task.title, fontsize=9)
-        axis.set_xlabel("epoch", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        if later:  # the steep beginning may leave the picture
-            axis.set_ylim(0.97 * min(later), 1.03 * max(later))
-            axis.legend(fontsize=6)
-    axes[0][0].set_ylabel("training loss", fontsize=8)
-    figure.tight_layout()
-    with replacing(file) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    with plots.figure(3 * len(tasks), 3.2, columns=len(tasks)) as (figure, [axes]):
+        for axis, (name, task) in zip(axes, tasks.items(), strict=True):
+            later: list[float] = []
+            for run in runs:
+                steps = [line for line in read_lines(Run(run).metrics) if name in line.get("loss", ())]
+                if not steps:
+                    continue
+                loss = [line["loss"][name] for line in steps]
+                smooth = [float(np.mean(loss[max(0, i + 1 - SMOOTH) : i + 1])) for i in range(len(loss))]
+                axis.plot([line["epoch"] for line in steps], smooth, label=run.resolve().name)
+                later += smooth[len(smooth) // 6 :]
+            axis.set_title(task.title)
+            axis.set_xlabel("epoch")
+            if later:  # the steep beginning may leave the picture
+                axis.set_ylim(0.97 * min(later), 1.03 * max(later))
+                axis.legend()
+        axes[0].set_ylabel("training loss")
+        plots.save(figure, file)
 
 
 def _title(task: Task) -> str:

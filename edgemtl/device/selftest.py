@@ -7,7 +7,6 @@ numbers at every so many rows and columns, so that a failure can say by how much
 import functools
 import hashlib
 import json
-import os
 import platform
 import time
 import zipfile
@@ -26,6 +25,7 @@ from edgemtl.device import processor
 from edgemtl.device.bounds import bounds_of, compare
 from edgemtl.device.predictor import Predictor, smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.run import TORCH
 from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
@@ -227,7 +227,7 @@ def selftest(folder: Path, *, device: str | None = None, as_json: bool = False) 
     else:
         _show_table(result)
     if not result["ok"]:
-        raise CheckFailed(_failure(result))
+        raise CheckFailed(failure(result))
     return result
 
 
@@ -259,12 +259,12 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path | str, device: str | None = None, *, untested: bool = False) -> Predictor:
-    """A Predictor whose artifact passed its own test on this machine, now or before.
+def opened(path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False) -> Predictor:
+    """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
-    CheckFailed where it does not pass; with `untested` nobody asks.
+    CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
     """
-    predictor = Predictor(folder, device)
+    predictor = Predictor(path, device, weights=weights)
     if not untested:
         demand(predictor)
     return predictor
@@ -272,26 +272,28 @@ def opened(folder: Path | str, device: str | None = None, *, untested: bool = Fa
 
 def demand(predictor: Predictor) -> None:
     """Runs the test unless it is known to pass on this machine, and says so in a line; CheckFailed where it fails."""
+    if predictor.manifest.target == TORCH:
+        return
     if SELFTEST not in predictor.manifest.files:
         show.note(f"selftest: {predictor.folder} has none and runs untested; convert again to give it one")
         return
-    if _remembered(predictor):
+    if remembered(predictor):
         return
     result = run(predictor)
     if not result["ok"]:
-        raise CheckFailed(f"{_failure(result)} (--untested goes on regardless)")
+        raise CheckFailed(f"{failure(result)} (--untested goes on regardless)")
     _remember(predictor, result)
-    show.note(f"selftest: {_count(result)}, {result['seconds']:.1f} s")
+    show.note(f"selftest: {count(result)}, {result['seconds']:.1f} s")
 
 
-def _count(result: dict[str, Any]) -> str:
+def count(result: dict[str, Any]) -> str:
     """Such as "3 tasks equal to torch's, 1 task within bounds"."""
     states = [task["verdict"] for task in result["tasks"].values()]
     counts = {"equal to torch's": states.count(EQUAL), WITHIN: states.count(WITHIN)}
     return ", ".join(f"{count} task{'s' * (count != 1)} {what}" for what, count in counts.items() if count)
 
 
-def _failure(result: dict[str, Any]) -> str:
+def failure(result: dict[str, Any]) -> str:
     """What is wrong, why, as far as it is known, and what to do."""
     wrong = [f"{name} {task['text']}" for name, task in result["tasks"].items() if task["verdict"] == WRONG]
     parts = [", ".join(wrong), *filter(None, (result["reason"], result["advice"]))]
@@ -369,13 +371,11 @@ def _key(predictor: Predictor) -> dict[str, Any]:
 
 
 def _place(key: dict[str, Any]) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache / "edgemtl" / "selftest" / f"{name}.json"
+    return files.user_cache() / "selftest" / f"{name}.json"
 
 
-def _remembered(predictor: Predictor) -> bool:
+def remembered(predictor: Predictor) -> bool:
     """Whether this artifact is known to pass here."""
     key = _key(predictor)
     try:

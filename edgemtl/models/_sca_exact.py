@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl.networks import purposes
 from edgemtl.networks.exact import FINE, Ratio, Softmax, Table, floor, scale_of
 from edgemtl.networks.points import Point
 
@@ -21,6 +22,8 @@ BIAS = 2.0**-6  # step of what is added to a window's logits
 
 class ExactWindowAttend(nn.Module):
     """A WindowAttend on codes. `mask` (W, 1, n, n), if any, is 1 where a token may look."""
+
+    purpose = purposes.ATTENTION
 
     mask: Tensor | None
 
@@ -69,6 +72,8 @@ class ExactSummarise(nn.Module):
     Where the pixels are too many for a sum of products, their parts are summed and rounded first.
     """
 
+    purpose = purposes.ATTENTION
+
     def __init__(self, pixels: int):
         super().__init__()
         power = math.ceil(math.log2(pixels))
@@ -90,6 +95,8 @@ class ExactSummarise(nn.Module):
 
 class ExactRead(nn.Module):
     """A Read of codes, as a quotient of two whole numbers below READ."""
+
+    purpose = purposes.ATTENTION
 
     above: Tensor
     below: Tensor

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
 from edgemtl.networks.layers import Detail, Fusion, Head, norm2d
@@ -47,6 +48,8 @@ class Coordinates(nn.Module):
 
     Channels 0-8 are rows, 9-17 columns, counted from 1.
     """
+
+    purpose = purposes.COORDINATES
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]
@@ -101,6 +104,7 @@ class Grid(nn.Module):
     are constants. Coordinates must stay float32: one step of int8 is a pixel or more.
     """
 
+    purpose = purposes.COORDINATES
     base: Tensor
     position: Tensor
 
@@ -152,6 +156,7 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
 class ExactGrid(nn.Module):
     """A Grid whose offsets are whole eighths of a pixel; the positions they are added to are rounded to the same."""
 
+    purpose = purposes.COORDINATES
     base: Tensor
     unit: Tensor
 
@@ -251,6 +256,7 @@ class Attend(nn.Module):
     they are in memory, and nothing of the values' size is kept for the backward pass but the inputs.
     """
 
+    purpose = purposes.ATTENTION
     gather: Tensor
     spread: Tensor
 
@@ -289,6 +295,7 @@ class ExactAttend(nn.Module):
     Sums of those are exact, and a quotient of two small whole numbers is never near a tie that it is not on.
     """
 
+    purpose = purposes.ATTENTION
     gather: Tensor
     spread: Tensor
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
 from edgemtl.networks.layers import Detail, Fusion, Head, LayerNorm2d, norm2d
@@ -102,6 +103,8 @@ class DropPath(nn.Module):
 
 class Attend(nn.Module):
     """Values (B, V, K) mixed by a softmax over the keys of logits (B, heads, Q, K): (B, V, Q)."""
+
+    purpose = purposes.ATTENTION
 
     def __init__(self, dropout: float = 0.0):
         super().__init__()

@@ -22,6 +22,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 
 from edgemtl.models import _sca_exact as exact
+from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.exact import Norm
 from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, Resize
@@ -42,6 +43,8 @@ class WindowAttend(nn.Module):
 
     `bias` (W, heads, n, n) is added to the logits; N is W windows (or 1 for all), outermost, times anything.
     """
+
+    purpose = purposes.ATTENTION
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         logits = (query * query.shape[2] ** -0.5).transpose(2, 3) @ key
@@ -178,6 +181,8 @@ class Summarise(nn.Module):
     Means where the paper has sums: their ratio is the same, and float16 holds them for maps of any size.
     """
 
+    purpose = purposes.ATTENTION
+
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         count = key.shape[2] * key.shape[3]
         keys = F.softplus(key).flatten(2)
@@ -191,6 +196,8 @@ class Summarise(nn.Module):
 class Read(nn.Module):
     """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries: its values
     weighed by how keys fit."""
+
+    purpose = purposes.ATTENTION
 
     def forward(self, query: Tensor, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
         asked = F.softplus(query).flatten(2).transpose(1, 2)

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
+from edgemtl.networks import purposes
+from edgemtl.networks.pieces import backbone_piece, fill
 from edgemtl.run import Run
 
 try:
@@ -25,12 +28,13 @@ from timm.layers import Format
 from timm.models.hrnet import HighResolutionModule
 from timm.models.swin_transformer import SwinTransformerBlock
 
-ZOO = Path(__file__).parents[1] / "zoo"
 BUNDLED = "zoo:"  # before the name of a model in the package, whose backbone's weights are meant
 
 
 class Backbone(nn.Module):
     """Four maps (B, C_i, H / s_i, W / s_i) of an image (B, 3, H, W); `channels` and `strides` describe them."""
+
+    purpose = purposes.BACKBONE
 
     def __init__(self, name: str, pretrained: bool = False, weights: str | Path | None = None):
         super().__init__()
@@ -43,7 +47,8 @@ class Backbone(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             options["out_indices"] = _levels(name)
-            net: Any = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+            # Weights from a file replace the downloaded ones, so nothing is downloaded.
+            net: Any = _created(name, pretrained and weights is None, options)
         if swin:
             net.patch_embed.dynamic_img_pad = True
         _for_dense_prediction(net)
@@ -59,6 +64,21 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [norm(x) for norm, x in zip(self.norms, self.net(image), strict=True)]
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last_maps else maps
+
+
+def _created(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    """timm's network that gives maps; UsageError where its ImageNet weights cannot be had."""
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        # The hub's library raises a dozen kinds, by its version and by what the network does.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"the ImageNet weights of {name} cannot be had ({reason}); give a local file with"
+            f" --set network.weights=FILE, or {BUNDLED}{DEFAULT}, those of the bundled model's backbone"
+        ) from error
 
 
 class PaddedBlock(SwinTransformerBlock):
@@ -163,10 +183,8 @@ def load_weights(backbone: Backbone, path: Path) -> None:
     if any(key.startswith(inside) for key in state):
         state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     if any(".attn.w_msa." in key for key in state):
-        from edgemtl.networks.reference._pieces import backbone_piece, fill  # which imports this file
-
         named = {inside + key: value for key, value in state.items()}
-        fill(backbone, lambda ours: backbone_piece(ours, backbone), named, f"the backbone ({path})")
+        fill(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
         return
     # Keys of our own networks begin at the backbone, timm's one level below.
     into = backbone if any(key.startswith("net.") for key in state) else backbone.net

@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgemtl import models
+from edgemtl import models, objectives
 from edgemtl.errors import CheckFailed
 from edgemtl.networks import checkpoint, reference
 from edgemtl.networks.backbones import join_branches
@@ -29,24 +29,6 @@ Maps = dict[str, Tensor]
 LARGEST = (
     1e-3  # difference between a network and its deployment form, as a share of a raw output's deviation; 1e-6 is usual
 )
-
-
-def _classes(raw: Tensor) -> Tensor:
-    return raw.argmax(1).to(torch.int32)
-
-
-def _saliency(raw: Tensor) -> Tensor:
-    return raw.softmax(1)[:, 1] if raw.shape[1] == 2 else raw[:, 0].sigmoid()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "semseg": _classes,
-    "human_parts": _classes,
-    "depth": lambda raw: raw[:, 0].clamp(min=0),
-    "normals": lambda raw: F.normalize(raw, dim=1),
-    "edge": lambda raw: raw[:, 0].sigmoid(),
-    "sal": _saliency,
-}
 
 
 class Normalise(nn.Module):
@@ -72,11 +54,13 @@ class Activate(nn.Module):
         self.size = size
 
     def forward(self, raw: dict[str, Tensor]) -> Maps:
-        return {
-            task: ACTIVATIONS[task](F.interpolate(x, self.size, mode="bilinear", align_corners=False))
-            if x.shape[-2:] != self.size else ACTIVATIONS[task](x)
-            for task, x in raw.items()
-        }  # fmt: skip
+        return {task: objectives.of(task).activate(self.resized(x)) for task, x in raw.items()}
+
+    def resized(self, raw: Tensor) -> Tensor:
+        """A raw output at the maps' size."""
+        if raw.shape[-2:] == self.size:
+            return raw
+        return F.interpolate(raw, self.size, mode="bilinear", align_corners=False)
 
 
 class Deployed(nn.Module):

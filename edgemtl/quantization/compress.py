@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import files, ledger, models, show
+from edgemtl import files, ledger, objectives, show
 from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.frames import spread
 from edgemtl.ledger import CODES
-from edgemtl.networks import checkpoint
-from edgemtl.networks.prepare import Deployed, load_float, prepare
+from edgemtl.networks import purposes
+from edgemtl.networks.points import Point
+from edgemtl.networks.prepare import Deployed, load_float
+from edgemtl.networks.session import several
 from edgemtl.quantization import exact, nncf, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.mixed import frames, image, keep_worst_float
-from edgemtl.quantization.quantizers import COORDINATES, FakeQuantize
+from edgemtl.quantization.mixed import image, keep_worst_float
+from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
-from edgemtl.quantization.sensitivity import distance
 from edgemtl.recipe import Compression, Recipe
 from edgemtl.run import Run
 from edgemtl.samples import load
@@ -46,8 +47,6 @@ FLOAT = {
     "softplus", "sqrt", "sub", "sum",
 }  # fmt: skip
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
-ATTENTION = re.compile(r"(^|[./])attend([./]|$)")  # modules that weigh values by a softmax of queries times keys
-MODULES = (COORDINATES, ATTENTION)
 USUAL = Compression()
 LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "addmm"}
 
@@ -71,7 +70,7 @@ def compress(
             show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = load(recipe, data, "train")
+    samples = load(recipe.data, data, "train", recipe.tasks)
     about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
     about["exact"] = recipe.compression.is_exact
     if recipe.compression.budget:
@@ -118,24 +117,6 @@ def _settle(deployed: Deployed, recipe: Recipe) -> None:
         proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
 
 
-def load_int8(run: Path | Run, form: str = "int8") -> Deployed:
-    """The quantized deployment form of a run, in eval mode: one fake_quantize operation per quantizer and use.
-
-    UsageError where the file is missing, broken or does not fit the run's recipe.
-    """
-    run = Run(run)
-    recipe, file = run.recipe, run.weights(form)
-    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
-    about = checkpoint.about(file)
-    quantizers.check_format(file, about)
-    if about["exact"]:
-        exact.rewrite(deployed, recipe)
-    quantizers.load(file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
-    exact.settle(deployed)
-    return deployed
-
-
 def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe:
     for setting in settings:
         if setting.partition("=")[0].split(".")[0] in FIXED:
@@ -173,8 +154,9 @@ def quantize(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A copy of the network with quantizers where NNCF wants them, calibrated on `example(item)` of every item.
 
-    Whatever leads from a layer to a grid_sample's grid, modules named `coordinates`, the operations in FLOAT and layers
-    that match a pattern of `keep_float` stay float; in the exact form coordinates are codes until they are scaled.
+    Whatever leads from a layer to a grid_sample's grid, modules for coordinates or attention, the operations in FLOAT
+    and layers that match a pattern of `keep_float` stay float; in the exact form coordinates are codes until they are
+    scaled.
     Quantizers after which no layer follows are taken away again, and those of what is codes already.
     """
     first = example(items[0])
@@ -192,7 +174,7 @@ def quantize(
     for name in needless:
         for slot in _slots_of(made, name):
             quantizers.remove(made, slot)
-    wrong = set(quantizers.on_coordinates(graph.program)) - needless
+    wrong = set(quantizers.on_coordinates(graph.program, made)) - needless
     if wrong and not _offsets_are_codes(made):
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
     largest = calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
@@ -212,7 +194,8 @@ def _warn_of_float16(beyond: dict[str, float]) -> None:
 
 def _offsets_are_codes(network: nn.Module) -> bool:
     """Whether sampling is in its exact form, where codes are scaled to coordinates and `proof` looks after them."""
-    return any(COORDINATES.search(slot) for slot in quantizers.points(network))
+    modules = purposes.having(network, purposes.COORDINATES)
+    return any(isinstance(part, Point) for module in modules for part in module.modules())
 
 
 def _counts(network: nn.Module) -> dict[str, Any]:
@@ -246,20 +229,24 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         summed = {n for n in graph.get_previous_nodes(node) if n.node_type not in nncf.NO_OPERATIONS}
         if node.node_type in SUMS and summed <= kept:
             kept.add(node)
-    codes = _offsets_are_codes(network)
-    for pattern in (*MODULES, *(_pattern(text) for text in keep_float)):
+    for pattern in map(_pattern, keep_float):
         matching = {node for node, names in known.items() if any(pattern.search(name) for name in names)}
-        if codes and pattern is COORDINATES:
-            matching = {node for node in matching if node.node_type not in LAYERS}
-        if not matching and pattern not in MODULES:
+        if not matching:
             raise UsageError(f"compression.keep_float: {pattern.pattern!r} matches no layer")
         kept |= matching
+    codes = _offsets_are_codes(network)
+    attention, coordinates = (
+        nncf.inside(network, example, purposes.having(network, purpose))
+        for purpose in (purposes.ATTENTION, purposes.COORDINATES)
+    )
+    kept |= {node for node in nodes if node.node_name in attention}
+    kept |= {node for node in nodes if node.node_name in coordinates and not (codes and node.node_type in LAYERS)}
     edges = [edge for node in nodes if node.node_type == "grid_sample" for edge in graph.get_input_edges(node)]
     waiting = [edge.from_node for edge in edges if edge.input_port_id == 1]
     seen = set()
     while waiting:
         node = waiting.pop()
-        inside = not codes and COORDINATES.search(node.node_name)
+        inside = not codes and node.node_name in coordinates
         if node not in seen and (node.node_type not in LAYERS or inside):
             seen.add(node)
             waiting += graph.get_previous_nodes(node)
@@ -404,7 +391,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
                 raise Stopped(f"at iteration {len(history)} of {options.iterations} of fine-tuning")
             _, labels = tensors(batch, tasks)
             labels = {name: label.to(device) for name, label in labels.items()}
-            frame = frames(batch["image"].to(device))
+            frame = several(batch["image"].to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=fast):
                 with torch.no_grad():
                     wanted = teacher.raw(frame) if options.teacher else {}
@@ -412,7 +399,7 @@ def finetune(deployed: Deployed, teacher: Deployed, samples: Any, recipe: Recipe
             found = losses(raw, labels, tasks, recipe.training.losses)
             terms = [recipe.training.weights[name] * found[name] for name in tasks]
             if options.teacher:
-                taught = {name: distance(name, raw[name].float(), wanted[name].float()) for name in tasks}
+                taught = {n: objectives.of(n).distance(raw[n].float(), wanted[n].float()) for n in tasks}
                 terms += [options.teacher * recipe.training.weights[name] * taught[name] for name in tasks]
             total = torch.stack(terms).sum()
             _check_finite(found, total, len(history) + 1)

@@ -12,19 +12,16 @@ constants that follow from scales has a method `settle`.
 from typing import Any, Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl import objectives
 from edgemtl.models import MEAN, STD
 from edgemtl.networks.points import Point
-from edgemtl.networks.prepare import ACTIVATIONS, Activate, Deployed, Maps, replace, shapes
+from edgemtl.networks.prepare import Activate, Deployed, Maps, replace, shapes
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size
 
 GREY, STEP = 128.0, 2.0**-6  # the camera's 0..255 becomes -2..2 in 256 steps
-CLASSES, PROBABILITIES = ("semseg", "human_parts"), ("edge", "sal")
-LEVELS = 256  # of a probability
-FRACTIONS = 16  # of a code: what enlarging twice by two gives
 
 
 class Centre(nn.Module):
@@ -35,48 +32,32 @@ class Centre(nn.Module):
 
 
 class ExactActivate(Activate):
-    """Maps at `size` from raw outputs, the same bits everywhere.
+    """Maps at `size` from raw outputs, the same bits everywhere; `channels` of the tasks whose heads leave codes.
 
-    Class ids: each class is lifted by a fraction of a code of its own, so that no two are ever equal and argmax has
-    nothing to settle. Metres stay what they are. Normals keep their length: `decode` scales them. Probabilities are
-    whole 256ths, rounded at a border that none of the few values that a sigmoid of codes has comes near.
+    How is each task's own matter: see `exact` of its objective, and the lift, which follows from its codes' scale.
     """
 
     def __init__(self, size: Size, channels: dict[str, int]):
         super().__init__(size)
+        self.tasks = list(channels)
         for task, count in channels.items():
-            shape = (1, count, 1, 1) if task in CLASSES else ()
-            self.register_buffer(f"lift_{task}", torch.full(shape, 0.0 if shape else 0.5))
+            self.register_buffer(_lift(task), objectives.of(task).lift(count))
 
     def forward(self, raw: dict[str, Tensor]) -> Maps:
-        return {task: self._map(task, x) for task, x in raw.items()}
-
-    def _map(self, task: str, x: Tensor) -> Tensor:
-        lift = getattr(self, f"lift_{task}", None)
-        if task in CLASSES and lift is not None:
-            x = x + lift
-        if x.shape[-2:] != self.size:
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        if task in PROBABILITIES and lift is not None:
-            one = x[:, 1] - x[:, 0] if x.shape[1] == 2 else x[:, 0]
-            return (one.sigmoid() * LEVELS + lift).floor() * (1 / LEVELS)
-        return x if task == "normals" else ACTIVATIONS[task](x)
+        return {
+            task: objectives.of(task).exact(x, getattr(self, _lift(task), None), self.resized)
+            for task, x in raw.items()
+        }
 
     def settle(self, task: str, scale: Tensor) -> None:
         """Sets what follows from the scale of the task's raw codes."""
-        lift: Tensor | None = getattr(self, f"lift_{task}", None)
-        if lift is None:
-            return
-        if task in CLASSES:  # fractions below that of bilinear weights
-            classes = lift.shape[1]
-            share = scale / FRACTIONS / (1 << (classes - 1).bit_length())
-            lift.copy_((torch.arange(classes, dtype=lift.dtype) * share).view(1, -1, 1, 1))
-        else:
-            codes = torch.arange(-256 * FRACTIONS, 256 * FRACTIONS + 1, dtype=torch.float64)
-            fractions = ((codes * scale.double() / FRACTIONS).sigmoid() * LEVELS).frac()
-            lifts = torch.arange(512, 1536, dtype=torch.float64) / 2048  # float16 holds them; rounding stays rounding
-            away = (fractions[:, None] + lifts).frac()
-            lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()])
+        lift: Tensor | None = getattr(self, _lift(task), None)
+        if lift is not None:
+            objectives.of(task).settle(lift, scale)
+
+
+def _lift(task: str) -> str:
+    return f"lift_{task}"
 
 
 def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
@@ -89,9 +70,9 @@ def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
         if exact is not None:
             replace(deployed, module, exact(*found[module]))
     channels = {}
-    for task in (*CLASSES, *PROBABILITIES):
-        head = _head(deployed.network, task) if task in recipe.tasks else None
-        if head is not None:
+    for task in recipe.tasks:
+        head = _head(deployed.network, task)
+        if head is not None and objectives.of(task).lift(head.logits.out_channels) is not None:
             head.leave = Point()
             channels[task] = head.logits.out_channels
     deployed.activate = ExactActivate(deployed.activate.size, channels)
@@ -105,7 +86,7 @@ def settle(deployed: Deployed) -> None:
         if (settle := getattr(module, "settle", None)) is not None:
             settle()
     if isinstance(deployed.activate, ExactActivate):
-        for task in (*CLASSES, *PROBABILITIES):
+        for task in deployed.activate.tasks:
             head = _head(deployed.network, task)
             if head is not None and isinstance(head.leave, Point) and not isinstance(head.leave.quantizer, nn.Identity):
                 deployed.activate.settle(task, head.leave.quantizer.get_buffer("scale"))

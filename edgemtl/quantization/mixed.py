@@ -15,6 +15,7 @@ from edgemtl.errors import UsageError
 from edgemtl.frames import fit, spread
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float
+from edgemtl.networks.session import several
 from edgemtl.quantization import exact, quantizers, sensitivity
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
@@ -43,7 +44,7 @@ def measure(
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(calibrated, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
-    samples = load(recipe, data, "train")
+    samples = load(recipe.data, data, "train", recipe.tasks)
     images = [image(deployed, samples, index, recipe) for index in spread(len(samples), frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)
@@ -72,16 +73,14 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
             raise Stopped("while looking for layers to keep float")
 
     def scores(on: Collection[FakeQuantize]) -> dict[str, float]:
-        def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+        def session(frame: np.ndarray) -> dict[str, np.ndarray]:
             check()
-            fitted = torch.from_numpy(fit(frame, recipe.size, recipe.fit))[None]
-            raw = graph.run(deployed.normalise(frames(fitted)), on)
+            raw = graph.run(deployed.normalise(several(torch.from_numpy(frame)[None])), on)
             return {task: map[0].numpy() for task, map in deployed.activate(raw).items()}
 
         chosen = [samples[i] for i in many]
-        title = f"judged on {len(chosen)} training frames"
-        found = evaluate.score(predict, chosen, tasks, size=recipe.size, how=recipe.fit, title=title)
-        return {name: found[name][task.headline] for name, task in tasks.items()}
+        found = evaluate.measure(session, chosen, recipe, title=f"judged on {len(chosen)} training frames")
+        return {name: found[name].scores()[task.headline] for name, task in tasks.items()}
 
     every = frozenset(graph.quantizers.values())
     unrounded = scores(frozenset())
@@ -116,9 +115,4 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:
     """What the network gets of a sample: (1, 3, H, W), normalised."""
     fitted = fit(samples[index]["image"], recipe.size, recipe.fit)
-    return deployed.normalise(frames(torch.from_numpy(fitted)[None]))
-
-
-def frames(images: Tensor) -> Tensor:
-    """(B, 3, H, W) float32 0..255, channels last in memory, of uint8 images (B, H, W, 3)."""
-    return images.permute(0, 3, 1, 2).float()
+    return deployed.normalise(several(torch.from_numpy(fitted)[None]))

@@ -11,9 +11,11 @@ import functools
 import io
 import logging
 import warnings
-from typing import Any, Iterator
+from typing import Any, Collection, Iterator
 
-from nncf.torch.function_hook.hook_storage import decode_hook_name
+import torch
+from nncf.torch.function_hook.hook_executor_mode import FunctionHookMode
+from nncf.torch.function_hook.hook_storage import HookStorage, decode_hook_name
 from nncf.torch.function_hook.wrapper import get_hook_storage, is_wrapped, wrap_model
 from torch import Tensor, nn
 
@@ -80,6 +82,27 @@ def graph(network: nn.Module, example: Tensor) -> Any:
 
     with _quiet():
         return build_nncf_graph(network, example)
+
+
+class _Inside(FunctionHookMode):  # type: ignore[misc]  # to mypy NNCF has no types
+    """Names operations as NNCF's graph does, and keeps the names of those in some modules."""
+
+    def __init__(self, network: nn.Module, modules: Collection[nn.Module]) -> None:
+        super().__init__(network, HookStorage())
+        self.modules, self.found = set(modules), set[str]()
+
+    def get_next_op_call_name(self, fn_name: str) -> str:
+        name: str = super().get_next_op_call_name(fn_name)
+        if not self.modules.isdisjoint(self.module_call_stack):
+            self.found.add(name)
+        return name
+
+
+def inside(network: nn.Module, example: Tensor, modules: Collection[nn.Module]) -> set[str]:
+    """The names, in NNCF's graph of the network, of the operations in these modules."""
+    with torch.no_grad(), _Inside(network, modules) as names:
+        network(example)
+    return names.found
 
 
 def quantize(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:

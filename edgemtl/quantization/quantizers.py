@@ -16,7 +16,6 @@ such a place: before or after an operation, and which of its inputs or outputs; 
 """
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any, Callable, Iterable
 
@@ -27,14 +26,13 @@ from torch.export import ExportedProgram
 
 from edgemtl.errors import UsageError
 from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST
-from edgemtl.networks import checkpoint
+from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.points import Point
 from edgemtl.quantization import nncf
 
 BITS = 8  # of activations
 POINT = "points."  # before the path of a point, in the name of its slot
 
-COORDINATES = re.compile(r"(^|[./])coordinates([./]|$)")  # modules that turn offsets into a grid to sample at
 WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
 SUMS = {"add", "add_"}
 # What only moves, clips or averages values: a layer behind it reads the quantizer before it.
@@ -347,16 +345,17 @@ def _reached(
     return list(found)
 
 
-def on_coordinates(program: ExportedProgram) -> list[str]:
+def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
     """Quantizers (names of their scales) that sit on a sampling coordinate; there should be none.
 
-    From each grid_sample's grid upwards, through layers of modules named `coordinates`, to the first other layer: that
-    one reads features and may be quantized, what it gives is a coordinate.
+    From each grid_sample's grid upwards, through layers of modules that are for coordinates, to the first other layer:
+    that one reads features and may be quantized, what it gives is a coordinate.
     """
 
     def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
-        inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
-        return node.all_input_nodes if inside or not _weighted(node) else []
+        if not _weighted(node) or purposes.inside(node, network, purposes.COORDINATES):
+            return node.all_input_nodes
+        return []
 
     grids = [
         node.args[1]

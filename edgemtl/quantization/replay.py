@@ -3,8 +3,7 @@
 Without hooks, which cost as much time as the arithmetic, and only as much of it as a change reaches.
 """
 
-from collections import ChainMap
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.utils import _pytree
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 
-Values = MutableMapping[fx.Node, Any]
+Values = dict[fx.Node, Any]
 Watch = Callable[[FakeQuantize, Tensor], None]
 
 
@@ -34,9 +33,8 @@ class Replay:
             module = at[quantizers.slot(scale)]
             assert isinstance(module, FakeQuantize)
             self.quantizers[node] = module
-        self._steps = [node for node in self.program.graph.nodes if node.op == "call_function"]
-        for node in self._steps:  # what is written in place is copied first: nobody else may want the new values
-            assert not _in_place(node) or len(_first(node).users) == 1, f"{node} changes what others read"
+        for node in self.program.graph.nodes:  # what is written in place is copied first: nobody else may want it
+            assert not _in_place(node.target) or len(node.args[0].users) == 1, f"{node} changes what others read"
 
     def run(self, image: Tensor, on: Collection[FakeQuantize] = (), watch: Watch | None = None) -> dict[str, Tensor]:
         """The raw outputs; `watch` sees what reaches each quantizer, on or not."""
@@ -44,25 +42,27 @@ class Replay:
 
     def values(self, image: Tensor, on: Collection[FakeQuantize] = (), watch: Watch | None = None) -> Values:
         """What every node gives."""
-        values: Values = {**self._constants, self._image: image}
-        for node in self._steps:
-            values[node] = self._step(node, values, on, watch)
-        return values
+        return self._filled({**self._constants, self._image: image}, on, watch)
 
     def again(self, values: Values, on: Collection[FakeQuantize]) -> dict[str, Tensor]:
         """The raw outputs with these quantizers on, computed from there on; `values` are those with all off."""
-        changed: ChainMap[fx.Node, Any] = ChainMap({}, values)
-        for node in self._steps:
-            if self.quantizers.get(node) in on or any(source in changed.maps[0] for source in node.all_input_nodes):
-                changed[node] = self._step(node, changed, on, None)
-        return self.outputs(changed)
+        changed: set[fx.Node] = set()
+        for node in self.program.graph.nodes:
+            if self.quantizers.get(node) in on or not changed.isdisjoint(node.all_input_nodes):
+                changed.add(node)
+        return self.outputs(self._filled({node: x for node, x in values.items() if node not in changed}, on, None))
 
     def outputs(self, values: Values) -> dict[str, Tensor]:
         """The raw outputs among the values, by task."""
         (made,) = (node for node in self.program.graph.nodes if node.op == "output")
-        flat = [values[node] for node in made.args[0]]
-        found: dict[str, Tensor] = _pytree.tree_unflatten(flat, self.program.call_spec.out_spec)
+        found: dict[str, Tensor] = _pytree.tree_unflatten(values[made], self.program.call_spec.out_spec)
         return found
+
+    def _filled(self, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Values:
+        """The same values, and those of the nodes that are missing."""
+        with torch.no_grad():
+            _Steps(self, on, watch).run(initial_env=values, enable_io_processing=False)
+        return values
 
     def _split(self, network: nn.Module) -> tuple[fx.Node, Values]:
         """The placeholder of the image, and the values of all others."""
@@ -81,27 +81,26 @@ class Replay:
                 image = node
         return image, constants
 
-    def _step(self, node: fx.Node, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Any:
-        quantizer = self.quantizers.get(node)
-        if quantizer is not None:
-            x = values[_first(node)]
-            if watch is not None:
-                watch(quantizer, x)
-            return quantizer.fast(x) if quantizer in on else x
-        given: Any = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        args, kwargs = given
-        if _in_place(node):
+
+class _Steps(fx.Interpreter):
+    def __init__(self, replay: Replay, on: Collection[FakeQuantize], watch: Watch | None):
+        super().__init__(replay.program.graph_module, garbage_collect_values=False)
+        self.quantizers, self.on, self.watch = replay.quantizers, on, watch
+
+    def run_node(self, n: fx.Node) -> Any:
+        quantizer = self.quantizers.get(n)
+        if quantizer is None:
+            return super().run_node(n)
+        x = self.env[n.all_input_nodes[0]]
+        if self.watch is not None:
+            self.watch(quantizer, x)
+        return quantizer.fast(x) if quantizer in self.on else x
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _in_place(target):
             args = (args[0].clone(), *args[1:])
-        assert callable(node.target)
-        with torch.no_grad():
-            return node.target(*args, **kwargs)
+        return super().call_function(target, args, kwargs)
 
 
-def _first(node: fx.Node) -> fx.Node:
-    first = node.args[0]
-    assert isinstance(first, fx.Node)
-    return first
-
-
-def _in_place(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _in_place(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, fx
 
-from edgemtl import show
+from edgemtl import objectives, plots, show
 from edgemtl.device import budget as budgets
-from edgemtl.files import replacing, write_json
+from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
-
-CLASSES = ("semseg", "human_parts", "sal")
 
 # OpenVINO's own profile of nyud_edge's network, 2026.4, one thread of a CPU with VNNI, one frame: dense convolutions
 # take 3.5 times as long in float32 as in int8, depthwise ones 1.2 times, and a product of those 12 times that of a
@@ -56,34 +53,6 @@ def budget(text: str) -> Budget:
     found = budgets.parse(text, OPTION)
     budgets.check(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
     return Budget(**{entry.name: entry.change for entry in found})
-
-
-def distance(task: str, raw: Tensor, wanted: Tensor) -> Tensor:
-    """How far raw outputs (B, C, h, w) are from the float network's, a scalar of the size of the task's own loss.
-
-    Classes: Kullback-Leibler divergence per pixel. Edges and saliency: the same of a single probability. Normals: L1 of
-    the unit vectors. Depth and anything else: L1.
-    """
-    if raw.shape[1] > 1 and task in CLASSES:
-        each = F.kl_div(raw.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
-        return each.sum(1).mean()
-    if task in ("edge", "sal"):
-        goal = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, goal)
-        return F.binary_cross_entropy_with_logits(raw, goal) - entropy
-    if task == "normals":
-        return (F.normalize(raw, dim=1) - F.normalize(wanted, dim=1)).abs().sum(1).mean()
-    return (raw - wanted).abs().mean()
-
-
-def noise(task: str, raw: Tensor, wanted: Tensor) -> float:
-    """A distance that adds up over independent errors: divergences do; of others the mean square, as a share of the
-    variance of what is wanted."""
-    if task in CLASSES or task == "edge":
-        return float(distance(task, raw, wanted))
-    if task == "normals":
-        raw, wanted = F.normalize(raw, dim=1), F.normalize(wanted, dim=1)
-    return float((raw - wanted).square().mean() / wanted.var())
 
 
 # ---- the matrix
@@ -149,7 +118,7 @@ def matrix(
             for row, group in enumerate(rows):
                 check()
                 raw = graph.again(values, group.quantizers)
-                found[row] += [noise(name, raw[name], wanted[name]) / len(images) for name in tasks]
+                found[row] += [objectives.of(n).noise(raw[n], wanted[n]) / len(images) for n in tasks]
                 bar.advance(task)
     return found
 
@@ -276,21 +245,15 @@ def _short(group: Group) -> str:
 
 def draw(rows: Sequence[Group], noises: np.ndarray, tasks: Sequence[str], file: Path) -> None:
     """Writes a heat map, SVG: tasks down, groups of layers across; the worst three of each task are named."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams["svg.hashsalt"] = "edgemtl"
     share = 100 * shares(noises)
-    figure, axis = pyplot.subplots(figsize=(12, 1.6 + 0.45 * len(tasks)))
-    picture = axis.imshow(np.maximum(share.T, 1e-2), aspect="auto", norm="log", cmap="magma_r", interpolation="none")
-    axis.set_yticks(range(len(tasks)), tasks)
-    worst = sorted({int(row) for column in range(len(tasks)) for row in np.argsort(-share[:, column])[:3]})
-    axis.set_xticks(worst, [_short(rows[row]) for row in worst], rotation=35, ha="right", fontsize=7)
-    axis.set_title("share of each task's int8 noise, by layer (first to last)", fontsize=9)
-    figure.colorbar(picture, ax=axis, format="%g %%", pad=0.01)
-    figure.tight_layout()
-    with replacing(file) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    with plots.figure(12, 1.6 + 0.45 * len(tasks)) as (figure, [[axis]]):
+        picture = axis.imshow(
+            np.maximum(share.T, 1e-2), aspect="auto", norm="log", cmap="magma_r", interpolation="none"
+        )
+        axis.grid(visible=False)
+        axis.set_yticks(range(len(tasks)), tasks)
+        worst = sorted({int(row) for column in range(len(tasks)) for row in np.argsort(-share[:, column])[:3]})
+        axis.set_xticks(worst, [_short(rows[row]) for row in worst], rotation=35, ha="right", fontsize=7)
+        axis.set_title("share of each task's int8 noise, by layer (first to last)")
+        figure.colorbar(picture, ax=axis, format="%g %%", pad=0.01)
+        plots.save(figure, file)

@@ -1,4 +1,6 @@
-"""What a network predicts. A task is one file here: its label's geometry, decoding, painting and score. NumPy only.
+"""What a network predicts: a file here for each task, its label's geometry, decoding, painting and score. NumPy only.
+
+What torch knows of it, such as its loss, is in the file of the same name in `objectives/`.
 
 Words, with the shapes of one frame (no batch axis):
 
@@ -50,6 +52,9 @@ class Task(BaseModel):
     headline: ClassVar[str]  # the score that delta-m uses
     scores: ClassVar[dict[str, bool]]  # every score of its meter: whether higher is better
     unit: ClassVar[str] = ""  # of the headline
+    words: ClassVar[str]  # what the values of its map are, for whoever has nothing but a model's file
+    over: ClassVar[tuple[float, float]] = (0.45, 0.55)  # shares of a frame and of the picture that is laid over it
+    guides_crops: ClassVar[bool] = False  # whether a crop that shows hardly more than one of its classes is no good
 
     @property
     def higher_is_better(self) -> bool:
@@ -60,6 +65,11 @@ class Task(BaseModel):
     def channels(self) -> int:
         """Channels of the raw output."""
         raise NotImplementedError
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class id, of a task whose label holds such."""
+        return ()
 
     def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
         """The label at another size."""
@@ -106,9 +116,49 @@ class Task(BaseModel):
         """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
         raise NotImplementedError
 
+    def value(self, prediction: np.ndarray) -> Any:
+        """One pixel's prediction as a plain value: a number, a class' name, a vector; None where nothing is known."""
+        return prediction.tolist()
+
+    def word(self, value: np.ndarray) -> str:
+        """A prediction's value at one pixel, such as "2.31 m"."""
+        return f"{self.title.lower()} {', '.join(f'{part:.2f}' for part in np.ravel(value))}"
+
+    def picture(self) -> dict[str, Any] | None:
+        """How a map is painted and read out where there is no Python, as JSON: see apps/web/src/deployment.ts.
+
+        None: in Python alone.
+        """
+        return None
+
+    def ball(self, diameter: int) -> np.ndarray | None:
+        """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
+        return None
+
+    @property
+    def ruler(self) -> tuple[float, str] | None:
+        """The last value and the unit of a scale from 0, where that explains the colours; None where it does not."""
+        return None
+
+    def tally(self, label: np.ndarray) -> np.ndarray:
+        """(n,) how many of a label's valid pixels are of each kind, such as of each class; tallies of labels add."""
+        return np.bincount(label[self.valid(label)], minlength=256)
+
+    def summary(self, tally: np.ndarray) -> str:
+        """A tally of at least one pixel in a few words."""
+        raise NotImplementedError
+
+    def everywhere(self, tally: np.ndarray) -> str | None:
+        """What all labelled pixels are, where they are all one thing and no data set can be like that."""
+        return None
+
     def meter(self) -> Meter:
         """A fresh meter."""
         raise NotImplementedError
+
+    def quick(self) -> "Task":
+        """The same task with a cheaper meter where there is one, good enough to choose a checkpoint by."""
+        return self
 
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:

@@ -57,10 +57,24 @@ def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
     return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
 
 
+def probability_picture(table: np.ndarray, least: str, most: str) -> dict[str, Any]:
+    """The `Task.picture` of probabilities that are painted in the colours of `table`; words for 0 and for 1."""
+    return {
+        "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": table.tolist(),
+        "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, least], [1, most]],
+    }  # fmt: skip
+
+
 def past(label: np.ndarray, values: int, what: str) -> str:
     """What a label of `values` small integers holds beside them and IGNORED; empty where nothing."""
     largest = int(label.max(initial=0, where=label != IGNORED))
     return f"{what} {largest}; allowed: 0 to {values - 1}, {IGNORED} for ignored" if largest >= values else ""
+
+
+def only(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
+    """The name of the one value that a tally has; None where it has none or several."""
+    values = np.flatnonzero(tally)
+    return names[values[0]] if len(values) == 1 and values[0] < len(names) else None
 
 
 def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
@@ -92,14 +106,10 @@ def colour(row: np.ndarray) -> Colour:
 class ClassLabels(Task):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
 
+    words: ClassVar[str] = "class ids"
     headline: ClassVar[str] = "miou"
     scores: ClassVar[dict[str, bool]] = {"miou": True, "miou_present": True, "pixacc": True}
     unit: ClassVar[str] = "%"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each class id."""
-        raise NotImplementedError
 
     @property
     def channels(self) -> int:
@@ -138,11 +148,65 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def value(self, prediction: np.ndarray) -> str | None:
+        return self.class_names[prediction] if prediction < self.channels else None
+
+    def word(self, value: np.ndarray) -> str:
+        rows = self.legend(np.array([[value]], np.uint8))
+        return rows[0][0] if rows else f"{self.title.lower()} {value}"
+
+    def summary(self, tally: np.ndarray) -> str:
+        return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
+
+    def everywhere(self, tally: np.ndarray) -> str | None:
+        return only(tally, self.class_names)
+
+    def picture(self) -> dict[str, Any]:
+        table = self._table()[: self.channels]
+        return {"kind": "classes", "names": list(self.class_names), "table": table.tolist()}
+
     def meter(self) -> "ClassMeter":
         return ClassMeter(len(self.class_names))
 
     def _table(self) -> np.ndarray:
         return palette(len(self.class_names), self.class_names[0] == "background")
+
+
+class Probability(Task):
+    """A task whose prediction and map are a probability, float32 (H, W); its label uint8 0 or 1, 255 ignored."""
+
+    unit: ClassVar[str] = "%"
+
+    @property
+    def channels(self) -> int:
+        return 1
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.full(size, IGNORED, np.uint8)
+
+    def valid(self, label: Any) -> Any:
+        return label != IGNORED
+
+    def wrong(self, label: np.ndarray) -> str:
+        return past(label, 2, f"{self.name} value")
+
+    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
+        return bilinear(map, size)
+
+    def value(self, prediction: np.ndarray) -> float:
+        return float(prediction)
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{self.title.lower()} {100 * value:.0f} %"
+
+    def summary(self, tally: np.ndarray) -> str:
+        return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])
+
+    def everywhere(self, tally: np.ndarray) -> str | None:
+        return only(tally, (f"no {self.name}", self.name))
 
 
 class Sums:

@@ -19,6 +19,7 @@ class Depth(Task):
     headline: ClassVar[str] = "rmse"
     scores: ClassVar[dict[str, bool]] = {"rmse": False}
     unit: ClassVar[str] = "m"
+    words: ClassVar[str] = "metres"
 
     FARTHEST: ClassVar[int] = 100  # no label of a room or a street lies beyond; millimetres taken for metres do
 
@@ -61,6 +62,34 @@ class Depth(Task):
         if prediction is None or not (prediction > 0).all():
             rows.append(("unknown", BLACK))
         return rows
+
+    def value(self, prediction: np.ndarray) -> float | None:
+        return float(prediction) if prediction > 0 else None
+
+    def word(self, value: np.ndarray) -> str:
+        return f"{value:.2f} m" if value > 0 else "unknown depth"
+
+    def picture(self) -> dict[str, Any]:
+        ticks = [[k / 4, f"{self.far_m * k / 4:.3g} m"] for k in range(5)]
+        return {
+            "kind": "numbers", "factor": 254 / self.far_m, "first": 1, "last": 254, "table": _table().tolist(),
+            "unit": "m", "scale": 1, "digits": 2, "ticks": ticks,
+        }  # fmt: skip
+
+    @property
+    def ruler(self) -> tuple[float, str]:
+        return self.far_m, "m"
+
+    def tally(self, label: np.ndarray) -> np.ndarray:
+        """Pixels by centimetre, the last for all beyond the farthest."""
+        far = self.FARTHEST * 100 + 1
+        return np.bincount(np.minimum(label[self.valid(label)] * 100 + 0.5, far).astype(np.intp), minlength=far + 1)
+
+    def summary(self, tally: np.ndarray) -> str:
+        present, middle = np.flatnonzero(tally), np.searchsorted(tally.cumsum(), tally.sum() / 2)
+        over = "over " * bool(tally[-1])
+        far = min(present[-1] / 100, self.FARTHEST)
+        return f"{present[0] / 100:.2f} to {over}{far:.2f} m, median {middle / 100:.2f}"
 
     def meter(self) -> "DepthMeter":
         return DepthMeter(self)

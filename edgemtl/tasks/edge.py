@@ -5,14 +5,24 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from edgemtl.tasks import Size, Task
+from edgemtl.tasks import Size
 from edgemtl.tasks._boundary import counts, flat, matches, thin
-from edgemtl.tasks._labels import IGNORED, Colour, Sums, bilinear, ignored_row, nearest, paint_probability, past
+from edgemtl.tasks._labels import (
+    IGNORED,
+    Colour,
+    Probability,
+    Sums,
+    ignored_row,
+    nearest,
+    paint_probability,
+    probability_picture,
+)
 
+QUICK = 9  # thresholds instead of 99
 _BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
-class Edge(Task):
+class Edge(Probability):
     """Probability, float32 (H, W); the label is uint8 0 or 1, 255 ignored.
 
     `tolerance`: how far a predicted pixel may lie from its label, in image diagonals (0.011 NYUD, 0.0075 PASCAL).
@@ -24,15 +34,12 @@ class Edge(Task):
     title: ClassVar[str] = "Edges"
     headline: ClassVar[str] = "odsf"
     scores: ClassVar[dict[str, bool]] = {"odsf": True}
-    unit: ClassVar[str] = "%"
+    words: ClassVar[str] = "probability of an edge"
+    over: ClassVar[tuple[float, float]] = (0.6, 1.0)
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.011
     positive: Annotated[float, Field(gt=0, lt=1)] = 0.8
     thresholds: Annotated[int, Field(gt=0)] = 99
-
-    @property
-    def channels(self) -> int:
-        return 1
 
     def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
         """Where it shrinks, a pixel is an edge if any it covers is, and ignored only if all are: thin lines stay."""
@@ -43,18 +50,6 @@ class Edge(Task):
                 label = np.maximum.reduceat(label, starts, axis=axis)
         return nearest(label, size) - np.uint8(1)
 
-    def unlabelled(self, size: Size) -> np.ndarray:
-        return np.full(size, IGNORED, np.uint8)
-
-    def valid(self, label: Any) -> Any:
-        return label != IGNORED
-
-    def wrong(self, label: np.ndarray) -> str:
-        return past(label, 2, f"{self.name} value")
-
-    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
-        return bilinear(map, size)
-
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """White lines on black, as bright as they are probable; grey where a label is ignored."""
         return paint_probability(prediction, _BRIGHTNESS)
@@ -63,8 +58,15 @@ class Edge(Task):
         rows: list[tuple[str, Colour]] = [("edge", (255, 255, 255)), ("no edge", (0, 0, 0))]
         return rows + ignored_row(prediction)
 
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(_BRIGHTNESS, "no edge", "edge")
+
     def meter(self) -> "EdgeMeter":
         return EdgeMeter(self)
+
+    def quick(self) -> "Edge":
+        """With an eleventh of the thresholds, for each of which boundaries are matched."""
+        return self.model_copy(update={"thresholds": QUICK})
 
 
 class EdgeMeter(Sums):

@@ -9,6 +9,8 @@ import numpy as np
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
 
+DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
+
 
 class Normals(Task):
     """Unit vectors, float32 (H, W, 3): x right, y up, z towards the camera; the zero vector in a label is unknown.
@@ -21,6 +23,7 @@ class Normals(Task):
     headline: ClassVar[str] = "mean"
     scores: ClassVar[dict[str, bool]] = {"mean": False, "median": False, "within_11.25": True}
     unit: ClassVar[str] = "deg"
+    words: ClassVar[str] = "vectors x, y, z, whose direction counts"
     SHORTEST: ClassVar[float] = 0.5  # a vector of a label must be longer, or it means: not known
 
     @property
@@ -65,6 +68,41 @@ class Normals(Task):
         if prediction is None or not self.valid(prediction).all():
             rows.append(("unknown", GREY))
         return rows
+
+    def value(self, prediction: np.ndarray) -> tuple[float, ...] | None:
+        return tuple(map(float, prediction)) if self.valid(prediction) else None
+
+    def word(self, value: np.ndarray) -> str:
+        """The nearest of the five directions that a visible surface can face, and how far off it is."""
+        if not self.valid(value):
+            return "unknown direction"
+        parts = [sign * float(part) for part in _unit(value) for sign in (1, -1)][:-1]  # in the order of DIRECTIONS
+        nearest_way = int(np.argmax(parts))
+        off = math.degrees(math.acos(min(1.0, parts[nearest_way])))
+        return f"faces {DIRECTIONS[nearest_way]} ({off:.0f}° off)"
+
+    def picture(self) -> dict[str, Any]:
+        names = [text for text, _ in self.legend()]
+        return {"kind": "vectors", "axes": [names[:2], names[2:4], [names[4], "away"]]}
+
+    def ball(self, diameter: int) -> np.ndarray:
+        """A ball seen from the camera."""
+        axis = (np.arange(diameter, dtype=np.float32) + 0.5) * 2 / diameter - 1
+        x, y = np.meshgrid(axis, -axis)
+        inside = x**2 + y**2 <= 1
+        vectors = np.dstack([x, y, np.sqrt(np.maximum(0, 1 - x**2 - y**2))]) * inside[..., None]
+        return vectors.astype(np.float32)
+
+    def tally(self, label: np.ndarray) -> np.ndarray:
+        """Pixels by direction."""
+        values = label[self.valid(label)]
+        axis = np.abs(values).argmax(-1)
+        backwards = np.take_along_axis(values, axis[:, None], -1)[:, 0] < 0
+        return np.bincount(2 * axis + backwards, minlength=len(DIRECTIONS))
+
+    def summary(self, tally: np.ndarray) -> str:
+        order = [k for k in np.argsort(-tally) if tally[k]]
+        return ", ".join(f"{DIRECTIONS[k]} {100 * tally[k] / tally.sum():.1f} %" for k in order)
 
     def meter(self) -> "NormalsMeter":
         return NormalsMeter(self)

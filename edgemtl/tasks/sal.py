@@ -5,22 +5,19 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 
-from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import (
-    IGNORED,
     Colour,
+    Probability,
     Sums,
-    bilinear,
     colour,
     ignored_row,
-    nearest,
     paint_probability,
-    past,
+    probability_picture,
     scale,
 )
 
 
-class Saliency(Task):
+class Saliency(Probability):
     """Probability, float32 (H, W); the label is uint8 0 or 1, 255 ignored.
 
     `outputs`: 1 for a network trained with a logit, 2 for one trained with a softmax over (not salient, salient).
@@ -30,28 +27,13 @@ class Saliency(Task):
     title: ClassVar[str] = "Saliency"
     headline: ClassVar[str] = "maxf"
     scores: ClassVar[dict[str, bool]] = {"maxf": True}
-    unit: ClassVar[str] = "%"
+    words: ClassVar[str] = "probability of being salient"
 
     outputs: Literal[1, 2] = 1
 
     @property
     def channels(self) -> int:
         return self.outputs
-
-    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
-        return nearest(label, size)
-
-    def unlabelled(self, size: Size) -> np.ndarray:
-        return np.full(size, IGNORED, np.uint8)
-
-    def valid(self, label: Any) -> Any:
-        return label != IGNORED
-
-    def wrong(self, label: np.ndarray) -> str:
-        return past(label, 2, f"{self.name} value")
-
-    def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
-        return bilinear(map, size)
 
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """Inferno, from black (not salient) to pale yellow (salient); grey where a label is ignored."""
@@ -61,6 +43,9 @@ class Saliency(Task):
         table = scale(cv2.COLORMAP_INFERNO)
         rows = [(text, colour(table[k])) for text, k in (("not salient", 0), ("50 %", 128), ("salient", 255))]
         return rows + ignored_row(prediction)
+
+    def picture(self) -> dict[str, Any]:
+        return probability_picture(scale(cv2.COLORMAP_INFERNO), "not salient", "salient")
 
     def meter(self) -> "SaliencyMeter":
         return SaliencyMeter()

@@ -26,6 +26,7 @@ class Semseg(ClassLabels):
 
     name: ClassVar[str] = "semseg"
     title: ClassVar[str] = "Semantic segmentation"
+    guides_crops: ClassVar[bool] = True
 
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
 

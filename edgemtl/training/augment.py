@@ -10,7 +10,6 @@ from edgemtl.recipe import Augment
 from edgemtl.tasks import Size, Task
 
 Sample = dict[str, Any]  # "image" (H, W, 3) uint8 RGB and a label per task
-IGNORED = 255
 CROP_TRIES = 10
 
 
@@ -44,25 +43,27 @@ def _inside(sample: Sample, size: Size, factor: float = 1.0) -> Size:
     return round(h * ratio), round(w * ratio)
 
 
-def crop(sample: Sample, size: Size, class_ratio: float, rng: np.random.Generator) -> Sample:
-    """A random window of at most `size`, drawn again, ten times at most, while a class fills over `class_ratio`."""
+def crop(sample: Sample, size: Size, class_ratio: float, tasks: dict[str, Task], rng: np.random.Generator) -> Sample:
+    """A random window of at most `size`, drawn again, ten times at most, while a class fills over `class_ratio`.
+
+    The classes are those of the tasks that guide crops.
+    """
     h, w = sample["image"].shape[:2]
     height, width = min(h, size[0]), min(w, size[1])
     if (h, w) == (height, width):
         return sample
+    guides = [name for name in sample if name != "image" and tasks[name].guides_crops] if class_ratio < 1 else []
     for _ in range(CROP_TRIES):
         top, left = int(rng.integers(h - height + 1)), int(rng.integers(w - width + 1))
         view = (slice(top, top + height), slice(left, left + width))
-        if "semseg" not in sample or class_ratio >= 1:
-            break
-        counts = np.bincount(sample["semseg"][view].ravel(), minlength=IGNORED + 1)[:IGNORED]
-        if (counts > 0).sum() > 1 and counts.max() < class_ratio * counts.sum():
+        tallies = [tasks[name].tally(sample[name][view]) for name in guides]
+        if all((tally > 0).sum() > 1 and tally.max() < class_ratio * tally.sum() for tally in tallies):
             break
     return {name: value[view] for name, value in sample.items()}
 
 
 def flip(sample: Sample, tasks: dict[str, Task]) -> Sample:
-    """The frame mirrored left to right; each task mirrors its label (normals turn their x)."""
+    """The frame mirrored left to right; each task mirrors its label."""
     done = {name: tasks[name].flip(label) for name, label in sample.items() if name != "image"}
     return {"image": np.ascontiguousarray(sample["image"][:, ::-1]), **done}
 
@@ -110,7 +111,7 @@ def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task]
     sample = {n: v if n == "image" else tasks[n].zoom(v, factor) for n, v in sample.items()}
     if options.turn:
         sample = turn(sample, float(rng.uniform(-options.turn, options.turn)), tasks)
-    sample = crop(sample, size, options.class_ratio, rng)
+    sample = crop(sample, size, options.class_ratio, tasks, rng)
     if rng.random() < options.flip:
         sample = flip(sample, tasks)
     image = distort(np.ascontiguousarray(sample["image"]), options.colour, rng)

@@ -9,7 +9,8 @@ from typing import Iterable
 import torch
 from torch import Tensor, nn
 
-REGRESSION = ("depth", "normals")
+from edgemtl import objectives
+
 TEMPERATURE = 2.0  # of dynamic weight averages, as in their paper
 
 
@@ -40,7 +41,7 @@ class Uncertainty(Fixed):
 
     Kendall, Gal, Cipolla: Multi-Task Learning Using Uncertainty to Weigh Losses (CVPR 2018,
     https://arxiv.org/abs/1705.07115). With s the logarithm of the variance, 0 at first, a task adds
-    weight * (c * exp(-s) * loss + s / 2), where c is 1/2 for regression (depth, normals) and 1 for classification. So s
+    weight * (c * exp(-s) * loss + s / 2), where c is 1/2 for regression and 1 for classification. So s
     settles where c * exp(-s) * loss is 1/2, whatever the recipe's weight.
     """
 
@@ -50,7 +51,7 @@ class Uncertainty(Fixed):
         super().__init__(tasks)
         # One parameter each, so that the optimizer can pass over a task without labels: momentum would move a zero too.
         self.log_variance = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in self.tasks})
-        c = torch.tensor([0.5 if name in REGRESSION else 1.0 for name in self.tasks])
+        c = torch.tensor([0.5 if objectives.of(name).regression else 1.0 for name in self.tasks])
         self.register_buffer("c", c, persistent=False)
 
     def factors(self) -> Tensor:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgemtl import show
+from edgemtl import objectives, show
 from edgemtl.errors import UsageError
 from edgemtl.networks.prepare import Normalise
+from edgemtl.networks.session import several
 from edgemtl.recipe import Recipe
 from edgemtl.samples import Held
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 from edgemtl.training.augment import augment
-from edgemtl.training.losses import CLASSES
 
 LOOK = 1  # seconds of waiting for a batch after which somebody asks whether to go on
 WAITED = 30  # seconds after which a wait is told, and again each time it has doubled
@@ -217,24 +217,14 @@ def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor
 def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, dict[str, Tensor]]:
     """A stacked batch as the network and the losses take it.
 
-    The image (B, 3, H, W) float32 normalised, channels last in memory. Labels: semseg and human_parts (B, h, w) int64,
-    edge and sal (B, 1, h, w) float32, 255 ignored in all four; depth (B, 1, h, w) and normals (B, 3, h, w) float32.
+    The image (B, 3, H, W) float32 normalised, channels last in memory; labels as each task's objective has them.
     """
-    labels = {}
-    for name in tasks:
-        label = batch[name]
-        if label.ndim == 4:
-            labels[name] = label.permute(0, 3, 1, 2).float()
-        elif name in CLASSES:
-            labels[name] = label.long()
-        else:
-            labels[name] = label[:, None].float()
-    return normalise(batch["image"]), labels
+    return normalise(batch["image"]), {name: objectives.of(name).tensor(batch[name]) for name in tasks}
 
 
 def normalise(frames: Tensor) -> Tensor:
     """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
-    made: Tensor = _deployed(frames.device)(frames.permute(0, 3, 1, 2).float())
+    made: Tensor = _deployed(frames.device)(several(frames))
     return made
 
 

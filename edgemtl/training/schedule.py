@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from edgemtl.networks import purposes
 from edgemtl.recipe import Training
 
 
@@ -13,7 +14,7 @@ def optimizer(network: nn.Module, training: Training, balance: nn.Module | None 
 
     What `balance` learns gets the rate without a factor and no weight decay. Adam's decay is a part of the gradient.
     """
-    backbone = {id(p) for name, p in network.named_parameters() if name.startswith("backbone.")}
+    backbone = {id(p) for module in purposes.having(network, purposes.BACKBONE) for p in module.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:

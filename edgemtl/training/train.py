@@ -4,6 +4,7 @@ import copy
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgemtl import show
+from edgemtl.device.bench import peak_rss_mib
 from edgemtl.device.evaluate import Scores
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.models import build
@@ -29,6 +31,7 @@ from edgemtl.training.schedule import average, optimizer, set_rate
 from edgemtl.training.validate import merit, report, validate
 
 LOG_EVERY = 20  # iterations
+REHEARSED = 3  # steps of a dry run
 
 
 def train(
@@ -43,6 +46,7 @@ def train(
     devices: int | str = "auto",
     nodes: int = 1,
     strategy: str = "auto",
+    dry_run: bool = False,
 ) -> Scores:
     """The best validation's scores, task -> score -> value; their weights are in `run`/float.safetensors.
 
@@ -56,17 +60,19 @@ def train(
     it ends with the very weights of an undisturbed run. UsageError where the run, the data, the recipe or the weights
     do not allow it. CheckFailed where a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop:
     the state is saved first.
+
+    `dry_run` takes a few steps, prints what all of them would take in time and memory, and writes nothing.
     """
     run = Run(run)
     init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: load(recipe, data, split) for split in ("train", "val")}
+    samples = {split: load(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
-    with Stop() as stop:
-        training = _Training(recipe, run, fabric, samples, stop, resume, init)
+    with Stop() as stop, TemporaryDirectory() as nowhere:
+        training = _Training(recipe, Run(nowhere) if dry_run else run, fabric, samples, stop, resume, init)
         training.begin()
         try:
-            training.finish()
+            training.rehearse() if dry_run else training.finish()
         finally:
             training.close()
     return training.state.best_scores
@@ -173,6 +179,31 @@ class _Training:
                 self._stopped()
             if state.iteration % LOG_EVERY == 0:
                 self._log()
+
+    def rehearse(self) -> None:
+        """Takes a few steps and prints what the whole run would take; validations come on top."""
+        seconds = []
+        for _ in range(REHEARSED):
+            begin = time.perf_counter()
+            if self._step():
+                self._stopped()
+            if self.fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
+        each = min(seconds[1:])  # the first one sets up what later ones reuse
+        epochs = self.options.iterations * self.options.batch / len(self.samples["train"])
+        hours, minutes = divmod(round(self.options.iterations * each / 60), 60)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        rows = [
+            ("frames", f"{len(self.samples['train'])} to train on, {len(self.samples['val'])} to validate"),
+            ("parameters", f"{parameters / 1e6:.2f} million"),
+            ("a step", f"{each:.2f} s for {self.options.batch} frames on {self.fabric.device}"),
+            ("steps", f"{self.options.iterations}, {epochs:.1f} epochs"),
+            ("all steps", f"{hours} h {minutes} min, validations on top"),
+            ("memory", f"{_peak(self.fabric.device) / 2**30:.1f} GiB"),
+        ]
+        if self.fabric.is_global_zero:
+            show.table(f"{self.recipe.name}: {REHEARSED} steps taken, nothing written", ("what", "value"), rows, left=2)
 
     def close(self) -> None:
         """Ends the display and the loader's processes, and flushes the journal."""
@@ -310,3 +341,10 @@ def _check(run: Run, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for file in (run.state, run.weights("float")):
         if not resume and file.exists():
             raise UsageError(f"{run} already holds {file.name}; go on with --resume or choose another --run")
+
+
+def _peak(device: torch.device) -> int:
+    """The most bytes that were in use so far: of the GPU, else of this process without those that read samples."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return round(peak_rss_mib() * 2**20)

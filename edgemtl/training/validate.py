@@ -10,13 +10,11 @@ from torch import nn
 
 from edgemtl import show
 from edgemtl.device.evaluate import Scores, measure
-from edgemtl.frames import fit
 from edgemtl.networks.prepare import Deployed
+from edgemtl.networks.session import TorchSession
 from edgemtl.recipe import Recipe
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
-
-EDGE_THRESHOLDS = 9  # instead of 99: enough to choose a checkpoint by, and boundary matching takes an eleventh
 
 
 class Part:
@@ -49,10 +47,8 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
         for value in network.state_dict().values():
             torch.distributed.broadcast(value, 0)
     part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
-    tasks = dict(recipe.tasks)
-    if "edge" in tasks:
-        tasks["edge"] = tasks["edge"].model_copy(update={"thresholds": EDGE_THRESHOLDS})
-    deployed = Deployed(network, recipe.size, recipe.map_stride).to(device).eval()
+    tasks = {name: task.quick() for name, task in recipe.tasks.items()}
+    session = TorchSession(Deployed(network, recipe.size, recipe.map_stride), device)
 
     def go_on() -> None:
         asked = torch.tensor(float(stop.asked), device=device)
@@ -61,16 +57,14 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
         if asked > 0:
             raise Stopped
 
-    @torch.no_grad()
-    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
+    def in_step(frame: np.ndarray) -> dict[str, np.ndarray]:
         go_on()
-        batch = torch.from_numpy(fit(frame, recipe.size, recipe.fit)).to(device)[None].permute(0, 3, 1, 2).float()
-        return {name: map[0].cpu().numpy() for name, map in deployed(batch).items()}
+        return session(frame)
 
     meters = {name: task.meter() for name, task in tasks.items()}
     if len(part):
         quiet = not fabric.is_global_zero
-        meters = measure(predict, part, tasks, size=recipe.size, how=recipe.fit, title="validate", quiet=quiet)
+        meters = measure(in_step, part, recipe.model_copy(update={"tasks": tasks}), title="validate", quiet=quiet)
     for _ in range(len(part), rounds):  # the others have one frame more
         go_on()
     if processes > 1:

@@ -66,7 +66,7 @@ class CoreML(Target):
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
         """A session of Core ML itself on a Mac, of the evaluator elsewhere; `device` is told in sessions.py."""
-        from edgemtl.targets.coreml.sessions import open_session
+        from edgemtl.targets.coreml.session import open_session
 
         return open_session(folder, manifest, device)
 
@@ -77,7 +77,7 @@ class CoreML(Target):
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What the package holds of each quantized tensor, once for every operation."""
         from edgemtl.targets.coreml.package import FOLDER
-        from edgemtl.targets.coreml.quantized import quantized
+        from edgemtl.targets.coreml.readback import quantized
 
         return {FOLDER: quantized(folder)}
 
@@ -85,7 +85,7 @@ class CoreML(Target):
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """What the evaluator computes inside for one frame (H, W, 3), in `device` "declared" types or "float32"."""
-        from edgemtl.targets.coreml.sessions import EVALUATED, tensors
+        from edgemtl.targets.coreml.session import EVALUATED, tensors
 
         if (device or "declared") not in EVALUATED:
             raise unknown("arithmetic of the Core ML evaluator", str(device), EVALUATED)

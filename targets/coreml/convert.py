@@ -16,8 +16,8 @@ import numpy as np
 from edgemtl import __version__
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
-from edgemtl.targets.coreml.quantized import NAMES, QUANTIZES
-from edgemtl.targets.coreml.sessions import LAYERS
+from edgemtl.targets.coreml.readback import NAMES, QUANTIZES
+from edgemtl.targets.coreml.session import LAYERS
 from edgemtl.tasks import Size, Task
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ MANIFEST = "Manifest.json"
 HANDLES = "executorch_debug_handle_mapping.json"  # which coremltools leaves in the package
 TYPES = {"torch.float32": np.float32, "torch.int32": np.int32}
 DATE = "com.github.apple.coremltools.conversion_date"
-MAPS = {
-    "semseg": "class ids",
-    "human_parts": "class ids",
-    "depth": "metres",
-    "normals": "vectors x, y, z, whose direction counts",
-    "edge": "probability of an edge",
-    "sal": "probability of being salient",
-}
 LICENSE = "Apache-2.0 (the software; data sets that weights were trained on have terms of their own)"
 # They rewrite quantize and dequantize: pairs go, scales change. What was trained shall run.
 KEEP_OUT = {
@@ -140,7 +132,7 @@ def _describe(model: Any, tasks: dict[str, Task], precision: str, metadata: dict
     model.version = __version__
     model.input_description["frame"] = "camera frame, RGB"
     for name, task in tasks.items():
-        model.output_description[name] = f"{task.title}: {MAPS[name]}" if name in MAPS else task.title
+        model.output_description[name] = f"{task.title}: {task.words}"
     rows = {name: [{"text": text, "rgb": colour} for text, colour in task.legend()] for name, task in tasks.items()}
     labels = {name: list(task.classes) for name, task in tasks.items() if hasattr(task, "classes")}
     stated = {"precision": precision, "labels": json.dumps(labels), "palette": json.dumps(rows)}

@@ -5,7 +5,6 @@ Every node gets a number, coremltools' `debug_handle`, which all operations made
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemtl.targets.coreml.ops import BILINEAR, ZEROS, bordered_grid_sample
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 LAYERS = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
 DEPLOYED = "deployed."  # the module's path in `Camera`
-COORDINATES = re.compile(r"(^|\.)coordinates(\.|$)")  # modules that turn offsets into a grid to sample at
 DIVISION = {"clamp_min", "expand", "div"}  # what follows a norm
 
 
@@ -69,7 +67,7 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     for node, number in numbers.items():
         node.meta["debug_handle"] = number
-    float32 = {numbers[node] for node in _coordinates(graph) | _normalisation(graph)}
+    float32 = {numbers[node] for node in _coordinates(graph, deployed) | _normalisation(graph)}
     outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
     layers = {numbers[node]: path for node, path in _layers(program).items()}
     return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs, codes)
@@ -124,15 +122,17 @@ def _border(node: Any) -> None:
         node.args = (tensor, grid, bool(rest and rest[0]))
 
 
-def _coordinates(graph: Any) -> set[Any]:
+def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
     """Sampling, and what leads from the offsets to it: in float16 a position is off by up to half a pixel at 1024."""
+    from edgemtl.networks import purposes
+
     found: set[Any] = set()
     waiting = [node for node in graph.nodes if _kind(node) in ("bordered_grid_sample", "grid_sampler")]
     found.update(waiting)
     waiting = [node.args[1] for node in waiting]
     while waiting:
         node = waiting.pop()
-        inside = any(COORDINATES.search(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
+        inside = purposes.inside(node, deployed, purposes.COORDINATES)
         if node.op == "call_function" and node not in found and (inside or _kind(node) not in LAYERS):
             found.add(node)
             waiting += node.all_input_nodes

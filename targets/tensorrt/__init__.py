@@ -16,7 +16,7 @@ from edgemtl.ledger import Check, Found
 from edgemtl.show import err
 from edgemtl.target import How, Session, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.tensorrt import devices, engine, lint, parser
+from edgemtl.targets.tensorrt import devices, engine, lint, machine, parser
 from edgemtl.targets.tensorrt.devices import ONNX, TYPED
 from edgemtl.tasks import Size, Task
 from edgemtl.threads import threads
@@ -124,6 +124,10 @@ class TensorRT(Target):
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by the GPU; where ONNX Runtime stands in, in float on the same codes, on every CPU"
+
+    def machine(self) -> list[Check]:
+        """The JetPack and its TensorRT, or what is missing."""
+        return machine.checks()
 
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None

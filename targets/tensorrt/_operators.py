@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from edgemtl.targets.tensorrt._graph import Graph, attribute, label
-from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
 
 OPERATORS = "onnx-tensorrt docs/operators.md"
 TYPES = "NVIDIA TensorRT Python API, DataType"

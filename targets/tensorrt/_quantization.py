@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, label
-from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
 
 GUIDE = "NVIDIA TensorRT, Working with Quantized Types"
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"

@@ -12,7 +12,7 @@ from typing import Iterator
 from onnx import TensorProto
 
 from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, label
-from edgemtl.targets.tensorrt.lint import Finding, Rule, Version
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
 
 LIST = "onnx-tensorrt docs/operators.md"
 CHANGES = "onnx-tensorrt docs/Changelog.md"

@@ -5,6 +5,7 @@ What is marked `checked=False` was not found in a vendor's document.
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatch
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class JetPack(NamedTuple):
 
     version: str
     tensorrt: str
+    linux: tuple[str, ...]  # how the versions of its Jetson Linux begin, of which no document was looked at but 39.2's
     boards: tuple[str, ...]
     python: str  # of its Ubuntu, for which TensorRT's bindings are made
     checked: bool
@@ -40,17 +42,29 @@ BOARDS = {
     "thor": Board("Jetson Thor", "11.0", "0"),
 }
 ORIN = ("orin-nano", "orin-nx", "agx-orin")
+UNKNOWN = "Which TensorRT it has was not checked."
 JETPACKS = (
-    JetPack("5.1", "8.5.2", ORIN, "3.8", True, "NVIDIA-AI-IOT/cuDLA-samples#19",
+    JetPack("5.1", "8.5.2", ("35.",), ORIN, "3.8", True, "NVIDIA-AI-IOT/cuDLA-samples#19",
             "It has no LayerNormalization and no cubic Resize, and its Python is too old for edgemtl."),
-    JetPack("6.0", "8.6.2", ORIN, "3.10", False, "none found", "Which TensorRT it has was not checked."),
-    JetPack("6.1", "10.3.0", ORIN, "3.10", True, "pytorch/TensorRT#3453, docs.pytorch.org/TensorRT, Jetson"),
-    JetPack("6.2", "10.3.0", ORIN, "3.10", True, "docs.pytorch.org/TensorRT, Jetson"),
-    JetPack("7.0", "10.13", ("thor",), "3.12", False, "none found", "Which TensorRT it has was not checked."),
-    JetPack("7.2.2", "11.4.1", ("agx-orin", "thor"), "3.12", True,
+    JetPack("6.0", "8.6.2", ("36.2", "36.3"), ORIN, "3.10", False, "none found", UNKNOWN),
+    JetPack("6.1", "10.3.0", ("36.4.0",), ORIN, "3.10", True,
+            "pytorch/TensorRT#3453, docs.pytorch.org/TensorRT, Jetson"),
+    JetPack("6.2", "10.3.0", ("36.4.", "36.5"), ORIN, "3.10", True, "docs.pytorch.org/TensorRT, Jetson"),
+    JetPack("7.0", "10.13", ("38.2",), ("thor",), "3.12", False, "none found", UNKNOWN),
+    JetPack("7.1", "10.13", ("38.4",), ("thor",), "3.12", True, "roboflow/inference#1935"),
+    JetPack("7.2", "10.16", ("39.2",), (*ORIN, "thor"), "3.12", True,
+            "OE4T/meta-tegra#2224, blakeblackshear/frigate#23582",
+            "It has no libnvdla_compiler.so, without which the TensorRT of some containers (10.11 in 26.02-py3-igpu)"
+            " does not load, and nothing is built for DLA: take the board's own TensorRT."),
+    JetPack("7.2.2", "11.4.1", (), ("agx-orin", "thor"), "3.12", True,
             "docs.nvidia.com/deeplearning/tensorrt/11.4.1, Migrating from 10.x to 11.x on Jetson",
             "Strongly typed only: precision comes from the file."),
 )  # fmt: skip
+# What TensorRT's bindings load, by how the name begins, and what to do where it is missing.
+ABSENT = {
+    "libnvdla_compiler": "JetPack 7.2 has none, which some containers' TensorRT asks for: take the board's own",
+    "lib": "sudo apt install nvidia-jetpack brings it",
+}
 # What a converted file must pass, one for each way to say the precision. What OLD thinks of it is told and no failure:
 # it has no LayerNormalization.
 RELEASES = ("8.6", "10.3", "11.4")
@@ -61,6 +75,20 @@ SCRIPTED = {
     "10.*": "10.3.0",
     "11.*": "11.4.1",
 }  # versions that build.sh tells apart
+
+
+def jetpack(linux: str) -> JetPack | None:
+    """The one with this version of Jetson Linux; None for one that is not listed."""
+    return next((j for j in JETPACKS for start in j.linux if linux.startswith(start)), None)
+
+
+def unloadable(error: Exception) -> str:
+    """Why TensorRT's bindings do not load, in a line: the library that is missing, and where it comes from."""
+    text = " ".join(str(error).split())
+    if name := re.search(r"lib[\w+-]+\.so[\w.]*", text):
+        advice = next(line for start, line in ABSENT.items() if name[0].startswith(start))
+        return f"{name[0]}, which TensorRT loads, is missing ({advice})"
+    return f"TensorRT is installed and does not load: {text}"
 
 
 def major(tensorrt: str) -> int:

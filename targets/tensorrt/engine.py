@@ -21,12 +21,11 @@ import numpy as np
 
 from edgemtl import show
 from edgemtl.artifact import Manifest
-from edgemtl.data._files import user_cache
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing, sha256, write_json
+from edgemtl.files import read_json, replacing, sha256, user_cache, write_json
 from edgemtl.stop import Stop
 from edgemtl.target import How, Session
-from edgemtl.targets.tensorrt import devices
+from edgemtl.targets.tensorrt import cuda, devices
 
 CUDA = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
 LEAST = 256 << 20  # bytes of workspace; with less hardly any tactic is left
@@ -52,12 +51,16 @@ def missing() -> str | None:
     """What TensorRT lacks on this machine, or None."""
     if find_spec("tensorrt") is None:
         return "TensorRT is not installed (on a Jetson it comes with JetPack: apt install python3-libnvinfer)"
-    cuda = _cuda()
-    if cuda is None:
-        return 'cuda-python is not installed; pip install "cuda-python==12.6.*", with the version of the CUDA here'
-    status, count = cuda.cudaGetDeviceCount()
+    try:
+        import_module("tensorrt")
+    except (ImportError, OSError, RuntimeError) as error:
+        return devices.unloadable(error)
+    found = _cuda()
+    if found is None:
+        return "libcudart.so, CUDA's runtime, is missing (sudo apt install nvidia-jetpack brings it)"
+    status, count = found.cudaGetDeviceCount()
     if int(status) or not count:
-        return "CUDA finds no GPU"
+        return "CUDA finds no GPU (a container needs --runtime nvidia)"
     return None
 
 
@@ -68,10 +71,10 @@ def version() -> str:
 
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
-    trt, cuda = import_module("tensorrt"), _cuda()
+    trt, found = import_module("tensorrt"), _cuda()
     half = (folder / devices.TYPED).is_file()
     file = folder / devices.file(manifest.precision, trt.__version__, half)
-    name, sm, free = _gpu(cuda)
+    name, sm, free = _gpu(found)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     place = folder if os.access(folder, os.W_OK) else user_cache() / "engines" / sha256_of_path(folder)
     log = trt.Logger(trt.Logger.WARNING)
@@ -86,7 +89,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
         if engine is None:
             raise UsageError(f"TensorRT does not load the engine it just built from {file}")
     device = f"{name} (SM {sm}), TensorRT {trt.__version__}, {manifest.precision}"
-    return TensorRTSession(trt, cuda, engine, list(manifest.tasks), device)
+    return TensorRTSession(trt, found, engine, list(manifest.tasks), device)
 
 
 # ---- keeping
@@ -280,11 +283,11 @@ class TensorRTSession(Session):
 
 
 def _cuda() -> Any:
-    """cuda-python's runtime, or None."""
+    """CUDA's runtime, by cuda-python or by itself, or None."""
     for name in CUDA:
         with suppress(ImportError):
             return import_module(name)
-    return None
+    return cuda.load()
 
 
 def _call(cuda: Any, name: str, *given: Any) -> Any:

@@ -8,30 +8,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 
 from edgemtl import show
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.targets.tensorrt._rule import Rule, Version
 from edgemtl.targets.tensorrt.devices import JETPACKS
 
-Version = tuple[int, ...]
-Finding = tuple[str, str]  # which node or tensor, and what about it
 SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
 FATAL = ("E", "S")
 DEFAULT = "10.3"
 OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
-
-
-class Rule(NamedTuple):
-    """One thing to look for; several rules share a code where versions differ in what it does."""
-
-    code: str
-    severity: str  # of SEVERITIES
-    about: str
-    source: str  # public
-    find: Callable[..., Iterator[Finding]]  # of a Graph and a Version
-    since: Version = (0,)
-    until: Version = (1000,)  # the first version it does not hold for
 
 
 class Problem(NamedTuple):

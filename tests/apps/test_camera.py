@@ -13,6 +13,7 @@ import pytest
 
 from edgemtl import Predictor, cli
 from edgemtl.apps import camera
+from edgemtl.device import live, screens
 from edgemtl.device.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
@@ -210,8 +211,8 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str = "") -> None:
         self.shown: list[np.ndarray] = []
         self.keys, self.visible = list(keys), 1.0
-        monkeypatch.setattr(camera, "no_display", lambda: None)
-        for name in ("namedWindow", "resizeWindow", "destroyAllWindows"):
+        monkeypatch.setattr(screens, "no_display", lambda: None)
+        for name in ("namedWindow", "resizeWindow", "destroyAllWindows", "setMouseCallback"):
             monkeypatch.setattr(cv2, name, lambda *args: None)
         monkeypatch.setattr(cv2, "imshow", self.show)
         monkeypatch.setattr(cv2, "waitKey", self.type)
@@ -268,9 +269,9 @@ def test_a_pause_ends_where_it_began(fake_artifact: Path, monkeypatch: pytest.Mo
 
 def test_the_clock_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 10.1, 99.0, 99.1])
-    monkeypatch.setattr(camera.time, "perf_counter", lambda: next(now))
-    clock = camera.Clock()
-    assert clock.reading() == "" and clock.summary() == camera.Summary(0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr(live.time, "perf_counter", lambda: next(now))
+    clock = live.Clock()
+    assert clock.reading() == "" and clock.summary() == live.Summary(0, 0.0, 0.0, 0.0)
     clock.shown(captured=9.95)
     clock.shown(captured=10.05)
     clock.pause()

@@ -22,7 +22,7 @@ from edgemtl.targets.coreml import graph, package, target
 
 GROUPS, CHANNELS, HEIGHT = 4, 32, 24
 BYTES = {10: 2, 11: 4}  # of MIL's float16 and float32
-HERE, NOWHERE = graph._coordinates, lambda _: set()
+HERE, NOWHERE = graph._coordinates, lambda *_: set()
 
 
 class Sampling(nn.Module):

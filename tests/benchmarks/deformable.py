@@ -1,6 +1,6 @@
 """The deformable operator's forms in each runtime, at the shapes that DeMT has, and those of a 3x3 kernel.
 
-python tests/benchmarks/deformable.py --threads 1 --doc docs/deformable.md --times targets/_deformable.json
+python tests/benchmarks/deformable.py --threads 1 --doc docs/deformable.md --times targets/openvino/deformable.json
 
 DeMT's operator takes the map and the 18 features of its offset network and gives the mixed map: offsets, grid, sampling
 and 1x1 convolution. Layers around it keep maps channels-last in OpenVINO and torch, so that is how maps come and go
@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import forms
 import measure
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 
 from edgemtl import show
 from edgemtl.models.demt import Deform, Sampler
-from edgemtl.ops import deform_conv2d, forms
-from edgemtl.targets import _deformable
+from edgemtl.ops import deform_conv2d
+from edgemtl.targets.openvino import deformable
 
 SHAPES = ("256x107x140x256", "128x107x140x128", "64x60x80x64", "64x60x80x8", "96x30x40x8")
 KERNELS = ("32x60x80x1", "64x30x40x8")  # 3x3, with a mask
@@ -167,9 +168,9 @@ def demt(channels: int, height: int, width: int, groups: int) -> tuple[dict[tupl
     inputs = (x.permute(0, 2, 3, 1).contiguous(), learned)
     for form, module in made.items():
         steps["OpenVINO", form] = by_openvino(openvino_graph(ChannelsLast(module), inputs), inputs)
-    for form, change in (("split", _deformable.split), ("native", _deformable.sample_natively)):
+    for form, change in (("split", deformable.split), ("native", deformable.sample_natively)):
         graph = openvino_graph(ChannelsLast(made["grid-sample"]), inputs)
-        (operator,) = _deformable.operators(graph)
+        (operator,) = deformable.operators(graph)
         if change(operator):
             graph.validate_nodes_and_infer_types()
             steps["OpenVINO", form] = by_openvino(graph, inputs)
@@ -220,7 +221,7 @@ def native_graph(weight: Tensor, bias: Tensor, groups: int, inputs: tuple[Tensor
 
     x, offset, mask = (op.parameter(list(given.shape), np.float32) for given in inputs)
     data, filters = op.transpose(x, op.constant([0, 3, 1, 2])), op.constant(weight.numpy())
-    made = _deformable.native(data, offset, filters, padding=(1, 1), mask=mask, offset_groups=groups)
+    made = deformable.native(data, offset, filters, padding=(1, 1), mask=mask, offset_groups=groups)
     made = op.add(made, op.constant(bias.numpy().reshape(1, -1, 1, 1)))
     return ov.Model([op.transpose(made, op.constant([0, 2, 3, 1]))], [x, offset, mask])
 
@@ -319,14 +320,14 @@ def document(tables: list, profiles: Any, speed: float, rounds: int) -> str:
         "# Forms of the deformable operator",
         "",
         f"Written by `python tests/benchmarks/deformable.py --threads 1 --doc docs/deformable.md --times"
-        f" targets/_deformable.json`, which says what is measured. {machine()}; medians of {rounds} rounds, all forms"
-        f" in turns; processor time in ms. A large copy ran at {speed / 1e9:.0f} GB/s, read and written.",
+        f" targets/openvino/deformable.json`, which says what is measured. {machine()}; medians of {rounds} rounds, all"
+        f" forms in turns; processor time in ms. A large copy ran at {speed / 1e9:.0f} GB/s, read and written.",
         "",
         "`convert` gives each operator of an OpenVINO model the form that was fastest for the most similar row, if it"
         " took less than nine tenths of one GridSample's time. Errors are against `edgemtl.ops.deform_conv2d` in"
         " float64, as a share of the largest output. The ONNX target keeps one GridSample: DeformConv needs opset 19,"
-        " and its files are opset 17. Weights cannot go before DeMT's sampling (see `edgemtl/ops/forms.py`), and with a"
-        " single tap one GridSample per tap is one GridSample.",
+        " and its files are opset 17. Weights cannot go before DeMT's sampling (see `tests/benchmarks/forms.py`), and"
+        " with a single tap one GridSample per tap is one GridSample.",
     ]
     for title, times, floors in tables:
         runtimes = firsts(times)

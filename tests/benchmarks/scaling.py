@@ -12,13 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import measure
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import show
+from edgemtl import plots, show
 from edgemtl.models import demt, mqtransformer, sca
 
 TASKS = ("semseg", "depth", "normals", "edge")
@@ -134,29 +133,24 @@ def exponent(costs: dict[int, float]) -> float:
 
 def draw(path: Path, seconds: dict, kept: dict, slopes: dict[str, list[float]]) -> None:
     """Two log-log plots beside each other, a thin line of slope 1 under each curve."""
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams["svg.fonttype"] = "none"
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     panels = [
         ("forward and backward pass, processor ms", seconds, 1e-3),
         ("kept for the backward pass, MiB", kept, 2**20),
     ]
-    for panel, (axis, (title, found, unit)) in enumerate(zip(axes, panels, strict=True)):
-        for name in slopes:
-            points = sorted((pixels, cost / unit) for (part, pixels), cost in found.items() if part == name)
-            xs, ys = zip(*points, strict=True)
-            axis.loglog(xs, ys, "o-", markersize=3.5, label=f"{name}, exponent {slopes[name][panel]:.2f}")
-            axis.loglog(xs, [ys[0] * x / xs[0] for x in xs], color="0.75", linewidth=0.8, zorder=0)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("pixels of the image")
-        axis.set_xticks(xs, [f"{round(math.sqrt(x * 0.75))}x{round(math.sqrt(x / 0.75))}" for x in xs], fontsize=7)
-        axis.minorticks_off()
-        axis.set_ylim(top=12 * axis.get_ylim()[1])  # room for the legend
-        axis.legend(fontsize=7, loc="upper left")
-        axis.grid(alpha=0.25)
-    figure.savefig(path, metadata={"Date": None})
+    with plots.figure(9, 3.6, columns=2) as (figure, [axes]):
+        for panel, (axis, (title, found, unit)) in enumerate(zip(axes, panels, strict=True)):
+            for name in slopes:
+                points = sorted((pixels, cost / unit) for (part, pixels), cost in found.items() if part == name)
+                xs, ys = zip(*points, strict=True)
+                axis.loglog(xs, ys, "o-", label=f"{name}, exponent {slopes[name][panel]:.2f}")
+                axis.loglog(xs, [ys[0] * x / xs[0] for x in xs], color="0.75", linewidth=0.8, zorder=0)
+            axis.set_title(title)
+            axis.set_xlabel("pixels of the image")
+            axis.set_xticks(xs, [f"{round(math.sqrt(x * 0.75))}x{round(math.sqrt(x / 0.75))}" for x in xs], fontsize=7)
+            axis.minorticks_off()
+            axis.set_ylim(top=12 * axis.get_ylim()[1])  # room for the legend
+            axis.legend(loc="upper left")
+        plots.save(figure, path)
 
 
 if __name__ == "__main__":

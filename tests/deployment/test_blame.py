@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.device.test_readback import edit_onnx, edit_openvino
 
 from edgemtl import artifact, registry
 from edgemtl.deployment import convert
 from edgemtl.deployment.blame import BOUNDS, blame, difference, walk
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.quantization import weights
 from edgemtl.run import Run
 from tests import toy
+from tests.device.test_readback import edit_onnx, edit_openvino
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     pytest.importorskip("coremltools")
-    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8", most=127)}
+    references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8", most=127)}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     found, images = registry.load, [{"image": frame} for frame in smooth_frames((96, 128), 2)]
 
@@ -42,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return data if kind == "data" else found(kind, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: references["int8" if precision == "int8" else "fp32"])
+        patch.setattr(weights, "load", lambda run, form: references[form])
         patch.setattr(registry, "load", load)
         for target, precision in CASES:
             convert.convert(folder, target=target, precision=precision)

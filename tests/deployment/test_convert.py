@@ -11,6 +11,7 @@ from edgemtl import artifact, registry
 from edgemtl.deployment import convert
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256, write_json
+from edgemtl.quantization import weights
 from edgemtl.target import Target
 from tests import toy
 
@@ -46,7 +47,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
         return type("module", (), {"target": made}) if (kind, name) == ("targets", "paper") else found(kind, name)
 
     monkeypatch.setattr(registry, "load", load)
-    monkeypatch.setattr(convert, "load", lambda run, precision: toy.deployed("fp32"))
+    monkeypatch.setattr(weights, "load", lambda run, form: toy.deployed("fp32"))
     return made
 
 

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from edgemtl import registry
 from edgemtl.artifact import Manifest
 from edgemtl.deployment import equality
+from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof
 from tests import toy
 
@@ -27,7 +28,7 @@ def made(tmp_path_factory):
     target.convert(network, SIZE, tasks, folder, "int8", {})
     manifest = Manifest.model_construct(tasks=tasks, precision="int8", size=SIZE, target="onnx")
     frame = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    return target, folder, manifest, network, proof.prove(network, torch.zeros(1, 3, *SIZE)), frame
+    return target, folder, manifest, TorchSession(network), proof.prove(network, torch.zeros(1, 3, *SIZE)), frame
 
 
 def compared(made, folder):

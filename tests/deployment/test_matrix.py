@@ -12,7 +12,8 @@ from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import add_json, read_json, sha256, write_json
 from edgemtl.networks import checkpoint
-from edgemtl.run import Run, form_of
+from edgemtl.quantization import weights
+from edgemtl.run import Run
 from tests import toy
 
 pytest.importorskip("openvino")
@@ -25,7 +26,7 @@ ALL = [f"{stage} {name}" for name in ("fp32", "fp16", "int8") for stage in ("con
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of the toy network; converting and verifying are real, scores are made up."""
     references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
-    monkeypatch.setattr(convert, "load", lambda run, precision: references[form_of(precision)])
+    monkeypatch.setattr(weights, "load", lambda run, form: references[form])
     images, found = [{"image": frame} for frame in smooth_frames((96, 128), 2)], registry.load
 
     def load(kind: str, name: str) -> Any:
@@ -99,7 +100,7 @@ def test_everything_is_done_once(run: Path, calls: list[str], tmp_path: Path) ->
 def test_only_what_is_of_other_weights_is_done_again(run: Path, calls: list[str]) -> None:
     matrix.matrix([run], targets=["openvino"])
     calls.clear()
-    reference = convert.load(run, "int8")
+    reference = weights.load(run, "int8")
     checkpoint.save(run / "int8.safetensors", {}, {"note": "fine-tuned further"})
     toy.write_ledger(run, reference)
     matrix.matrix([run], targets=["openvino"])

@@ -18,7 +18,8 @@ from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.ledger import Check
 from edgemtl.networks import checkpoint
-from edgemtl.quantization import quantizers
+from edgemtl.quantization import quantizers, weights
+from edgemtl.run import form_of
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -30,11 +31,11 @@ SECOND = {"onnx": ("model.webgpu.onnx", "CPU:webgpu"), "tensorrt": ("model.fp16.
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of the toy network with an artifact of every case."""
-    references = {"fp32": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+    references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, references["int8"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: references[precision])
+        patch.setattr(weights, "load", lambda run, form: references[form])
         for target, precision, _ in CASES:
             pytest.importorskip("onnxruntime" if target == "onnx" else target)
             convert.convert(folder, target=target, precision=precision)
@@ -79,7 +80,7 @@ def broken(run: Path, tmp_path: Path, target: str, precision: str, file: str) ->
     folder.mkdir()
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    network = convert.load(run, precision).network
+    network = weights.load(run, form_of(precision)).network
     needle = network.sampled.weight.numpy().tobytes()
     if precision == "int8":
         scale = next(q.scale for q in quantizers.quantizers(network) if q.name == "sampled.weight")

@@ -7,7 +7,7 @@ import pytest
 
 from edgemtl import cli, registry
 from edgemtl.device import catalogue
-from edgemtl.device.cost import Cost
+from edgemtl.device.catalogue import Cost
 from edgemtl.errors import UsageError
 
 PAGE = Path(catalogue.__file__).parents[2] / "docs" / "models.md"
@@ -17,28 +17,19 @@ ODD = ("nyud_demt_swin_t_depth2", "nyud_demtg_swin_b", "nyud_mqtransformer_swin_
 
 
 @pytest.fixture
-def counted(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> list[catalogue.Entry]:
-    """All recipes, their costs kept between runs of the tests: counting them takes half a minute."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(pytestconfig.cache.mkdir("edgemtl")))  # type: ignore[union-attr]
-    return catalogue.entries()
-
-
-@pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network costs the same."""
-    monkeypatch.setattr(catalogue, "costs", lambda wanted: [Cost(1_234_567, 8_900_000_000)] * len(wanted))
+    listed = [entry._replace(cost=Cost(1_234_567, 8_900_000_000)) for entry in catalogue.entries()]
+    monkeypatch.setattr(catalogue, "entries", lambda: listed)
 
 
-@pytest.mark.slow
-def test_the_page_is_in_step_with_the_code(counted):
+def test_the_page_is_in_step_with_the_code():
     _, tables, _ = catalogue.cut(PAGE)
-    assert tables.strip() == catalogue.markdown(counted).strip(), (
-        "run: python -m edgemtl.device.catalogue docs/models.md"
-    )
+    assert tables.strip() == catalogue.markdown(catalogue.entries()).strip(), f"run: {catalogue.COUNT}"
 
 
-@pytest.mark.slow
-def test_networks_have_the_papers_numbers_of_parameters(counted):
+def test_networks_have_the_papers_numbers_of_parameters():
+    counted = catalogue.entries()
     pairs = {e.recipe.name: (e.cost.parameters / 1e6, e.published.parameters) for e in counted if e.published}
     known = {name: ours / theirs for name, (ours, theirs) in pairs.items() if theirs}
     assert len(known) > 10
@@ -69,34 +60,21 @@ def test_json_of_the_other_kinds(capsys):
     assert sorted(json.loads(capsys.readouterr().out)["targets"]) == registry.names("targets")
 
 
-def test_without_torch_it_says_how_to_have_costs_counted(monkeypatch, capsys):
-    monkeypatch.setattr(catalogue, "costs", lambda wanted: [None] * len(wanted))
+def test_a_network_that_was_never_counted_is_said_to_be(monkeypatch, capsys, tmp_path):
+    (tmp_path / "costs.json").write_text("{}")
+    monkeypatch.setattr(catalogue, "COSTS", tmp_path / "costs.json")
     assert cli.main(["list", "recipes"]) == 0
     out, err = capsys.readouterr()
-    assert next(line for line in out.splitlines() if "nyud_edge" in line).split("│")[-3:-1] == [
-        "        - ",
-        "      - ",
-    ]
-    assert err == 'parameters and MACs are counted with torch: pip install "edgemtl[train]"\n'
+    row = next(line for line in out.splitlines() if "nyud_edge " in line)
+    assert [cell.strip() for cell in row.split("│")[-3:-1]] == ["-", "-"]
+    assert "nyud_edge, " in err and err.endswith(f": `{catalogue.COUNT}` counts parameters and MACs\n")
+    with pytest.raises(UsageError, match="the tables need the cost of"):
+        catalogue.markdown(catalogue.entries())
 
 
-def test_the_tables_are_written_between_the_markers(stub, tmp_path, monkeypatch):
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter")
-    monkeypatch.setattr("sys.argv", ["catalogue", str(page)])
-    assert catalogue.main() == 0
-    before, tables, after = catalogue.cut(page)
-    assert (before, after) == ("before\n<!-- tables -->\n", "<!-- end of tables -->\nafter")
-    assert "old" not in tables and "| `nyud_edge` | 240x320 | 1.23 M |  | 8.90 G |" in tables
-    again = page.read_text()
-    assert catalogue.main() == 0 and page.read_text() == again
-
-
-def test_a_page_without_markers_is_left_alone(stub, tmp_path, monkeypatch, capsys):
+def test_a_page_without_markers_is_left_alone(stub, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text")
     with pytest.raises(UsageError, match="no lines"):
-        catalogue.cut(page)
-    monkeypatch.setattr("sys.argv", ["catalogue", str(page)])
-    assert catalogue.main() == 2 and page.read_text() == "text"
-    assert "no lines" in capsys.readouterr().err
+        catalogue.write_tables(page, catalogue.entries())
+    assert page.read_text() == "text"

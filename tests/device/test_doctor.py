@@ -50,7 +50,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         for extra in ("train", "pascal", "scenes", "torch-tensorrt", "openvino", "onnx", "coreml", "tensorrt"):
             about["Provides-Extra"] = extra
         for line in (
-            "numpy>=1.26",
+            "numpy>=1.21.5",
             'edgemtl[pascal,scenes]; extra == "train"',
             'torch>=2.9; extra == "train"',
             'pillow>=10; extra == "pascal"',
@@ -107,7 +107,7 @@ def test_a_missing_part_of_the_workshop_is_named_with_its_fix(
 
 def test_without_the_device_side_nothing_runs(machine: Machine) -> None:
     machine.failing["numpy"] = ModuleNotFoundError("numpy")
-    with pytest.raises(CheckFailed, match='numpy is missing; pip install "numpy>=1.26"'):
+    with pytest.raises(CheckFailed, match='numpy is missing; pip install "numpy>=1.21.5"'):
         doctor.doctor()
 
 
@@ -125,8 +125,8 @@ def test_the_target_asked_for_must_run(machine: Machine) -> None:
     ("failing", "versions", "wrong"),
     [
         ({"cv2": ImportError("libGL.so.1: cannot open\nshared object")}, {}, ("broken: libGL.so.1: cannot", HEADLESS)),
-        ({}, {"numpy": "1.20"}, ("1.20, which is not >=1.26", "numpy>=1.26")),
-        ({}, {"opencv-python-headless": "4.1"}, ("4.1, which is not >=4.9", "opencv-python>=4.9")),
+        ({}, {"numpy": "1.20"}, ("1.20, which is not >=1.21.5", "numpy>=1.21.5")),
+        ({}, {"opencv-python-headless": "4.1"}, ("4.1, which is not >=4.6", "opencv-python>=4.6")),
     ],
 )
 def test_what_is_broken_or_too_old_is_said(
@@ -135,3 +135,21 @@ def test_what_is_broken_or_too_old_is_said(
     machine.failing, machine.versions = failing, versions
     (finding,) = [f for f in (doctor.inspect(r, "") for r in doctor.requirements()[""]) if f.fix]
     assert finding.found.startswith(wrong[0]) and wrong[1] in finding.fix
+
+
+def test_what_the_machine_must_bring_decides_whether_a_target_runs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgemtl.ledger import Check
+    from edgemtl.targets.tensorrt import target
+
+    machine.failing["onnxsim"] = ModuleNotFoundError("onnxsim")  # it converts, and need not be on a board
+    monkeypatch.setattr(type(target), "machine", lambda self: [Check("TensorRT", True, "10.16.2")])
+    doctor.doctor(target="tensorrt")
+    assert "tensorrt: TensorRT: 10.16.2" in capsys.readouterr().out
+    monkeypatch.setattr(type(target), "machine", lambda self: [Check("TensorRT", False, "libx.so is missing")])
+    doctor.doctor()
+    doctor.doctor(target="openvino")
+    with pytest.raises(CheckFailed, match="^libx.so is missing$"):
+        doctor.doctor(target="tensorrt")
+    assert "TensorRT IS MISSING: libx.so is missing" in capsys.readouterr().out

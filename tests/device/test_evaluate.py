@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,12 +13,11 @@ import pytest
 from edgemtl import artifact, recipe, registry
 from edgemtl.device import budget
 from edgemtl.device import evaluate as module
-from edgemtl.device.evaluate import compare, evaluate, score
+from edgemtl.device.evaluate import compare, evaluate, measure
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.frames import fit
-from edgemtl.tasks import Meter, Task
+from edgemtl.tasks import Fit, Meter, Size, Task
 
 
 class Error:
@@ -68,34 +67,47 @@ def samples(count: int = 3) -> list[dict[str, np.ndarray]]:
     ]
 
 
+class Model(NamedTuple):
+    """What a network takes and gives."""
+
+    tasks: dict[str, Task] = TASKS
+    size: Size = (6, 8)
+    fit: Fit = "stretched"
+
+
+def score(session: Any, samples: Any, model: Any = None, **options: Any) -> dict[str, dict[str, float]]:
+    meters = measure(session, samples, model or Model(), quiet=True, **options)
+    return {name: meter.scores() for name, meter in meters.items()}
+
+
 def constant(frame: np.ndarray) -> dict[str, np.ndarray]:
     return {"lower": np.ones((3, 4)), "higher": np.zeros((3, 4))}
 
 
 def test_pixels_of_the_whole_split_count_alike() -> None:
-    scores = score(constant, samples(), TASKS, quiet=True)
+    scores = score(constant, samples())
     # |1 - i| over (2 + i) x 4 pixels: 8 x 1 + 12 x 0 + 16 x 1, of 36
     assert scores == {"lower": {"error": 24 / 36, "pixels": 36}, "higher": {"error": 0, "pixels": 12}}
 
 
 def test_a_limit_takes_frames_evenly_spaced() -> None:
     # Of five frames the first, the middle and the last: |1 - i| over (2 + i) x 4 pixels is 8, 16 and 72, of 48.
-    assert score(constant, samples(5), TASKS, limit=3, quiet=True)["lower"] == {"error": 96 / 48, "pixels": 48}
-    assert score(constant, samples(5), TASKS, limit=2, quiet=True)["lower"] == {"error": 80 / 32, "pixels": 32}
-    assert score(constant, samples(5), TASKS, limit=1, quiet=True)["lower"] == {"error": 1.0, "pixels": 8}
-    assert score(constant, samples(), TASKS, limit=99, quiet=True) == score(constant, samples(), TASKS, quiet=True)
+    assert score(constant, samples(5), limit=3)["lower"] == {"error": 96 / 48, "pixels": 48}
+    assert score(constant, samples(5), limit=2)["lower"] == {"error": 80 / 32, "pixels": 32}
+    assert score(constant, samples(5), limit=1)["lower"] == {"error": 1.0, "pixels": 8}
+    assert score(constant, samples(), limit=99) == score(constant, samples())
 
 
 def test_a_sample_without_a_label_has_no_say() -> None:
     given = samples()
     del given[0]["lower"], given[2]["higher"]
-    scores = score(constant, given, TASKS, quiet=True)
+    scores = score(constant, given)
     assert scores == {"lower": {"error": 16 / 28, "pixels": 28}, "higher": {"error": 0, "pixels": 8}}
 
 
 def test_an_empty_split_is_one_clear_line() -> None:
     with pytest.raises(UsageError, match="nothing to evaluate: 0 frames"):
-        score(constant, [], TASKS)
+        score(constant, [])
 
 
 @pytest.mark.parametrize(
@@ -144,14 +156,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def opened(root: Path | None, split: str, tasks: tuple[str, ...], **options: Any) -> list[dict[str, np.ndarray]]:
         assert tasks == ("lower", "higher")
-        return samples() if split == "val" else []
+        sizes = [(2 + i, 4) for i in range(3)] if split == "val" else []
+        return [
+            {"image": np.full((*size, 3), i, np.uint8), "lower": np.full(size, float(i)), "higher": np.zeros(size)}
+            for i, size in enumerate(sizes)
+        ]
 
-    def predict(subject: Any, device: str | None, untested: bool) -> Any:
+    def session(subject: Any, device: str | None, untested: bool) -> Any:
         factor = {"float": 1.0, "int8": 1.1}[subject.name]
-        return lambda frame: {name: map * factor for name, map in constant(frame).items()}, {}
+        return lambda frame: {name: map * factor for name, map in constant(frame).items()}
 
     monkeypatch.setattr(registry, "load", lambda kind, name: SimpleNamespace(open=opened))
-    monkeypatch.setattr(module, "_predict", predict)
+    monkeypatch.setattr(module, "_session", session)
     return tmp_path
 
 
@@ -204,7 +220,8 @@ def test_a_baseline_of_older_weights_is_computed_again(run: Path) -> None:
     [
         ({"weights": "int4"}, "unknown weights 'int4'"),
         ({"weights": "calibrated"}, "calibrated.safetensors does not exist; `edgemtl compress` writes it"),
-        ({"split": "test"}, "nothing to evaluate"),
+        ({"split": "test"}, "the test split of nyud is empty"),
+        ({"limit": 0}, "nothing to evaluate: 3 frames, limit 0"),
         ({"budget": ""}, "cannot read '' in --budget"),
         ({"budget": "lowr.error=+1"}, "unknown entry of --budget 'lowr.error'; did you mean 'lower.error'?"),
         ({"budget": "lower.eror=+1"}, "unknown entry of --budget 'lower.eror'; did you mean 'lower.error'?"),
@@ -231,14 +248,7 @@ def test_maps_that_cannot_be_right_are_not_scored(unsound: tuple[Path, str]) -> 
     made = artifact.read(folder)
     frames = [{"image": np.full((48, 64, 3), 128, np.uint8), "semseg": np.ones((48, 64), np.uint8)}] * 4
     with pytest.raises(CheckFailed, match=f"^val, frame 2: {re.escape(problem)}$"):
-        score(Predictor(folder).maps, frames, made.tasks, title="val", quiet=True)
-
-    def raw(frame: np.ndarray) -> dict[str, np.ndarray]:  # as a network in torch, which no predictor looks after
-        return session(frame)
-
-    session = Predictor(folder).session
-    with pytest.raises(CheckFailed, match=f"^val, frame 2: {re.escape(problem)}$"):
-        score(raw, frames, made.tasks, title="val", quiet=True)
+        score(Predictor(folder).session, frames, made, title="val")
 
 
 def test_what_has_no_score_is_null_in_json(
@@ -313,13 +323,12 @@ def test_of_padded_frames_their_own_pixels_alone_are_judged():
     frame = {"image": np.full((4, 6, 3), 200, np.uint8), "where": np.ones((4, 6))}
     seen = []
 
-    def predict(frame: np.ndarray) -> dict[str, np.ndarray]:
-        canvas = fit(frame, (8, 10), "padded")
+    def session(canvas: np.ndarray) -> dict[str, np.ndarray]:
         seen.append(canvas)
         return {"where": (canvas[::2, ::2, 0] == 200).astype(float)}
 
-    tasks: dict[str, Task] = {"where": Where()}
-    assert score(predict, [frame], tasks, size=(8, 10), how="padded", quiet=True)["where"] == {"error": 0, "pixels": 24}
+    model = Model({"where": Where()}, (8, 10), "padded")
+    assert score(session, [frame], model)["where"] == {"error": 0, "pixels": 24}
     assert seen[0].shape == (8, 10, 3) and (seen[0][2:6, 2:8] == 200).all() and (seen[0] == 200).sum() == 4 * 6 * 3
 
 

@@ -15,7 +15,7 @@ from edgemtl.deployment import convert
 from edgemtl.device import overflow
 from edgemtl.device.readback import read_back
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.quantization import quantizers
+from edgemtl.quantization import quantizers, weights
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, toy.deployed("int8", most=127))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "load", lambda run, precision: toy.deployed(precision, most=127))
+        patch.setattr(weights, "load", lambda run, form: toy.deployed(form, most=127))
         for target in TARGETS:
             convert.convert(folder, target=target)
         convert.convert(folder, target="openvino", precision="fp32")
@@ -369,7 +369,7 @@ def test_one_of_several_readers_that_takes_the_float_tensor_is_found(
     quantizers.insert(made.network, "post_hooks./add/2__0.0", behind)
     run, faults = toy.write_run(tmp_path / "run"), FAULTS[target]
     toy.write_ledger(run, made)
-    monkeypatch.setattr(convert, "load", lambda run, precision: made)
+    monkeypatch.setattr(weights, "load", lambda run, form: made)
     path = convert.convert(run, target=target)
     found = read_back(path)
     assert found["ok"] and found["text"].startswith("15 of 15 ") and not found["gone"]
@@ -422,7 +422,7 @@ def test_codes_of_seven_bits_cannot_overflow(target: str, tmp_path: Path, monkey
             codes = quantizers.codes(weight, quantizer.scale, quantizer.axis, 7)
             weight.copy_(quantizers.decode(codes, quantizer.scale, quantizer.axis))
     toy.write_ledger(run, made)
-    monkeypatch.setattr(convert, "load", lambda run, precision: made)
+    monkeypatch.setattr(weights, "load", lambda run, form: made)
     path = convert.convert(run, target=target)
     assert artifact.read(path).needs == ()
     found = read_back(path)

@@ -268,7 +268,8 @@ MISREAD = "processor.overflows = lambda: False"
 
 def limited(folder: Path, limit: str, code: str = "", device: str | None = None) -> "subprocess.CompletedProcess[str]":
     words = ["selftest", str(folder), "--json", *(["--device", device] if device else [])]
-    program = f"import sys\nfrom edgemtl import cli; from edgemtl.device import processor\n{code}\nsys.exit(cli.main({words}))"
+    imports = "import sys\nfrom edgemtl import cli\nfrom edgemtl.device import processor"
+    program = f"{imports}\n{code}\nsys.exit(cli.main({words}))"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment)
 
@@ -320,7 +321,7 @@ def test_weights_of_7_bits_keep_their_int8_kernels(narrow: Path, limit: str) -> 
 
 
 def test_float_on_request(wide: Path) -> None:
-    from edgemtl.targets import openvino
+    from edgemtl.targets.openvino import session as openvino
 
     fast, careful = Predictor(wide), Predictor(wide, "CPU:float:throughput")
     assert careful.session.device == "CPU (float, throughput)"

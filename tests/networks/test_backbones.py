@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgemtl.bundled import ZOO
 from edgemtl.errors import UsageError
 from edgemtl.models import build, from_reference
-from edgemtl.networks.backbones import ZOO, Backbone, synchronised
+from edgemtl.networks import backbones
+from edgemtl.networks.backbones import Backbone, synchronised
 from edgemtl.recipe import Network
 from edgemtl.tasks.depth import Depth
 from tests.golden import published
@@ -133,6 +135,32 @@ def test_weights_of_a_bundled_model():
     assert len(state) > 200
     for key, value in state.items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, held[f"backbone.{key}"]), key
+
+
+def test_weights_from_a_file_are_all_that_is_asked_for(monkeypatch):
+    asked = []
+    create = backbones.timm.create_model
+
+    def noted(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create(name, **options)
+
+    monkeypatch.setattr(backbones.timm, "create_model", noted)
+    backbones.Backbone("tf_efficientnet_lite0", pretrained=True, weights="zoo:nyud_edge")
+    assert not any(asked)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch):
+    create = backbones.timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise ConnectionError("no route to host\nand much more")
+        return create(name, **options)
+
+    monkeypatch.setattr(backbones.timm, "create_model", offline)
+    with pytest.raises(UsageError, match=r"lite0 cannot be had \(no route to host\); .*zoo:nyud_edge"):
+        backbones.Backbone("tf_efficientnet_lite0", pretrained=True)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl import models, recipe, registry
+from edgemtl import models, objectives, recipe, registry
 from edgemtl.errors import CheckFailed
-from edgemtl.networks.prepare import ACTIVATIONS, Deployed, Normalise, prepare
+from edgemtl.networks.prepare import Deployed, Normalise, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +54,12 @@ def test_norms_are_folded_and_the_original_is_untouched():
 
 
 def test_every_task_has_an_activation_and_its_maps_are_in_range():
-    assert set(ACTIVATIONS) == set(registry.names("tasks"))
+    assert registry.names("objectives") == registry.names("tasks")
     raw = torch.randn(2, 3, 5, 5)
-    torch.testing.assert_close(ACTIVATIONS["normals"](raw).square().sum(1), torch.ones(2, 5, 5))
-    assert ACTIVATIONS["depth"](raw[:, :1]).min() == 0
-    assert torch.equal(ACTIVATIONS["semseg"](raw), raw.argmax(1).int())
-    torch.testing.assert_close(ACTIVATIONS["sal"](raw[:, :2]), raw[:, :2].softmax(1)[:, 1])
+    torch.testing.assert_close(objectives.of("normals").activate(raw).square().sum(1), torch.ones(2, 5, 5))
+    assert objectives.of("depth").activate(raw[:, :1]).min() == 0
+    assert torch.equal(objectives.of("semseg").activate(raw), raw.argmax(1).int())
+    torch.testing.assert_close(objectives.of("sal").activate(raw[:, :2]), raw[:, :2].softmax(1)[:, 1])
 
 
 @pytest.mark.parametrize(

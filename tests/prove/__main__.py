@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl import artifact, show
-from edgemtl.deployment.verify import frames_of
+from edgemtl.deployment.pictures import frames_of
 from edgemtl.device.predictor import fit
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.run import Run

@@ -12,7 +12,7 @@ from edgemtl import artifact, registry
 from edgemtl.deployment import convert, equality
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import sha256
-from edgemtl.quantization import proof
+from edgemtl.quantization import proof, weights
 from edgemtl.run import Run
 from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.targets.openvino import XML
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 def proved(run: Path) -> tuple[set[str], tuple[str, ...]]:
     """The names of the quantizers whose codes depend on no island, and the tasks whose maps are exact."""
-    deployed = convert.load(run, "int8")
+    deployed = weights.load(run, "int8")
     size = Run(run).recipe.size
     found = proof.prove(deployed, torch.zeros(1, 3, *size))
     return equality.certain(deployed, found), found.exact

@@ -13,14 +13,15 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import models, registry
+from edgemtl import models, objectives, registry
 from edgemtl import recipe as recipes
 from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
-from edgemtl.networks import checkpoint
+from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.prepare import load_float, prepare
-from edgemtl.quantization import compress, nncf, quantizers
+from edgemtl.networks.session import several
+from edgemtl.quantization import compress, nncf, quantizers, weights
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.run import Run
@@ -35,6 +36,8 @@ WIDTH = 8
 
 
 class Coordinates(nn.Module):
+    purpose = purposes.COORDINATES
+
     def __init__(self):
         super().__init__()
         self.mix = nn.Conv2d(2, 2, 1)
@@ -275,7 +278,7 @@ def test_a_layer_called_twice_has_one_quantizer_on_its_weight(quantized):
 def test_no_quantizer_is_on_a_sampling_coordinate(quantized, frames):
     program = quantizers.export(quantized[0], frames[0])
     assert "grid_sampler" in program.graph_module.code
-    assert quantizers.on_coordinates(program) == []
+    assert quantizers.on_coordinates(program, quantized[0]) == []
 
 
 def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
@@ -293,7 +296,7 @@ def test_the_device_networks_sampling_coordinates_stay_float():
     program = quantizers.export(made, inputs[0])
     samplers = [node for node in program.graph.nodes if "grid_sampler" in str(node.target)]
     assert len(samplers) == len(edge.tasks)
-    assert quantizers.on_coordinates(program) == [] and counts["weights"] > 50
+    assert quantizers.on_coordinates(program, made) == [] and counts["weights"] > 50
     assert not [q.name for q in quantizers.quantizers(made) if "coordinates" in q.name]
 
 
@@ -349,7 +352,7 @@ def test_the_console_shows_progress_and_nothing_of_nncf(finished):
 
 
 def test_the_int8_network_loads_and_gives_maps_as_the_float_one(finished):
-    loaded, exact = compress.load_int8(finished.folder), load_float(finished.folder)
+    loaded, exact = weights.load(finished.folder, "int8"), load_float(finished.folder)
     frame = torch.rand(2, 3, 32, 32) * 255
     for name, map in exact(frame).items():
         assert loaded(frame)[name].shape == map.shape and loaded(frame)[name].dtype == map.dtype
@@ -357,7 +360,7 @@ def test_the_int8_network_loads_and_gives_maps_as_the_float_one(finished):
 
 
 def test_scales_json_lists_what_the_network_holds(finished):
-    stored, loaded = read_json(finished.folder / "scales.json"), compress.load_int8(finished.folder)
+    stored, loaded = read_json(finished.folder / "scales.json"), weights.load(finished.folder, "int8")
     held = [{key: value for key, value in row.items() if key != "reads"} for row in stored["quantized"]]
     assert held == quantizers.ledger(loaded.network) and stored["scales"] == "power of two"
     assert (stored["codes"], stored["zero_point"], stored["file"]) == (
@@ -371,7 +374,7 @@ def test_scales_json_lists_what_the_network_holds(finished):
 
 def test_fine_tuning_changes_weights_and_no_scale(finished):
     tuned, calibrated = (
-        quantizers.ledger(compress.load_int8(finished.folder, form).network) for form in ("int8", "calibrated")
+        quantizers.ledger(weights.load(finished.folder, form).network) for form in ("int8", "calibrated")
     )
     assert [row["scale"] for row in tuned] == [row["scale"] for row in calibrated]
     assert [row.get("sha256") for row in tuned] != [row.get("sha256") for row in calibrated]
@@ -401,8 +404,11 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
 
 def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
     monkeypatch.setattr(
-        "edgemtl.device.evaluate.score",
-        lambda _, __, tasks, **___: {n: dict.fromkeys(t.scores, 0.0) for n, t in tasks.items()},
+        "edgemtl.device.evaluate.measure",
+        lambda _, __, model, **___: {
+            name: SimpleNamespace(scores=lambda task=task: dict.fromkeys(task.scores, 0.0))
+            for name, task in model.tasks.items()
+        },
     )
     with pytest.raises(UsageError, match=r"compression.budget cannot be judged: the float network's \w+\.\w+ is 0 on"):
         compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-1"])
@@ -411,13 +417,13 @@ def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatc
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
     monkeypatch.setattr(compress, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
     deployed, student = load_float(run), copy.deepcopy(quantized[0])
-    teacher, image = load_float(run), deployed.normalise(compress.frames(torch.from_numpy(Tiles()[1]["image"])[None]))
+    teacher, image = load_float(run), deployed.normalise(several(torch.from_numpy(Tiles()[1]["image"])[None]))
     with torch.no_grad():
         student.heads["depth"].bias += 0.1
     deployed.network, far = student, []
-    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     compress.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
-    far.append(compress.distance("depth", student(image)["depth"], teacher.network(image)["depth"]).item())
+    far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     assert far[1] < 0.5 * far[0]
 
 
@@ -504,7 +510,7 @@ def test_int8_weights_of_the_first_scheme_are_one_line(run):
     with pytest.raises(
         UsageError, match="is of int8 scheme 1, whose codes overflow on CPUs without VNNI; compress again"
     ):
-        compress.load_int8(run)
+        weights.load(run, "int8")
 
 
 def test_a_truncated_float_model_is_refused(run):
@@ -522,8 +528,8 @@ def test_a_truncated_float_model_is_refused(run):
 )
 def test_distance_is_zero_only_from_the_teacher_itself(task, channels):
     wanted = torch.randn(2, channels, 4, 4)
-    assert compress.distance(task, wanted, wanted).item() == pytest.approx(0, abs=1e-6)
+    assert objectives.of(task).distance(wanted, wanted).item() == pytest.approx(0, abs=1e-6)
     raw = (wanted + 0.3 * torch.randn_like(wanted)).requires_grad_()
-    far = compress.distance(task, raw, wanted)
+    far = objectives.of(task).distance(raw, wanted)
     (gradient,) = torch.autograd.grad(far, raw)
-    assert 0 < compress.distance(task, raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
+    assert 0 < objectives.of(task).distance(raw - 0.1 * gradient / gradient.abs().max(), wanted) < far

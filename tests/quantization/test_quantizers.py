@@ -12,11 +12,14 @@ from safetensors import safe_open
 from torch import nn
 
 from edgemtl.errors import UsageError
+from edgemtl.networks import purposes
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize, codes, decode, snap
 
 
 class Coordinates(nn.Module):
+    purpose = purposes.COORDINATES
+
     def forward(self, offset):
         step = torch.linspace(-1, 1, 8)
         rows, columns = torch.meshgrid(step, step, indexing="ij")
@@ -168,13 +171,15 @@ def test_the_frozen_form_exports_and_traces_to_the_same_bits(network, x):
 
 @pytest.mark.parametrize("slot", ["post_hooks.point/conv2d/0__0.0", "post_hooks.coordinates/add/0__0.0"])
 def test_a_quantizer_on_a_sampling_coordinate_is_found(slot, x):
-    program = quantizers.export(placed(Sampling(), slot), x)
-    assert [quantizers.operation(slot) in name for name in quantizers.on_coordinates(program)] == [True]
+    network = placed(Sampling(), slot)
+    program = quantizers.export(network, x)
+    assert [quantizers.operation(slot) in name for name in quantizers.on_coordinates(program, network)] == [True]
 
 
 def test_features_that_offsets_are_computed_from_are_no_coordinates(x):
-    program = quantizers.export(placed(Sampling(), "pre_hooks.point/conv2d/0__0.0", "post_hooks./relu/0__0.0"), x)
-    assert quantizers.on_coordinates(program) == []
+    network = placed(Sampling(), "pre_hooks.point/conv2d/0__0.0", "post_hooks./relu/0__0.0")
+    program = quantizers.export(network, x)
+    assert quantizers.on_coordinates(program, network) == []
 
 
 def test_quantizers_of_outputs_are_idle(network, x):

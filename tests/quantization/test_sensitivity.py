@@ -3,11 +3,12 @@ import pytest
 import torch
 from torch import nn
 
+from edgemtl import objectives
 from edgemtl.errors import UsageError
 from edgemtl.quantization import quantizers, sensitivity
 from edgemtl.quantization.quantizers import FakeQuantize, snap
 from edgemtl.quantization.replay import Replay
-from edgemtl.quantization.sensitivity import Budget, budget, choose, groups, matrix, noise, reasons, shares
+from edgemtl.quantization.sensitivity import Budget, budget, choose, groups, matrix, reasons, shares
 
 TASKS = ["depth", "normals"]
 
@@ -132,15 +133,15 @@ def test_a_noise_is_that_group_alone(graph, x):
         if module.name not in {q.name for q in rows[0].quantizers}:
             quantizers.remove(network, slot)
     for column, name in enumerate(TASKS):
-        assert noises[0, column] == pytest.approx(noise(name, network(x)[name], exact[name]), rel=1e-6)
+        assert noises[0, column] == pytest.approx(objectives.of(name).noise(network(x)[name], exact[name]), rel=1e-6)
 
 
 def test_noises_of_independent_errors_add_up():
     random = torch.Generator().manual_seed(0)
     for task, channels in (("semseg", 5), ("depth", 1), ("normals", 3), ("edge", 1)):
         wanted, a, b = (torch.randn(1, channels, 200, 200, generator=random) for _ in range(3))
-        single = [noise(task, wanted + 0.03 * each, wanted) for each in (a, b)]
-        assert noise(task, wanted + 0.03 * (a + b), wanted) == pytest.approx(sum(single), rel=0.1)
+        single = [objectives.of(task).noise(wanted + 0.03 * each, wanted) for each in (a, b)]
+        assert objectives.of(task).noise(wanted + 0.03 * (a + b), wanted) == pytest.approx(sum(single), rel=0.1)
 
 
 # ---- what stays float
@@ -151,7 +152,7 @@ def judge_of(graph, x):
 
     def judge(off):
         got = graph.run(x, every - frozenset(off))
-        return {name: -100 * noise(name, got[name], exact[name]) for name in TASKS}
+        return {name: -100 * objectives.of(name).noise(got[name], exact[name]) for name in TASKS}
 
     return judge
 

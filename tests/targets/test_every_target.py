@@ -211,7 +211,7 @@ class Alone:
 
 def test_runtimes_that_are_not_here_are_entered_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgemtl.targets import torch_tensorrt
-    from edgemtl.targets.coreml import sessions
+    from edgemtl.targets.coreml import session as sessions
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(sessions.sys, "platform", "darwin")

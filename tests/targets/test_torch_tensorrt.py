@@ -15,8 +15,10 @@ from edgemtl.cli import main
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.quantization import quantizers
 from edgemtl.targets import torch_tensorrt as module
-from edgemtl.targets.torch_tensorrt import converters, coverage, target
+from edgemtl.targets.torch_tensorrt import target
 from tests import toy
+from tests.benchmarks import converters as tool
+from tests.benchmarks.converters import converters, coverage
 
 CONVERSION = """
 import torch
@@ -113,15 +115,15 @@ def test_a_quantizer_counts_as_the_operation_that_takes_its_place(source: Path) 
 def test_the_toy_is_covered_by_the_installed_one() -> None:
     wrapped = module.camera(toy.deployed("int8"), list(toy.TASKS)).eval()
     program = torch.export.export(wrapped, (torch.zeros(1, *toy.SIZE, 3, dtype=torch.uint8),))
-    assert coverage(program, converters(module._installed())).uncovered == {}
+    assert coverage(program, converters(tool._installed())).uncovered == {}
 
 
 def test_the_command_names_what_is_missing(source: Path) -> None:
-    command = [sys.executable, "-m", "edgemtl.targets.torch_tensorrt", "--help"]
+    command = [sys.executable, tool.__file__, "--help"]
     assert "without a GPU" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if find_spec("torch_tensorrt") is None:
         with pytest.raises(UsageError, match="--source takes its wheel"):
-            module._installed()
+            tool._installed()
 
 
 # ---- the quantizer's operation

@@ -125,7 +125,7 @@ def test_a_crop_avoids_a_single_class_while_it_can():
     labels[:, 32:] = 1
     frame = {"image": np.zeros((32, 64, 3), np.uint8), "semseg": labels}
     for seed in range(20):
-        out = a.crop(frame, (32, 32), 0.9, np.random.default_rng(seed))["semseg"]
+        out = a.crop(frame, (32, 32), 0.9, TASKS, np.random.default_rng(seed))["semseg"]
         assert 0.1 <= (out == 0).mean() <= 0.9
 
 

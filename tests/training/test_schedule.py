@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgemtl.networks import purposes
 from edgemtl.recipe import Training
 from edgemtl.training import schedule
 
@@ -45,10 +46,14 @@ def test_the_rate_is_positive_and_at_most_the_recipes(kind, warmup, iterations, 
     assert 0 < schedule.rate(options, data.draw(st.integers(0, iterations - 1))) <= 0.5
 
 
+class Trunk(nn.Conv2d):
+    purpose = purposes.BACKBONE
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.trunk, self.head = Trunk(3, 4, 1), nn.BatchNorm2d(4)
         self.last = nn.Conv2d(4, 1, 1)
 
 
@@ -63,8 +68,8 @@ def test_groups_tell_backbone_from_rest_and_weights_from_norms(kind):
     found = {id(p): (group["lr"], group["weight_decay"]) for group in made.param_groups for p in group["params"]}
     assert found[id(balance[0])] == (0.5, 0.0)
     assert {name: found[id(p)] for name, p in network.named_parameters()} == {
-        "backbone.weight": (0.05, 0.02),
-        "backbone.bias": (0.05, 0.0),
+        "trunk.weight": (0.05, 0.02),
+        "trunk.bias": (0.05, 0.0),
         "head.weight": (0.5, 0.0),
         "head.bias": (0.5, 0.0),
         "last.weight": (0.5, 0.02),

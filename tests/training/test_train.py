@@ -316,6 +316,13 @@ def test_a_wrong_option_of_the_data_is_one_line(tmp_path, data):
         train(tmp_path, given)
 
 
+def test_a_dry_run_says_what_all_would_take_and_leaves_nothing(tmp_path, data, capsys):
+    train(tmp_path / "run", dry_run=True)
+    out = capsys.readouterr().out
+    assert "3 steps taken, nothing written" in out and "10 to train on, 2 to validate" in out
+    assert "6, 2.4 epochs" in out and not (tmp_path / "run").exists()
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, data, undisturbed):
     train(tmp_path)
     assert train(tmp_path, resume=True) == undisturbed.scores
@@ -500,7 +507,9 @@ def test_a_start_that_was_not_saved_yet_is_asked_for_again(tmp_path, data, undis
 def test_a_start_that_does_not_fit_is_one_line(tmp_path, data, undisturbed, init, message, monkeypatch):
     usual = registry.load
     stand_in = SimpleNamespace(finder=lambda network, tasks: None)
-    monkeypatch.setattr(registry, "load", lambda kind, name: stand_in if kind == "reference" else usual(kind, name))
+    monkeypatch.setattr(
+        registry, "load", lambda kind, name: stand_in if kind == "networks.reference" else usual(kind, name)
+    )
     folder = undisturbed.run if init else tmp_path
     with pytest.raises(UsageError, match=message) as caught:
         train(tmp_path / "run", init=folder / init)

@@ -14,7 +14,6 @@ on ARM.
 
 import hashlib
 import importlib.util
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,7 +26,7 @@ from edgemtl.data.scenes import room
 from edgemtl.data.scenes.render import LABELS, Camera, Tracer, View, view
 from edgemtl.data.scenes.room import CLASSES, Room
 from edgemtl.errors import UsageError, unknown
-from edgemtl.files import replacing
+from edgemtl.files import replacing, user_cache
 from edgemtl.tasks import Size
 
 __all__ = ["CLASSES", "Camera", "Room", "Samples", "View", "open"]
@@ -62,7 +61,7 @@ def open(
             raise UsageError(f"{name} of scenes is {value!r}; it must be a whole number of at least {least}")
     if importlib.util.find_spec("embreex") is None:
         raise UsageError("the data set scenes needs embreex; install it with: pip install 'edgemtl[train]'")
-    folder = _user_cache() if cache is True else Path(cache) if cache else None
+    folder = user_cache() / "scenes" if cache is True else Path(cache) if cache else None
     return Samples(split, tasks, train if split == "train" else val, seed, (size[0], size[1]), folder)
 
 
@@ -146,11 +145,6 @@ def _aim(tracer: Tracer, size: Size, rng: np.random.Generator) -> Camera:
             best, best_score = camera, score
     assert best is not None
     return best
-
-
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgemtl" / "scenes"
 
 
 def _generator() -> str:

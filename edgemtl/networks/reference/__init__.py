@@ -11,8 +11,8 @@ from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import Backbone
+from edgemtl.networks.pieces import Piece, fill
 from edgemtl.networks.reference import _pickles
-from edgemtl.networks.reference._pieces import Piece, fill
 from edgemtl.recipe import Recipe
 
 BACKBONES = {
@@ -45,7 +45,7 @@ def from_reference(method: str, backbone: str, tasks: dict[str, int], state_dict
     those of their code for one image, whatever the batch. UsageError for an unknown name, or naming the first missing
     and the first unexpected key.
     """
-    layout = registry.load("reference", method)
+    layout = registry.load("networks.reference", method)
     if backbone not in BACKBONES:
         raise unknown("reference backbone", backbone, BACKBONES)
     if not tasks:
@@ -70,7 +70,7 @@ def load(network: nn.Module, recipe: Recipe, path: Path) -> None:
         checkpoint.read_weights(path, network)
         return
     method, tasks = recipe.network.method, {name: task.channels for name, task in recipe.tasks.items()}
-    layout = registry.load("reference", method)
+    layout = registry.load("networks.reference", method)
     find = layout.finder(network, tasks)
 
     def found(ours: list[str]) -> Piece:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edgemtl.models.demt import DeMT
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.reference._pieces import Find, Piece, backbone_piece, rows
+from edgemtl.networks.pieces import Find, Piece, backbone_piece, rows
 
 DEAD = r".*\.fn\.0\.offset$"  # filled, saved and never read
 
@@ -43,7 +43,7 @@ def finder(network: DeMT, tasks: dict[str, int]) -> Find:
     def find(ours: list[str]) -> Piece:
         match ours:
             case ["backbone", *rest]:
-                return backbone_piece(rest, network.backbone)
+                return backbone_piece(rest, network.backbone.channels)
             case ["fusion", "stages", stage, kind]:
                 return Piece(f"head.linear1.0.{kind}", int(kind == "weight"), starts[stage])
             case ["fusion", "norm", kind]:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.reference._pieces import Find, Piece, backbone_piece, rows
+from edgemtl.networks.pieces import Find, Piece, backbone_piece, rows
 
 BLOCKS = "head.parts_query_encoder_decoder_blocks."
 # The first is run and not used, the others are never run.
@@ -66,7 +66,7 @@ def finder(network: MQTransformer, tasks: dict[str, int]) -> Find:
     def find(ours: list[str]) -> Piece:
         match ours:
             case ["backbone", *rest]:
-                return backbone_piece(rest, network.backbone)
+                return backbone_piece(rest, network.backbone.channels)
             case ["fusions", task, "stages", stage, kind]:
                 return Piece(f"head.linears.{number[task]}.{kind}", int(kind == "weight"), starts[stage])
             case ["blocks", block, "queries", task, kind]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from edgemtl.errors import UsageError
 from edgemtl.models.sca import SCA
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.reference._pieces import Find, Piece, backbone_piece
+from edgemtl.networks.pieces import Find, Piece, backbone_piece
 
 CHANNELS = [18, 36, 72, 144]
 
@@ -68,7 +68,7 @@ def finder(network: SCA, tasks: dict[str, int]) -> Find:
     def find(ours: list[str]) -> Piece:
         match ours:
             case ["backbone", *rest]:
-                return backbone_piece(rest, network.backbone)
+                return backbone_piece(rest, network.backbone.channels)
             case ["attention", scale, *rest]:
                 return swin(f"swTransform{int(scale) + 1}", rest)
             case ["refine", scale, task, "blocks", block, *rest]:

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from edgemtl import cli, models, recipe, registry
-from edgemtl.device.evaluate import evaluate, score
-from edgemtl.device.predictor import fit
+from edgemtl.device.evaluate import evaluate, measure
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256
 from edgemtl.networks import prepare, reference
@@ -104,6 +103,9 @@ def test_what_does_not_fit_is_one_line(file, settings, entries, message):
 class Samples(list):
     name = str
 
+    def paths(self, index):
+        return {}
+
 
 @pytest.fixture
 def frames(monkeypatch):
@@ -132,14 +134,13 @@ def test_a_published_checkpoint_is_scored_like_a_run(file, network, frames, caps
     assert result["weights_sha256"] == sha256(file)
     deployed = prepare.prepare(network, stated())
 
-    def predict(frame):
+    def session(frame):
         with torch.inference_mode():
-            batch = torch.from_numpy(fit(frame, (32, 64))).permute(2, 0, 1)[None].float()
+            batch = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
             return {name: map[0].numpy() for name, map in deployed(batch).items()}
 
-    expected = score(predict, frames, stated().tasks, limit=2, quiet=True)
-    for name, scores in expected.items():
-        assert result["tasks"][name] == pytest.approx(scores)
+    for name, meter in measure(session, frames, stated(), limit=2, quiet=True).items():
+        assert result["tasks"][name] == pytest.approx(meter.scores())
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl import artifact, ledger
-from edgemtl.targets.coreml.quantized import activations, quantized
-from edgemtl.targets.coreml.sessions import EvaluatorSession
+from edgemtl.targets.coreml.readback import activations, quantized
+from edgemtl.targets.coreml.session import EvaluatorSession
 from tests.prove.runners.results import Results
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemtl.deployment import convert
+from edgemtl.quantization import weights
 from edgemtl.run import Run
 from edgemtl.tasks import Size
 from tests.prove import network as small
@@ -14,4 +14,4 @@ def network(run: str) -> tuple[nn.Module, Size]:
     """That of a run folder with int8 weights, or the small one where the name is "small"; with its frames' size."""
     if run == "small":
         return small.deployed(), small.SIZE
-    return convert.load(Path(run), "int8"), Run(run).recipe.size
+    return weights.load(Path(run), "int8"), Run(run).recipe.size

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl import ledger
-from edgemtl.deployment import convert
-from edgemtl.quantization import quantizers
+from edgemtl.quantization import quantizers, weights
 from tests.prove.runners.results import Results
 
 
@@ -37,4 +36,4 @@ def main(deployed: nn.Module, frames: np.ndarray, results: Results) -> None:
 
 if __name__ == "__main__":
     arrays = np.load(sys.argv[2])
-    main(convert.load(Path(sys.argv[1]), "int8"), arrays, Results(sys.argv[3], len(arrays)))
+    main(weights.load(Path(sys.argv[1]), "int8"), arrays, Results(sys.argv[3], len(arrays)))

@@ -17,7 +17,7 @@ from edgemtl.errors import UsageError
 from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.evaluator import Program
 from edgemtl.targets.coreml.package import FOLDER
-from edgemtl.targets.coreml.sessions import open_session
+from edgemtl.targets.coreml.session import open_session
 from tests import toy
 from tests.targets.coreml.programs import edited, operation, save, setting
 

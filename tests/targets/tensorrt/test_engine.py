@@ -394,8 +394,10 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(UsageError, match="TensorRT cannot run here: TensorRT is not installed"):
         target.open(tmp_path, MANIFEST, "TensorRT")
     monkeypatch.setattr(engine, "find_spec", lambda name: object())
+    load = engine.import_module
+    monkeypatch.setattr(engine, "import_module", lambda name: object() if name == "tensorrt" else load(name))
     monkeypatch.setattr(engine, "_cuda", lambda: None)
-    with pytest.raises(UsageError, match="cuda-python is not installed"):
+    with pytest.raises(UsageError, match="libcudart.so, CUDA's runtime, is missing"):
         target.open(tmp_path, MANIFEST, "TensorRT")
     monkeypatch.setattr(engine, "_cuda", lambda: SimpleNamespace(cudaGetDeviceCount=lambda: (35, 0)))
     with pytest.raises(UsageError, match="CUDA finds no GPU"):

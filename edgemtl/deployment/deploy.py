@@ -1,0 +1,138 @@
+"""An artifact packed into a folder that another machine can use as it is. No torch here.
+
+Where to is a file in `destinations/`. It defines
+
+    pack(source: Path, manifest: Manifest, folder: Path) -> Packed
+
+which fills an empty folder from the artifact in `source` and says what somebody types there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from edgemtl import artifact, registry, show
+from edgemtl.artifact import SELFTEST, Manifest
+from edgemtl.device import selftest
+from edgemtl.device.predictor import Predictor
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import dumps, read_json, replacing_folder, write_json
+from edgemtl.target import load_target
+
+DESTINATIONS = "deployment.destinations"
+RECEIPT = "deploy.json"  # in the folder: what it is and every file in it; without it, it is not ours to replace
+FORMAT = "edgemtl deploy 1"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a destination says of the folder that it filled."""
+
+    start: str  # what to type there, in a line; {folder} stands for the folder's name
+    checked: tuple[str, ...] = ()  # on this machine, a line each
+    unchecked: tuple[str, ...] = ()  # what only the other machine can tell
+
+
+def deploy(source: Path, folder: Path, *, to: str, untested: bool = False, as_json: bool = False) -> dict[str, Any]:
+    """What was written into `folder` and what is known of it, printed as a table, or as JSON with `as_json`.
+
+    A folder that is already there is replaced when the new one is complete, if deploy wrote it and nobody added to it.
+
+    UsageError for an unknown destination, no artifact, one that this destination does not take, or a folder that is
+    not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
+    """
+    result = _write(source, folder, to, untested)
+    print(dumps(result, indent=1)) if as_json else _show(result)
+    return result
+
+
+def _write(source: Path, folder: Path, to: str, untested: bool) -> dict[str, Any]:
+    pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
+    manifest = artifact.read(source)
+    _ours(folder, source)
+    with show.err.status(f"testing {source} on this machine"):
+        checked, unchecked = ([], ["the artifact's self-test (--untested)"]) if untested else _tested(source, manifest)
+    with show.err.status(f"packing {source} for {to}"), replacing_folder(folder) as temporary:
+        packed = pack(source, manifest, temporary)
+        files = {
+            file.relative_to(temporary).as_posix(): file for file in sorted(temporary.rglob("*")) if file.is_file()
+        }
+        listed = {name: file.model_dump() for name, file in artifact.describe(temporary, list(files)).items()}
+        about = {"format": FORMAT, "to": to, "artifact": artifact.digest(manifest), "files": listed}
+        write_json(temporary / RECEIPT, about)
+    return {
+        "folder": str(folder),
+        **about,
+        "bytes": sum(file["bytes"] for file in listed.values()),
+        "checked": [*checked, *packed.checked],
+        "unchecked": [*unchecked, *packed.unchecked],
+        "start": packed.start.replace("{folder}", str(folder)),
+    }
+
+
+@contextmanager
+def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
+    """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
+    about = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    if about.get("to") == to:
+        yield path
+        return
+    with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
+        folder = Path(temporary) / to
+        _write(path, folder, to, untested)
+        yield folder
+
+
+def _ours(folder: Path, source: Path) -> None:
+    """UsageError where the folder holds anything that deploy did not write."""
+    if source.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{source} lies in {folder}, which would be replaced; name another folder")
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder that is not there yet")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    about = read_json(folder / RECEIPT) if (folder / RECEIPT).is_file() else None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UsageError(f"{folder} exists and was not written by `edgemtl deploy`; name another folder or remove it")
+    known = {RECEIPT, *about.get("files", {})}
+    found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    if other := next((name for name in found if name not in known), None):
+        raise UsageError(f"{folder} holds {other}, which deploy did not write; move it or name another folder")
+
+
+def _tested(source: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """What the artifact's self-test says of each of its files here, and what of it cannot run here."""
+    if SELFTEST not in manifest.files:
+        return [], ["the artifact's self-test: it has none; convert again to give it one"]
+    checked, unchecked = ["every file's SHA-256"], []
+    for device in (None, *load_target(manifest.target).others(source, manifest)):
+        try:
+            result = selftest.run(Predictor(source, device))
+        except UsageError as error:  # its runtime is not here
+            unchecked.append(f"self-test{f' on {device}' if device else ''}: {error}")
+            continue
+        if not result["ok"]:
+            raise CheckFailed(f"{selftest.failure(result)} (--untested deploys it regardless)")
+        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.count(result)}")
+    return checked, unchecked
+
+
+def _show(result: dict[str, Any]) -> None:
+    rows = [("size", f"{result['bytes'] / 1e6:.2f} MB"), ("files", str(len(result["files"])))]
+    rows += [("checked here", line) for line in result["checked"]]
+    rows += [("not checked here", line) for line in result["unchecked"]]
+    show.table(f"{result['folder']}, for {result['to']}", ("what", "value"), rows, left=2)
+    show.out.print(f"next: {result['start']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def copied(names: list[str], source: Path, folder: Path) -> None:
+    """Copies these files of an artifact, in folders or not, into `folder`."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)

@@ -1,0 +1,1 @@
+"""Where `edgemtl deploy` brings an artifact: one file for each place, named as users type it; see deploy.py."""

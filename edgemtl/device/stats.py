@@ -1,0 +1,66 @@
+"""What happened to every frame that was shown, as JSON lines."""
+
+import sys
+import time
+from collections import deque
+from contextlib import ExitStack
+from typing import IO
+
+from edgemtl import show
+from edgemtl.device.power import Joules
+from edgemtl.errors import UsageError
+from edgemtl.files import dumps
+
+SMOOTH = 30  # frames that `fps` is taken from
+
+
+class Stats:
+    """Writes a line for each frame into a file, or on standard output where it is called "-".
+
+    frame: its number. started: when its inference began, time.time(). age_ms: how old it was then. inference_ms,
+    draw_ms, latency_ms: from its capture until it was shown. fps: of the last 30. passed: frames of a live source that
+    a newer one replaced, lost: that could not be read, so far. joules: since the line before, where the machine tells.
+    """
+
+    def __init__(self, file: str) -> None:
+        self._stack = ExitStack()
+        self._out: IO[str] = sys.stdout
+        try:
+            if file != "-":
+                self._out = self._stack.enter_context(open(file, "w", encoding="utf-8"))  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {str(error.strerror).lower()}") from None
+        self._times: deque[float] = deque(maxlen=SMOOTH)
+        self._joules = self._stack.enter_context(Joules())
+        self._before = self._joules.total
+        show.note(self._joules.problem or f"joules are those of {self._joules.what}")
+
+    def __enter__(self) -> "Stats":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(
+        self, *, frame: int, captured: float, started: float, inferred: float, drawn: float, passed: int, lost: int
+    ) -> None:
+        """Writes a line; all times are time.perf_counter()'s."""
+        now = time.perf_counter()
+        self._times.append(now)
+        gone = self._times[-1] - self._times[0]
+        total = self._joules.total
+        line: dict[str, float | None] = {
+            "frame": frame,
+            "started": round(time.time() - (now - started), 4),
+            "age_ms": round(1000 * (started - captured), 2),
+            "inference_ms": round(1000 * (inferred - started), 2),
+            "draw_ms": round(1000 * drawn, 2),
+            "latency_ms": round(1000 * (now - captured), 2),
+            "fps": round((len(self._times) - 1) / gone, 2) if gone else None,
+            "passed": passed,
+            "lost": lost,
+        }
+        if total is not None and self._before is not None:
+            line["joules"] = round(total - self._before, 4)
+            self._before = total
+        print(dumps(line), file=self._out, flush=True)

@@ -1,0 +1,85 @@
+"""What torch knows of the tasks: a file here for each one in `tasks/`, of the same name, whose `objective` it is.
+
+Shapes: a raw output (B, C, h, w); a label as `tensor` makes it, (B, c, h, w), or (B, h, w) where it is a class id.
+"""
+
+from functools import cache
+from typing import Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edgemtl import registry
+from edgemtl.recipe import Losses
+from edgemtl.tasks import Task
+
+
+class Pixels(NamedTuple):
+    """Counts over the whole batch, int64 scalars; `labelled` is at least 1."""
+
+    all: Tensor
+    labelled: Tensor
+    positive: Tensor  # of what an objective's `positive` counts
+
+
+class Objective:
+    """A task's side of torch. It keeps nothing: what a recipe states comes along as the `task`.
+
+    What is not left to each task holds for numbers of which L1 is a distance, such as metres.
+    """
+
+    regression = False  # whether its loss is a distance between numbers, for which `balance` takes another factor
+    weighted = False  # whether a recipe may give its classes weights
+
+    def tensor(self, label: Tensor) -> Tensor:
+        """Stacked labels (B, h, w) or (B, h, w, c), as the task's label has them, for the loss."""
+        return label[:, None].float() if label.ndim == 3 else label.permute(0, 3, 1, 2).float()
+
+    def valid(self, label: Tensor, task: Task) -> Tensor:
+        """The pixels that count, by the task's own word: bool, the label's shape with one channel."""
+        known: Tensor = task.valid(label) if label.shape[1] == 1 else task.valid(label.movedim(1, -1))[:, None]
+        return known
+
+    def positive(self, label: Tensor) -> Tensor:
+        """How many pixels a balanced loss weighs otherwise, an int64 scalar."""
+        return torch.zeros((), dtype=torch.int64, device=label.device)
+
+    def loss(self, raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
+        """A sum over the pixels that count, divided by a count over the whole batch; a scalar.
+
+        `raw` is float32 and has the label's size. What is not valid has no say, in the value or in the gradient.
+        """
+        raise NotImplementedError
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """The map, (B, h, w) or (B, c, h, w), as `tasks` describes it."""
+        raise NotImplementedError
+
+    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
+        """How far raw outputs are from a teacher's, a scalar of the size of the loss."""
+        return (raw - wanted).abs().mean()
+
+    def noise(self, raw: Tensor, wanted: Tensor) -> float:
+        """A distance that adds up over independent errors: the mean square, as a share of the variance of what is
+        wanted, where the distance itself does not."""
+        return float((raw - wanted).square().mean() / wanted.var())
+
+    # The exact form, see quantization/exact.py. A lift is a constant that keeps a map away from what rounding decides.
+
+    def lift(self, channels: int) -> Tensor | None:
+        """The lift while no scale is known; None where the map needs none."""
+        return None
+
+    def settle(self, lift: Tensor, scale: Tensor) -> None:
+        """Sets the lift, in place, that follows from the scale of the raw codes."""
+
+    def exact(self, raw: Tensor, lift: Tensor | None, resized: Callable[[Tensor], Tensor]) -> Tensor:
+        """The map, the same bits everywhere; `resized` brings a raw output to the map's size."""
+        return self.activate(resized(raw))
+
+
+@cache
+def of(name: str) -> Objective:
+    """The objective of the task of that name."""
+    found: Objective = registry.load("objectives", name).objective
+    return found

@@ -1,0 +1,5 @@
+"""Human parts: cross entropy of the parts."""
+
+from edgemtl.objectives._classes import Classes
+
+objective = Classes()

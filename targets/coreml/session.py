@@ -1,0 +1,128 @@
+"""What `open` gives back: Core ML itself on a Mac, the evaluator everywhere."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+
+from edgemtl import ledger
+from edgemtl.artifact import Manifest
+from edgemtl.errors import UsageError, needs, reading, unknown
+from edgemtl.ledger import Check
+from edgemtl.target import How, Session
+from edgemtl.targets.coreml.package import FOLDER
+
+UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit
+LAYERS = "edgemtl.layers"  # metadata: value -> path of the module that gives it
+EVALUATED = {"declared": "declared types", "float32": "float32 throughout"}
+
+
+def open_session(folder: Path, manifest: Manifest, device: str | None = None) -> RuntimeSession | EvaluatorSession:
+    """A session on a compute unit of a Mac (ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE) or of the evaluator.
+
+    The evaluator computes in the "declared" types or in "float32". By default it is ALL on a Mac, "declared" elsewhere.
+    UsageError for another device, for a compute unit on another system, or for a package that is missing or unknown.
+    """
+    chosen = device or ("ALL" if sys.platform == "darwin" else "declared")
+    if chosen.lower() in EVALUATED:
+        return EvaluatorSession(folder, manifest, chosen.lower())
+    if chosen.upper() not in UNITS:
+        raise unknown("Core ML device", chosen, (*UNITS, *EVALUATED))
+    return RuntimeSession(folder, manifest, chosen.upper())
+
+
+def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Every layer's, quantizer's and task's values for one frame, with the batch axis, by torch's names.
+
+    By the evaluator on any machine, since Core ML itself gives the maps alone.
+    """
+    from edgemtl.targets.coreml.readback import activations
+
+    session = EvaluatorSession(folder, manifest, device)
+    read = session.program.package
+    names = {task: task for task in manifest.tasks}
+    names |= json.loads(read.metadata.get(LAYERS, "{}")) | activations(read)
+    places: Counter[str] = Counter()
+    for value, made in session.tensors(frame):
+        if value in names:
+            name = names[value]
+            yield ledger.place(name, places[name]), made
+            places[name] += 1
+
+
+class EvaluatorSession(Session):
+    """Maps of one frame at a time, by Apple's documentation of the operations; see evaluator.py."""
+
+    how: How = "evaluated"
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str = "declared") -> None:
+        with needs("train"):
+            import torch  # noqa: F401 # which the evaluator computes with
+        from edgemtl.targets.coreml.evaluator import Program
+
+        path = folder / FOLDER
+        self.program = Program(path, device)
+        self.float32 = self.program.float32
+        self.device = f"Core ML evaluator, {EVALUATED[device]} (no phone: graph, weights, arithmetic as documented)"
+        self._names = list(manifest.tasks)
+        self._input = self.program.image(*manifest.size)
+        for name in self._names:
+            if name not in self.program.outputs:
+                raise UsageError(f"{path} has no output {name}; it has {', '.join(self.program.outputs)}")
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        made = dict.fromkeys(self._names)
+        made.update((name, value) for name, value in self.tensors(frame) if name in made)
+        return {name: map[0] for name, map in made.items() if map is not None}
+
+    def tensors(self, frame: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Every operation's results for a frame, by name, in the order in which they are computed."""
+        # The dtype is that of the program's input; an image's channels lie in planes there.
+        planes = np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32)
+        return self.program.tensors(**{self._input: planes})
+
+    def problems(self) -> list[Check]:
+        """Which operations made infinite values of finite ones in the frames so far."""
+        lost = self.program.overflows
+        told = "; ".join(f"{step}: {count} values become infinite" for step, count in lost.items())
+        return [Check("overflow", not lost, told or "no operation makes infinite values")]
+
+
+class RuntimeSession(Session):
+    """Maps of one frame at a time, by Core ML on this Mac; threads wait for each other, as an MLModel asks for."""
+
+    how: How = "executed"
+    float32 = False  # nothing is known of what its int8 kernels keep between layers
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str = "ALL") -> None:
+        if sys.platform != "darwin":
+            raise UsageError(f"Core ML's {device} is on a Mac alone; here the evaluator computes (--device declared)")
+        with needs("coreml"):
+            import coremltools
+            from PIL import Image
+        self._image: Any = Image.fromarray
+        self._names: list[str] = list(manifest.tasks)
+        self._busy: threading.Lock = threading.Lock()
+        with reading(folder / FOLDER, "Core ML"):
+            self._model: Any = coremltools.models.MLModel(
+                str(folder / FOLDER), compute_units=coremltools.ComputeUnit[device]
+            )
+        self.device = f"Core ML {device} on {platform.machine()}, macOS {platform.mac_ver()[0]}"
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        with self._busy:
+            made = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
+        maps = {}
+        for name in self._names:
+            map = np.asarray(made[name])[0]
+            maps[name] = map.astype(np.int32 if np.issubdtype(map.dtype, np.integer) else np.float32, copy=False)
+        return maps

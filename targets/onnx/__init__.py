@@ -1,0 +1,118 @@
+"""ONNX (opset 17, IR 8) with Q/DQ int8, for ONNX Runtime and whatever else reads the format, and for WebGPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+import numpy as np
+
+from edgemtl.artifact import Manifest
+from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.ledger import Found
+from edgemtl.target import NoOptions, Session, Target
+from edgemtl.targets import _onnx
+from edgemtl.targets.onnx import webgpu
+from edgemtl.tasks import Size, Task
+from edgemtl.threads import threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = "model.onnx"
+WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see webgpu.py
+DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
+
+
+class ONNX(Target):
+    """Both ends of an ONNX artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it."""
+
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+
+    def convert(
+        self,
+        deployed: nn.Module,
+        size: Size,
+        tasks: dict[str, Task],
+        folder: Path,
+        precision: str,
+        metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
+    ) -> list[str]:
+        """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""
+        model = _onnx.build(deployed, size, list(tasks), metadata, "onnx")
+        import onnx
+
+        onnx.save(model, folder / FILE)
+        if precision != "int8":
+            return [FILE]
+        onnx.save(webgpu.rewritten(model), folder / WEBGPU)
+        return [FILE, WEBGPU]
+
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
+        """What each file in `folder` holds of each quantized tensor."""
+        with needs("onnx"):
+            return {FILE: _onnx.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
+
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
+        """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
+
+        UsageError for any other device, or where there is no such file.
+        """
+        with needs("onnx"):
+            import onnxruntime
+
+        name = _device(folder, device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads() or 0
+        names, file = list(manifest.tasks), folder / DEVICES[name]
+        return ONNXSession(_onnx.runtime(file, file, options, names), names, name)
+
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The devices that run what `device` does not run of the artifact."""
+        ran = _device(folder, device)
+        return [name for name, file in DEVICES.items() if name != ran and (folder / file).is_file()]
+
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        return "signed codes, whose products ONNX Runtime adds in 32 bits with or without VNNI; right on every CPU"
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`."""
+        name = _device(folder, device)
+        with needs("onnx"):
+            more = webgpu.places if DEVICES[name] == WEBGPU else None
+            yield from _onnx.tensors(folder / DEVICES[name], frame, list(manifest.tasks), more)
+
+
+def _device(folder: Path, text: str | None) -> str:
+    """The device's name as in DEVICES; UsageError where there is none, or no file for it."""
+    name = next((known for known in DEVICES if known.upper() == (text or "CPU").upper()), None)
+    if name is None:
+        raise unknown("ONNX Runtime device", str(text), DEVICES)
+    if not (folder / DEVICES[name]).is_file():
+        raise UsageError(f"{folder} has no {DEVICES[name]}, which {name} runs")
+    return name
+
+
+class ONNXSession(Session):
+    """Maps of one frame at a time."""
+
+    how, float32 = "executed", True
+
+    def __init__(self, session: Any, names: list[str], device: str = "CPU") -> None:
+        self.session = session
+        self.device = f"{device} (f32)"
+        self._names = names
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
+        return {name: map[0] for name, map in zip(self._names, maps)}
+
+
+target = ONNX()

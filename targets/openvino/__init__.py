@@ -1,0 +1,117 @@
+"""OpenVINO IR for Intel and ARM CPUs, Intel GPUs and NPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+import numpy as np
+
+from edgemtl.artifact import Manifest
+from edgemtl.device import processor
+from edgemtl.errors import needs, reading
+from edgemtl.ledger import Found
+from edgemtl.target import NoOptions, Target
+from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, parse, read
+from edgemtl.tasks import Size, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class OpenVINO(Target):
+    """Both ends of an OpenVINO artifact: input `frame` uint8 (1, H, W, 3) RGB, one output per task, named after it."""
+
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    packages: tuple[str, ...] = ("openvino",)
+    careful = f"CPU:{FLOAT}"  # the device that computes right on every CPU, though slower
+
+    def convert(
+        self,
+        deployed: nn.Module,
+        size: Size,
+        tasks: dict[str, Task],
+        folder: Path,
+        precision: str,
+        metadata: dict[str, str] | None = None,
+        options: NoOptions | None = None,
+    ) -> list[str]:
+        """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
+        with needs("openvino"):
+            from edgemtl.targets.openvino.convert import convert
+        return convert(deployed, size, tasks, folder, precision, metadata or {})
+
+    def quantized(self, folder: Path) -> dict[str, list[Found]]:
+        """What the IR in `folder` holds of each quantized tensor: FakeQuantize of activations, int8 constants."""
+        with needs("openvino"):
+            import openvino as ov
+        from edgemtl.targets.openvino import readback
+
+        return {XML: readback.quantized(read(ov.Core(), folder / XML))}
+
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
+        """A session on `device`, NAME[:ARITHMETIC][:HINT], such as CPU, GPU.1, AUTO:f16 or CPU:bf16:throughput.
+
+        NAME is AUTO, CPU, GPU, GPU.n or NPU. ARITHMETIC is that of float layers: f32, f16 or bf16. CPU takes f32 unless
+        told otherwise: left alone, OpenVINO takes bfloat16 where the CPU has it, which changes the maps by up to one
+        percent; GPU and NPU compute in f16. HINT is latency, for one frame at a time, or throughput, for several
+        requests at once. UsageError for what does not exist or this machine lacks.
+
+        CPU:float computes int8 layers in float32 as well, rounding to the same codes: right on every CPU, at less
+        than half the speed. It is taken, and a line says so, where weights could overflow in this CPU's int8 kernels,
+        and on ARM, where these round otherwise.
+        """
+        with needs("openvino"):
+            import openvino as ov
+
+        compiled, device = compile(ov.Core(), folder / XML, device)
+        with reading(folder / XML, "OpenVINO"):  # where it lacks a task's map
+            return OpenVINOSession(compiled, list(manifest.tasks), device)
+
+    def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
+        """The CPU's float32 for int8, if `device` has other arithmetic, whose bounds are wide."""
+        other = parse(device or "CPU")[1] not in ("f32", FLOAT)
+        return ["CPU"] if other and manifest.precision == "int8" else []
+
+    def int8(self) -> str:
+        """What this machine's instructions mean for int8 artifacts, in a line."""
+        words, overflows = processor.describe(), processor.overflows()
+        if processor.arm():
+            return f"{words}: int8 kernels round up between two codes; int8 artifacts compute in float, slower"
+        if not processor.x86():
+            return f"{words}: adds products in 32 bits as far as is known; measured on x86 alone"
+        if overflows is None:
+            return f"{words}: artifacts with 7-bit weights are right, those with 8-bit weights compute in float, slower"
+        if overflows:
+            return (
+                f"{words}: int8 kernels add pairs of products in 16 bits; artifacts with 7-bit weights are right,"
+                " those with 8-bit weights compute in float, slower"
+            )
+        return f"{words}: int8 kernels add products in 32 bits; right with 7-bit and with 8-bit weights"
+
+    def tensors(
+        self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`.
+
+        They are made outputs of the graph, which keeps OpenVINO from fusing operations across them.
+        """
+        with needs("openvino"):
+            import openvino as ov
+            from openvino import opset13
+        from edgemtl.targets.openvino import readback
+
+        core = ov.Core()
+        model = read(core, folder / XML)
+        inside = readback.places(model)
+        first = len(model.outputs)
+        model.add_results([opset13.result(output) for output in inside.values()])
+        compiled, _ = compile(core, model, device)
+        values = compiled([np.ascontiguousarray(frame)[None]])
+        for name in manifest.tasks:
+            yield name, values[compiled.output(name)]
+        for index, name in enumerate(inside, first):
+            yield name, values[compiled.output(index)]
+
+
+target = OpenVINO()

@@ -1,0 +1,60 @@
+"""What a machine brings of what TensorRT takes: on a Jetson, beside what its JetPack should have brought."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgemtl.ledger import Check
+from edgemtl.targets.tensorrt import devices, engine
+from edgemtl.targets.tensorrt.devices import JetPack
+
+RELEASE = Path("/etc/nv_tegra_release")  # such as: # R39 (release), REVISION: 2.0, GCID: …, BOARD: generic, …
+CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+
+def linux() -> str | None:
+    """The version of Jetson Linux, such as "39.2.0"; None where this is no Jetson."""
+    text = RELEASE.read_text(errors="replace") if RELEASE.is_file() else ""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{found[1]}.{found[2]}" if found else None
+
+
+def checks() -> list[Check]:
+    """A line each: the JetPack, and TensorRT with its GPU, or why it cannot run and what stands in for it.
+
+    On a Jetson TensorRT must run; elsewhere ONNX Runtime may take its place.
+    """
+    l4t = linux()
+    jetpack = devices.jetpack(l4t) if l4t else None
+    found = []
+    if l4t:
+        known = f"JetPack {jetpack.version}, of which TensorRT {jetpack.tensorrt}" if jetpack else "no JetPack we know"
+        found.append(Check("Jetson Linux", True, f"{l4t}: {known}. {jetpack.note if jetpack else ''}".strip(". ")))
+    reason = engine.missing()
+    if reason is None:
+        return [*found, Check("TensorRT", True, f"{engine.version()}{_other(jetpack)}")]
+    if l4t:
+        return [*found, Check("TensorRT", False, f"{reason}{_python(jetpack)}")]
+    if find_spec("onnxruntime") is None:
+        return [*found, Check("TensorRT", False, f'{reason}; pip install "onnxruntime" for one that stands in')]
+    return [*found, Check("TensorRT", True, f"not here ({reason}); ONNX Runtime stands in for it")]
+
+
+def _other(jetpack: JetPack | None) -> str:
+    """What is to be known where it is not the JetPack's own TensorRT."""
+    here = engine.version()
+    if jetpack is None or here.split(".")[:2] == jetpack.tensorrt.split(".")[:2]:
+        return ""
+    where = "this container's own" if any(path.exists() for path in CONTAINER) else "another"
+    return f", {where}: JetPack {jetpack.version} brings {jetpack.tensorrt}, which is what was looked at for it"
+
+
+def _python(jetpack: JetPack | None) -> str:
+    """What is to be known where this is not the Python that the JetPack's bindings are for."""
+    here = ".".join(platform.python_version_tuple()[:2])
+    if jetpack is None or here == jetpack.python:
+        return ""
+    return f"; this is Python {here}, and the bindings of JetPack {jetpack.version} are for {jetpack.python}"

@@ -1,0 +1,139 @@
+"""Packing for another machine: a whole folder or none, and never somebody else's."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgemtl import cli
+from edgemtl.deployment import deploy as module
+from edgemtl.deployment import destinations
+from edgemtl.deployment.deploy import RECEIPT, deploy
+from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.files import read_json, sha256
+
+SHELF = '''"""A shelf."""
+from edgemtl.deployment.deploy import Packed, copied
+from edgemtl.errors import UsageError
+
+def pack(source, manifest, folder):
+    copied(list(manifest.files), source, folder / "model")
+    if (source / "refuse").exists():
+        raise UsageError("no room")
+    return Packed("cd {folder} && ./start", ("all of it",), ("the shelf itself",))
+'''
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "places").mkdir()
+    (tmp_path / "places" / "shelf.py").write_text(SHELF)
+    monkeypatch.setattr(destinations, "__path__", [*destinations.__path__, str(tmp_path / "places")])
+    monkeypatch.delitem(sys.modules, "edgemtl.deployment.destinations.shelf", raising=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "place"
+
+
+def test_a_folder_with_all_files_and_what_is_known_of_them(
+    shelf: None, fake_artifact: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["deploy", str(fake_artifact), "--to", "shelf", str(place)]) == 0
+    out = capsys.readouterr().out
+    for said in ("checked here", "all of it", "not checked here", "the shelf itself", "it has none"):
+        assert said in out
+    assert f"next: cd {place} && ./start" in out
+    receipt = read_json(place / RECEIPT)
+    assert receipt["to"] == "shelf"
+    assert receipt["files"] == {"model/model.bin": {"sha256": sha256(place / "model/model.bin"), "bytes": 7}}
+
+
+def test_as_json(shelf: None, fake_artifact: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = deploy(fake_artifact, place, to="shelf", as_json=True)
+    assert json.loads(capsys.readouterr().out) == result
+    assert result["bytes"] == 7 and result["start"] == f"cd {place} && ./start"
+
+
+def test_what_deploy_wrote_is_replaced(shelf: None, fake_artifact: Path, place: Path) -> None:
+    place.mkdir()  # an empty folder is nobody's
+    deploy(fake_artifact, place, to="shelf")
+    (place / "model" / "model.bin").write_text("spoilt")
+    deploy(fake_artifact, place, to="shelf")
+    assert (place / "model" / "model.bin").read_bytes() == b"nothing"
+
+
+def test_other_folders_are_left_alone(shelf: None, fake_artifact: Path, place: Path) -> None:
+    place.mkdir()
+    (place / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="was not written by `edgemtl deploy`"):
+        deploy(fake_artifact, place, to="shelf")
+    (place / "mine.txt").unlink()
+    deploy(fake_artifact, place, to="shelf")
+    (place / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds mine\.txt, which deploy did not write"):
+        deploy(fake_artifact, place, to="shelf")
+    assert (place / "mine.txt").read_text() == "mine"
+    with pytest.raises(UsageError, match="is a file"):
+        deploy(fake_artifact, place / "mine.txt", to="shelf")
+    with pytest.raises(UsageError, match="which would be replaced"):
+        deploy(fake_artifact, fake_artifact.parent, to="shelf")
+    with pytest.raises(UsageError, match="which would be replaced"):
+        deploy(fake_artifact, fake_artifact, to="shelf")
+
+
+def test_nothing_is_left_of_a_packing_that_fails(shelf: None, fake_artifact: Path, place: Path) -> None:
+    deploy(fake_artifact, place, to="shelf")
+    before = sorted(file.name for file in place.parent.iterdir())
+    (fake_artifact / "refuse").touch()
+    with pytest.raises(UsageError, match="no room"):
+        deploy(fake_artifact, place, to="shelf")
+    assert sorted(file.name for file in place.parent.iterdir()) == before
+    assert (place / "model" / "model.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("no_artifact", "--to", "shelf"), "no_artifact is not an artifact"),
+        (("no_artifact", "--to", "shefl"), "unknown destination 'shefl'; did you mean 'shelf'?"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(
+    words: tuple[str, ...], message: str, shelf: None, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["deploy", *words, str(place)]) == 2
+    assert message in capsys.readouterr().err
+    assert not place.exists()
+
+
+def test_an_artifact_that_computes_something_else_here_is_not_deployed(
+    shelf: None, fake_artifact: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemtl import artifact
+    from edgemtl.device import selftest
+    from edgemtl.device.predictor import Predictor
+
+    predictor = Predictor(fake_artifact)
+    frames = selftest.frames(predictor.manifest.size)
+    maps = [dict(predictor.session(frame)) for frame in frames]
+
+    def store(depth: float) -> None:
+        name = selftest.write(fake_artifact, frames, [of | {"depth": of["depth"] + depth} for of in maps])
+        files = artifact.describe(fake_artifact, ["model.bin", name])
+        artifact.write(fake_artifact, predictor.manifest.model_copy(update={"files": files}))
+
+    store(0)
+    checked = deploy(fake_artifact, place, to="shelf")["checked"]
+    assert any("6 tasks equal to torch's" in line for line in checked)
+    store(1)
+    with pytest.raises(CheckFailed, match=r"depth .* \(--untested deploys it regardless\)"):
+        deploy(fake_artifact, place, to="shelf")
+    result = deploy(fake_artifact, place, to="shelf", untested=True)
+    assert "the artifact's self-test (--untested)" in result["unchecked"]
+
+
+def test_it_needs_no_torch() -> None:
+    assert "torch" not in vars(module)
