@@ -3,7 +3,8 @@
 # make test   lint, types and all tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
-#             only ExecuTorch and LiteRT, which are no targets, in their section of that page
+#             only ExecuTorch and LiteRT, which are no targets, in their section of that page; with PROVE=--jetson only
+#             the archive of `deploy --to jetson`, started in an emulated Debian: docs/jetson.md
 # make docs   these pages and the API's as a site, out/docs/index.html; no network is needed once it is installed
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.

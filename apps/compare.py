@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live, play, selftest
+from edgemtl.device import draw, live, selftest
 from edgemtl.device.camera import Source
-from edgemtl.device.differ import differs
+from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
@@ -41,7 +41,7 @@ def run(predictor: Predictor, source: Source, *, other: str = "", **how: Any) ->
         raise UsageError(f"{other} and {predictor.folder} have no task in common")
     shown = View(predictor, second, tasks)
     infer = lambda frame: predictor.maps(frame) | {f"other {n}": m for n, m in second.maps(frame).items()}  # noqa: E731
-    done = play.play(infer, shown, source, **how)
+    done = play(infer, shown, source, **how)
     return Compared(done.frames, done.fps, {name: float(np.mean(found)) for name, found in shown.differing.items()})
 
 
@@ -62,7 +62,7 @@ class View(live.View):
                 by.decode({name: maps[prefix + name]}, size, frame=frame.shape[:2])[name]
                 for by, prefix in zip(self.both, ("", "other "))
             )
-            apart = differs(task, a, b)
+            apart = task.differs(a, b)
             self.differing[name].append(100 * float(apart.mean()))
             if name == self.selected:
                 marked[apart] = MARK

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = DEBUG in words
     try:
-        app()([word for word in words if word != DEBUG] or ["--help"], result_action="return_value")
+        app()(_hyphens([word for word in words if word != DEBUG]) or ["--help"], result_action="return_value")
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # `edgemtl list | head`: nobody reads on, so nothing may be flushed at exit either
@@ -68,9 +68,20 @@ def app() -> App:
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that a command line calls, and its arguments; a CycloptsError for a wrong line."""
-    verb, bound, _ = app().parse_args(words)
+    verb, bound, _ = app().parse_args(_hyphens(words))
     bound.apply_defaults()
     return verb, bound.arguments
+
+
+def _hyphens(words: Sequence[str]) -> list[str]:
+    """The words with `--source -` as `--source=-`; a lone hyphen is a value, standard input or output."""
+    joined: list[str] = []
+    for word in words:
+        if word == "-" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += "=-"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _examples(verb: Callable[..., Any]) -> str:

@@ -5,16 +5,16 @@ A function's signature is its command line, and its docstring the help. Each imp
 
 from __future__ import annotations
 
+import inspect
 import json as jsons
 import math
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from edgemtl.errors import UsageError, needs, unknown
+from edgemtl.errors import UsageError, needs
 
 KINDS = ("recipes", "targets", "apps", "models")
 
@@ -58,10 +58,11 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
-FrameSize = Annotated[
-    tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, metavar="WxH", negative="")
-]
+# The newest cyclopts for Python 3.10 has no such word.
+WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
+FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="", **WXH)]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
@@ -567,7 +568,7 @@ def demo(
     artifact: Path | None = None,
     /,
     *,
-    source: str = "0",
+    source: Dash = "0",
     size: FrameSize | None = None,
     rate: FrameRate | None = None,
     flip: Literal["horizontal", "vertical", "both"] | None = None,
@@ -577,7 +578,7 @@ def demo(
     show: Literal["window", "web", "none"] = "window",
     headless: Flag = False,
     address: str = "",
-    stats: str | None = None,
+    stats: Dash | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",
@@ -605,7 +606,7 @@ def demo(
         view: tasks side by side or over the frame
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
-        settings: of the app, such as density=0.2
+        settings: what the app alone knows: density=0.2 (fog)
         device: where to compute, such as GPU (openvino)
         untested: go on whatever the artifact's self-test says on this machine
         trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
@@ -616,6 +617,7 @@ def demo(
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
+    from edgemtl.device.play import settings_of
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
@@ -628,7 +630,7 @@ def demo(
         with deployed(bundled.folder(artifact), to, untested=untested) as folder:
             run(folder)
         return
-    own = _settings(app, run, view, settings or [])
+    own = settings_of(app, run, settings or [], view)
     predictor = opened(bundled.folder(artifact), device, untested=untested)
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
@@ -637,27 +639,10 @@ def demo(
         )  # fmt: skip
     if stats == "-":
         print(dumps(vars(summary)))
-        return
-    rows = {
-        f"{key} {part}" if part else key: one
-        for key, value in vars(summary).items()
-        for part, one in (value.items() if isinstance(value, dict) else [("", value)])
-    }
-    display.table(str(frames.name), ("what", "value"), rows.items())
-
-
-def _settings(app: str, run: Callable[..., Any], view: str, settings: Sequence[str]) -> dict[str, Any]:
-    """`view` where an app has one, and what settings such as "density=0.2" say, for the parameters of its own."""
-    from edgemtl import recipe
-
-    own = {p.name for p in signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    found: dict[str, Any] = {"view": view} if "view" in own else {}
-    for setting in settings:
-        key, value = recipe.parse(setting)
-        if key not in own - {"view"}:
-            raise unknown(f"setting of app {app}", key, own - {"view"})
-        found[key] = value
-    return found
+    else:
+        parts = {key: one if isinstance(one, dict) else {"": one} for key, one in vars(summary).items()}
+        rows = [(f"{key} {part}".strip(), one) for key, found in parts.items() for part, one in found.items()]
+        display.table(str(frames.name), ("what", "value"), rows)
 
 
 def doctor(

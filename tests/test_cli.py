@@ -189,3 +189,8 @@ def test_a_recipe_is_shown_as_set_would_name_its_fields(capsys: pytest.CaptureFi
     assert status == 0 and row.split("│")[2].strip() == "17" and "[40 values]" in out
     stated = json.loads(run(capsys, "show", "nyud_edge", "--json")[1])
     assert stated["network"]["method"] == "demt"
+
+
+def test_a_dash_is_standard_input_and_output() -> None:
+    _, given = cli.parse(["demo", "--source", "-", "--stats", "-", "--headless"])
+    assert given["source"] == given["stats"] == "-" and given["headless"]

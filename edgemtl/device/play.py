@@ -4,15 +4,17 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from inspect import Parameter, signature
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgemtl import recipe
 from edgemtl import show as terminal
 from edgemtl.device import screens
 from edgemtl.device.camera import Source
@@ -20,7 +22,7 @@ from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.tasks import numbered
 
 
@@ -111,6 +113,19 @@ def build(
     if problem := no_display():
         raise UsageError(f"{problem}; --show web shows it in a browser, --headless --record FILE in a film")
     return screens.Window(clock, view, source, film)
+
+
+def settings_of(name: str, run: Callable[..., Any], settings: Sequence[str], view: str) -> dict[str, Any]:
+    """What settings such as "density=0.2" say for the parameters that an app has of its own, and its view."""
+    own = [p.name for p in signature(run).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    known = set(own) - {"view"} - signature(play).parameters.keys()
+    found: dict[str, Any] = {"view": view} if "view" in own else {}
+    for setting in settings:
+        key, value = recipe.parse(setting)
+        if key not in known:
+            raise unknown(f"setting of app {name}", key, known)
+        found[key] = value
+    return found
 
 
 @contextmanager

@@ -132,6 +132,11 @@ class Task(BaseModel):
         """
         return None
 
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where two predictions differ by more than anybody should mind."""
+        apart = np.abs(a - b) > 0.1
+        return np.asarray(apart if apart.ndim == 2 else apart.any(-1))
+
     def ball(self, diameter: int) -> np.ndarray | None:
         """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
         return None

@@ -149,6 +149,10 @@ class ClassLabels(Task):
         there = np.bincount(prediction.ravel(), minlength=256)
         return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
 
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where the classes are not the same."""
+        return np.asarray(a != b)
+
     def value(self, prediction: np.ndarray) -> str | None:
         return self.class_names[prediction] if prediction < self.channels else None
 

@@ -64,6 +64,10 @@ class Depth(Task):
             rows.append(("unknown", BLACK))
         return rows
 
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where the distances differ by more than a twentieth of the larger one."""
+        return np.asarray(np.abs(a - b) > 0.05 * np.maximum(a, b))
+
     def value(self, prediction: np.ndarray) -> float | None:
         return float(prediction) if prediction > 0 else None
 

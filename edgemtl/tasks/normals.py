@@ -69,6 +69,10 @@ class Normals(Task):
             rows.append(("unknown", GREY))
         return rows
 
+    def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where the directions differ by more than five degrees."""
+        return np.asarray((a * b).sum(-1) < math.cos(math.radians(5)))
+
     def value(self, prediction: np.ndarray) -> tuple[float, ...] | None:
         return tuple(map(float, prediction)) if self.valid(prediction) else None
 

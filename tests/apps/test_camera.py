@@ -13,7 +13,7 @@ import pytest
 
 from edgemtl import Predictor, cli
 from edgemtl.apps import camera
-from edgemtl.device import live, screens
+from edgemtl.device import live, play
 from edgemtl.device.camera import Source, open_source
 from edgemtl.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
@@ -211,7 +211,7 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: str = "") -> None:
         self.shown: list[np.ndarray] = []
         self.keys, self.visible = list(keys), 1.0
-        monkeypatch.setattr(screens, "no_display", lambda: None)
+        monkeypatch.setattr(play, "no_display", lambda: None)
         for name in ("namedWindow", "resizeWindow", "destroyAllWindows", "setMouseCallback"):
             monkeypatch.setattr(cv2, name, lambda *args: None)
         monkeypatch.setattr(cv2, "imshow", self.show)

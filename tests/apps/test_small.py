@@ -12,7 +12,6 @@ from edgemtl import Predictor, artifact, cli
 from edgemtl.apps import compare, fog, measure
 from edgemtl.device import draw, selftest
 from edgemtl.device.camera import Source, open_source
-from edgemtl.device.differ import differs
 from edgemtl.device.distance import distance
 from edgemtl.errors import UsageError
 from edgemtl.tasks import build
@@ -135,14 +134,14 @@ def test_compare_marks_what_differs(
 
 def test_what_differs_by_task() -> None:
     one, far = np.full((2, 2), 1.0, np.float32), np.full((2, 2), 1.04, np.float32)
-    assert not differs(build("depth"), one, far).any() and differs(build("depth"), one, far * 1.02).all()
+    assert not build("depth").differs(one, far).any() and build("depth").differs(one, far * 1.02).all()
     up, tilted = np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 3), np.float32)
     up[..., 1] = 1
     for degrees, apart in ((4, False), (6, True)):
         tilted[..., 1], tilted[..., 0] = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        assert differs(build("normals"), up, tilted).all() == apart
-    assert differs(build("sal"), one * 0.3, one * 0.45).all() and not differs(build("sal"), one * 0.3, one * 0.35).any()
-    assert differs(build("human_parts"), np.array([[1, 2]]), np.array([[1, 3]])).tolist() == [[False, True]]
+        assert build("normals").differs(up, tilted).all() == apart
+    assert build("sal").differs(one * 0.3, one * 0.45).all() and not build("sal").differs(one * 0.3, one * 0.35).any()
+    assert build("human_parts").differs(np.array([[1, 2]]), np.array([[1, 3]])).tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import frames, tasks
+from edgemtl import Predictor, frames, tasks
 from edgemtl.apps.web import build, headers
 from edgemtl.apps.web.serve import server
 from edgemtl.deployment.deploy import deploy
 from edgemtl.device.bounds import BOUNDS, differences
+from edgemtl.device.predictor import smooth_frames
 from edgemtl.device.selftest import canonical
 from edgemtl.errors import UsageError
 
@@ -201,13 +202,13 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgemtl import artifact
     from edgemtl import recipe as recipes
     from edgemtl.deployment.convert import store_selftest
-    from edgemtl.target import load_target
+    from edgemtl.target import Original, load_target
     from tests import toy
 
     folder = tmp_path_factory.mktemp("exact")
     size, network = (64, 96), toy.exact_edge()
     stated = recipes.load("nyud_edge")
-    names = load_target("onnx").convert(network, size, stated.tasks, folder, "int8", {})
+    names = load_target("onnx").convert(Original(network, size, stated.tasks, "int8", {}), folder)
     test = store_selftest(folder, network, size)
     manifest = artifact.Manifest(
         recipe="nyud_edge", target="onnx", precision="int8", size=size, map_stride=2, tasks=stated.tasks,
@@ -284,6 +285,20 @@ def test_webgpu_computes_torchs_bits(site: Path, visit: Callable[..., Visit]) ->
         assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
 
 
+def test_webgpu_is_taken_where_it_is_not_slower(site: Path, visit: Callable[..., Visit]) -> None:
+    with serving(site) as address:
+        seen = visit(address)
+        seen.live(1)
+        seen.until("document.body.dataset.settled !== undefined || /no WebGPU/.test(edgemtl.state().others)")
+        state = seen.state()
+        if state["runtime"] == "webgpu":
+            assert any(text.startswith("wasm on") for text in state["others"])
+        else:
+            assert any("no WebGPU" in text or "passed its self-test, and took" in text for text in state["others"])
+        assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
+        seen.live(state["frames"] + 3)  # it goes on
+
+
 def test_the_camera_is_shown_and_read_under_the_finger(site: Path, visit: Callable[..., Visit]) -> None:
     with serving(site) as address:
         seen = visit(f"{address}?runtime=wasm", permissions=["camera"])
@@ -305,6 +320,13 @@ def test_the_camera_is_shown_and_read_under_the_finger(site: Path, visit: Callab
         assert said["depth"].endswith(" m") and said["edge"].endswith(" %")
         seen.page.click("#view")
         seen.until("document.querySelectorAll('#stage figure').length === 1")
+        for x, y in ((0.02, 0.02), (0.5, 0.5), (0.98, 0.98)):  # what is said stays inside the picture
+            box = seen.page.locator("#stage .picture").bounding_box()
+            seen.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            seen.until("document.querySelector('.mark:not([hidden]) p') !== null")
+            said = seen.page.locator("#stage .mark div").bounding_box()
+            assert said["x"] >= box["x"] and said["x"] + said["width"] <= box["x"] + box["width"]
+            assert said["y"] >= box["y"] and said["y"] + said["height"] <= box["y"] + box["height"] + 1
 
 
 def test_a_denied_camera_is_a_sentence(site: Path, visit: Callable[..., Visit]) -> None:
@@ -315,9 +337,14 @@ def test_a_denied_camera_is_a_sentence(site: Path, visit: Callable[..., Visit]) 
         assert "Allow it for this page" in seen.notice("The camera was denied")
 
 
-def test_a_picture_from_a_file(site: Path, visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_a_picture_from_a_file_gives_pythons_maps(
+    site: Path, exact: Path, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
     picture = tmp_path / "room.png"
-    cv2.imwrite(str(picture), np.full((90, 160, 3), 120, np.uint8))
+    predictor = Predictor(exact)
+    [frame] = smooth_frames(predictor.manifest.size, 1)  # of the network's size: nothing is resampled
+    cv2.imwrite(str(picture), frame[..., ::-1])
+    wanted = predictor.maps(frame)
     (tmp_path / "no.png").write_text("no picture")
     with serving(site) as address:
         seen = visit(f"{address}?runtime=wasm")
@@ -325,7 +352,11 @@ def test_a_picture_from_a_file(site: Path, visit: Callable[..., Visit], tmp_path
         seen.page.set_input_files("#file", str(tmp_path / "no.png"))
         seen.notice("no.png is no picture")
         seen.page.set_input_files("#file", str(picture))
-        seen.until("edgemtl.state().source === 'room.png, 160×90'")
+        seen.until("edgemtl.state().source === 'room.png, 96×64'")
+        seen.until("document.getElementById('rate').textContent === 'still'")
+        for task, map in wanted.items():  # the clip's frames, one of which was being inferred, are not mistaken for it
+            found = seen.page.evaluate(f"[...edgemtl.view.last.pictures.{task}.map.values]")
+            assert (np.array(found, map.dtype).reshape(map.shape) == map).all(), task
 
 
 @pytest.mark.parametrize("name", ["model/model.onnx", "ort/ort-wasm-simd-threaded.wasm", "model.json"])
@@ -432,6 +463,8 @@ def test_the_report_is_text_to_paste(site: Path, visit: Callable[..., Visit]) ->
         seen = visit(f"{address}?runtime=wasm", permissions=["clipboard-read", "clipboard-write"])
         seen.live()
         seen.page.click("#details")
+        assert seen.page.locator("#verdicts li.equal").count() == 4
+        assert seen.page.locator("#facts dd").count() > 6
         seen.page.click("#copy")
         seen.until("document.getElementById('copy').textContent === 'Copied'")
         text = seen.page.evaluate("navigator.clipboard.readText()")

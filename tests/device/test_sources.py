@@ -281,14 +281,18 @@ def test_a_gstreamer_pipeline_is_a_live_source(with_gstreamer: list[str], text: 
         assert "[254   0   0]" in done.stdout or "[255   0   0]" in done.stdout  # not blue
 
 
-def test_options_of_the_source_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_the_source_are_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fake_artifact: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
     for words, said in (
         (("--size", "640"), "'640' is not WIDTHxHEIGHT"),
         (("--size", "0x480"), "'0x480' is not WIDTHxHEIGHT"),
-        (("--rate", "0"), "'0' is not a number above 0"),
-        (("--rate", "fast"), "'fast' is not a number"),
-        (("--flip", "left"), "unknown how 'left'"),
-        (("--wait", "-1"), "'-1' is not a number of at least 0"),
+        (("--rate", "0"), "0 is not a number above 0"),
+        (("--rate", "fast"), '"fast"'),
+        (("--flip", "left"), '"left" for --flip'),
+        (("--wait", "-1"), "-1 is not a number of at least 0"),
+        (("--source", "-", "--stats", "-"), "nothing is piped into standard input"),
     ):
-        assert cli.main(["demo", *words]) == 2
+        assert cli.main(["demo", str(fake_artifact), "--headless", "--untested", *words]) == 2
         assert said in capsys.readouterr().err

@@ -13,8 +13,10 @@ export class Engine {
   memory = 0;
   private worker: Worker;
   private waiting: { watch: () => void; resolve: (answer: Answer) => void; reject: (error: Error) => void } | null = null;
+  private before: Promise<unknown> = Promise.resolve(); // the question asked last, answered or not
   private usual = 0; // milliseconds a frame
   private count = 0;
+  private closed = false;
 
   private constructor(readonly runtime: Runtime, readonly threads: number, private progress: (share: number) => void) {
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: `inference-${runtime}` });
@@ -47,18 +49,28 @@ export class Engine {
   /** The pictures of a frame, which is given away. */
   async frame(bitmap: ImageBitmap): Promise<Maps> {
     const patience = Math.max(PATIENCE.frame, SLOWEST * this.usual);
-    const answer = await this.ask({ kind: "frame", id: this.count++, bitmap }, [bitmap], patience);
-    if (answer.kind !== "maps") throw new Died("the worker answered something else");
+    const id = this.count++;
+    const answer = await this.ask({ kind: "frame", id, bitmap }, [bitmap], patience);
+    if (answer.kind !== "maps" || answer.id !== id) throw new Died("the worker answered something else");
     this.usual = this.usual ? 0.9 * this.usual + 0.1 * answer.timing.infer : answer.timing.infer;
     return answer;
   }
 
   close(): void {
+    this.closed = true;
     this.worker.terminate();
     this.fail(new Died("it was closed"));
   }
 
+  /** The answer, once those to all questions before it are here: a source that ends may still be waiting for one. */
   private ask(question: Question, transfer: Transferable[], patience: number): Promise<Answer> {
+    const mine = this.before.catch(() => {}).then(() => this.put(question, transfer, patience));
+    this.before = mine;
+    return mine;
+  }
+
+  private put(question: Question, transfer: Transferable[], patience: number): Promise<Answer> {
+    if (this.closed) return Promise.reject(new Died("it was closed"));
     return new Promise<Answer>((resolve, reject) => {
       let timer = 0;
       const watch = () => {

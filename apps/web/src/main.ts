@@ -210,7 +210,7 @@ class App {
       drawing: now - of.answered,
     };
     this.meter.add(this.source?.still ? { ...stages, waiting: 0 } : stages, now);
-    if (this.meter.frames % 5 === 0 || this.meter.frames < 5) this.show();
+    if (this.meter.frames % 5 === 0 || this.meter.frames < 5 || this.source?.still) this.show();
   }
 
   /** Whether a new worker could take the place of one that died. */
@@ -271,7 +271,7 @@ class App {
       this.show();
     });
     at("pause").addEventListener("click", () => this.pause());
-    at("details").addEventListener("click", () => (this.show(), at<HTMLDialogElement>("sheet").showModal()));
+    at("details").addEventListener("click", () => (at<HTMLDialogElement>("sheet").showModal(), this.show()));
     at("close").addEventListener("click", () => at<HTMLDialogElement>("sheet").close());
     at("sheet").addEventListener("click", (event) => event.target === at("sheet") && at<HTMLDialogElement>("sheet").close());
     at("copy").addEventListener("click", () => void this.copy());
@@ -308,7 +308,7 @@ class App {
     at("rate").textContent = this.source?.still ? "still" : state.rate ? `${state.rate.toFixed(state.rate < 10 ? 1 : 0)} fps` : "";
     at("view").querySelector("span")!.textContent = this.view?.kind === "overlay" ? "Tiles" : "Overlay";
     const total = Object.values(state.stages).reduce((sum, ms) => sum + ms, 0);
-    this.view?.reading(this.source?.still ? "" : `${total.toFixed(0)} ms from capture to picture, ${(state.stages.network ?? 0).toFixed(0)} ms of it the network`);
+    this.view?.reading(this.source?.still ? this.source.name : `${total.toFixed(0)} ms from capture to picture, ${(state.stages.network ?? 0).toFixed(0)} ms of it the network`);
     const ok = this.result?.ok;
     at("details").dataset.state = ok === undefined ? "none" : ok ? "ok" : "wrong";
     if (!this.view || (!at<HTMLDialogElement>("sheet").open && this.meter.frames % 10)) return;

@@ -8,6 +8,8 @@ import type { Painted } from "./protocol";
 
 export type Kind = "tiles" | "overlay";
 
+const RING = 14; // pixels from a finger's middle to what is said of it
+
 interface Tile {
   task: TaskInfo | null; // null: the frame
   figure: HTMLElement;
@@ -148,8 +150,6 @@ export class View {
       if (!this.finger || mark.hidden) continue;
       mark.style.left = `${100 * this.finger[0]}%`;
       mark.style.top = `${100 * this.finger[1]}%`;
-      mark.classList.toggle("left", this.finger[0] > 0.55);
-      mark.classList.toggle("above", this.finger[1] > 0.6);
       const said = this.deployment.tasks.filter((one) => this.kind === "overlay" || one === task);
       mark.firstElementChild!.replaceChildren(...said.map((one) => {
         const line = document.createElement("p");
@@ -157,7 +157,21 @@ export class View {
         line.append(values[one.name] ?? "");
         return line;
       }));
+      this.settle(mark, this.finger);
     }
+  }
+
+  /** Moves what is said to where it is inside the picture: beside the finger, else below or above it. */
+  private settle(mark: HTMLElement, [x, y]: [number, number]): void {
+    const said = mark.firstElementChild as HTMLElement;
+    const { clientWidth: width, clientHeight: height } = mark.parentElement!;
+    const [column, row] = [x * width, y * height];
+    const left = Math.min(RING, width - 4 - column - said.offsetWidth);
+    const beside = left === RING;
+    let top = beside ? -RING : RING;
+    if (row + top + said.offsetHeight > height - 4) top = beside ? height - 4 - row - said.offsetHeight : -RING - said.offsetHeight;
+    said.style.left = `${Math.max(left, 4 - column)}px`;
+    said.style.top = `${Math.max(top, 4 - row)}px`;
   }
 
   /** What the frame is called. */

@@ -170,7 +170,7 @@ def test_packages_that_do_not_fit_or_cannot_be_had_are_named_instead(
     monkeypatch.setattr(wheels, "fetch", nothing)
     monkeypatch.setattr(jetson, "LARGEST", 20_000_000)
     result = deploy(converted, tmp_path / "place", to="jetson", untested=True)
-    assert "4 packages, which ./start fetches there: no network" in result["unchecked"]
+    assert result["unchecked"][-1].endswith("packages, which ./start fetches there: no network")
 
 
 def test_one_line_pins_a_version_for_each_python_that_differs() -> None:
