@@ -18,6 +18,15 @@ API = {  # a page of the reference: its title and what it documents
 }
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """A page of docs/ that nobody has put into the navigation stands at its end, so that it can be reached."""
+    listed = json.dumps(config.nav)
+    others = [f"docs/{page.name}" for page in sorted(Path(config.docs_dir).glob("*.md"))]
+    if others := [page for page in others if f'"{page}"' not in listed]:
+        config.nav = [*(config.nav or []), {"More": others}]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The theme's own files, every page and picture under the path that it has here, and the reference's pages."""
     theirs = [file for file in files if file.src_dir != config.docs_dir]
