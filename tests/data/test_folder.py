@@ -14,6 +14,7 @@ from edgemtl.data import _description as lines
 from edgemtl.data import folder
 from edgemtl.device.checkup import checkup
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.samples import load
 from edgemtl.tasks.human_parts import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +248,10 @@ def test_doctor_looks_through_it(root: Path, tmp_path: Path, capsys: pytest.Capt
         checkup(root, out=tmp_path / "out")
 
 
-def test_a_recipe_follows_the_description(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_follows_the_description(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGEMTL_DATA", raising=False)
     made = recipe.load("folder_edge", [], root)
     assert made.tasks == folder.described(root)[0] and set(made.training.weights) == set(made.tasks)
     assert made.data.options == {"classes": {"semseg": ["wall", "floor", "furniture"], "human_parts": list(PARTS)}}
@@ -255,6 +259,8 @@ def test_a_recipe_follows_the_description(root: Path, capsys: pytest.CaptureFixt
     assert "furniture" in capsys.readouterr().out
     assert cli.main(["show", "folder_edge", "--data", str(root / "photos")]) == 2
     assert "photos/dataset.toml is missing, which says what lies there" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="the data set folder needs its folder: --data DIR or EDGEMTL_DATA"):
+        load(recipe.load("folder_edge").data, None, "train", made.tasks)
 
 
 @pytest.mark.slow

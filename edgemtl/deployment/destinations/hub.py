@@ -16,6 +16,7 @@ from edgemtl.run import Run, form_of, run_of
 
 CARD, CONFIG = "README.md", "config.json"
 FORMS = ("float", "int8")  # of the run's weights
+OWN_PATH = re.compile(r'"((?:/|~|[A-Za-z]:\\\\)[^"\s]+)"')  # of a file or folder, in JSON
 ZOO = "zoo:"  # how a recipe names a bundled model's weights
 
 
@@ -39,6 +40,10 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     if run := known.run:
         files = [run.recipe_file, run.ledger, *(run.weights(form) for form in FORMS)]
         copied([file.name for file in files if file.is_file()], run.folder, folder)
+        if path := OWN_PATH.search(run.recipe_file.read_text(encoding="utf-8")):
+            unchecked.append(
+                f"whether others may see this machine's paths in {run.recipe_file.name}, such as {path[1]}"
+            )
     write_json(folder / CONFIG, _config(manifest, known, place))
     (folder / CARD).write_text(_card(source, manifest, known, place), encoding="utf-8")
     if not known.terms:

@@ -83,7 +83,11 @@ def test_scores_are_of_this_very_artifact_and_weights_of_its_run(fake_artifact: 
     assert any("int8.safetensors is not what it was converted from" in line for line in done["unchecked"])
     assert not list((tmp_path / "hub").glob("*.safetensors"))
     artifact.write(fake_artifact, manifest.model_copy(update={"weights_sha256": sha256(run / "int8.safetensors")}))
-    deploy(fake_artifact, tmp_path / "hub", to="hub", untested=True)
+    assert not [line for line in done["unchecked"] if "paths" in line]
+    recipe["init"] = {"path": "/home/me/float.safetensors", "sha256": ""}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    done = deploy(fake_artifact, tmp_path / "hub", to="hub", untested=True)
+    assert any("paths in recipe.json, such as /home/me/float.safetensors" in line for line in done["unchecked"])
     assert (tmp_path / "hub" / "int8.safetensors").read_bytes() == b"weights"
     card = (tmp_path / "hub" / hub.CARD).read_text(encoding="utf-8")
     assert "this artifact, on 7 frames of the val split" in card and "| Depth | rmse | 0.5 m |" in card
