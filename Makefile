@@ -3,14 +3,16 @@
 # make test   lint, types and all tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
-#             only ExecuTorch and LiteRT, which are no targets, in their section of that page
+#             only ExecuTorch and LiteRT, which are no targets, in their section of that page; with PROVE=--jetson only
+#             the archive of `deploy --to jetson`, started in an emulated Debian: docs/jetson.md
+# make docs   these pages and the API's as a site, out/docs/index.html; no network is needed once it is installed
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.
 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .NOTPARALLEL:
-.PHONY: demo lint fast test prove format clean
+.PHONY: demo lint fast test prove docs format clean
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -102,6 +104,9 @@ test: lint
 
 prove: .venv/installed-dev
 	$(BIN)/python -m tests.prove $(PROVE)
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

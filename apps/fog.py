@@ -8,6 +8,7 @@ import numpy as np
 
 from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
+from edgemtl.device.distance import in_metres
 from edgemtl.device.live import Summary
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
@@ -24,8 +25,6 @@ def app() -> Callable[..., Summary]:
 
 def run(predictor: Predictor, source: Source, *, density: float = 0.4, **how: Any) -> Summary:
     """Shows every frame in fog; at 1 / `density` metres about two thirds of a colour are gone."""
-    if "depth" not in predictor.manifest.tasks:
-        raise UsageError(f"{predictor.folder} predicts no depth, which fog follows")
     if not isinstance(density, (int, float)) or not density > 0:
         raise UsageError(f"density={density}: a number above 0 is needed")
     return play(predictor.maps, View(predictor, density), source, **how)
@@ -35,12 +34,12 @@ class View(live.View):
     """A frame in fog, alone on the picture."""
 
     def __init__(self, predictor: Predictor, density: float) -> None:
-        self.predictor, self.density = predictor, density
+        self.predictor, self.density, self.depth = predictor, density, in_metres(predictor, "fog")
 
     def draw(self, frame: np.ndarray, maps: live.Maps, reading: str) -> np.ndarray:
         """The frame in fog."""
         size = draw.cell(frame.shape[:2], 1)
-        depth = self.predictor.decode({"depth": maps["depth"]}, size, frame=frame.shape[:2])["depth"]
+        depth = self.predictor.decode({self.depth: maps[self.depth]}, size, frame=frame.shape[:2])[self.depth]
         clear = np.exp(-self.density * depth)[..., None]
         shown = cv2.resize(frame, size[::-1]) * clear + (1 - clear) * np.array(COLOUR, np.float32)
         foot = self.note or f"density {self.density:.2f} per metre · {KEYS}"

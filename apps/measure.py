@@ -9,7 +9,7 @@ import numpy as np
 
 from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
-from edgemtl.device.distance import Point, distance
+from edgemtl.device.distance import Point, distance, in_metres
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
@@ -40,8 +40,6 @@ def run(
     **how: Any,
 ) -> Measured:
     """Shows the distance of `points` (x, y, x, y in pixels); `field` is the camera's across in degrees, a Kinect's."""
-    if "depth" not in predictor.manifest.tasks:
-        raise UsageError(f"{predictor.folder} predicts no depth, which metres are taken from")
     if not isinstance(points, (list, tuple)) or len(points) not in (0, 4) or not 0 < field < 170:
         raise UsageError(f"points={points}, field={field}: four numbers [x,y,x,y] and degrees below 170 are needed")
     height, width = source.size
@@ -59,7 +57,9 @@ class View(live.View):
 
     def __init__(self, predictor: Predictor, points: list[Point], field: float) -> None:
         self.predictor, self.points, self.field = predictor, points, field
-        self.rmse = (predictor.manifest.scores.get("depth") or {}).get("rmse")
+        self.depth = in_metres(predictor, "measuring")
+        self.task = predictor.manifest.tasks[self.depth]
+        self.rmse = (predictor.manifest.scores.get(self.depth) or {}).get(self.task.headline)
         self.metres: list[float] = []
         self.off: list[float] = []
         self._frame = (1, 1)
@@ -68,10 +68,9 @@ class View(live.View):
         """The page with what was measured in its foot line."""
         self._frame = frame.shape[:2]
         size = draw.cell(self._frame, 1)
-        depth = self.predictor.decode({"depth": maps["depth"]}, size, frame=self._frame)["depth"]
-        task = self.predictor.manifest.tasks["depth"]
+        depth = self.predictor.decode({self.depth: maps[self.depth]}, size, frame=self._frame)[self.depth]
         foot = self.note or (self._measure(depth) if len(self.points) == 2 else "click two points · r record · q quit")
-        self.picture = draw.overlay(frame, depth, task, head=("edgemtl · measure", reading), foot=foot)
+        self.picture = draw.overlay(frame, depth, self.task, head=("edgemtl · measure", reading), foot=foot)
         left, top = draw.GAP, draw.BAR + draw.TITLE
         at = [(left + int(column * size[1]), top + int(row * size[0])) for row, column in self.points]
         for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 2)):

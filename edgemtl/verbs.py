@@ -5,6 +5,7 @@ A function's signature is its command line, and its docstring the help. Each imp
 
 from __future__ import annotations
 
+import inspect
 import json as jsons
 import math
 from collections.abc import Sequence
@@ -59,7 +60,9 @@ Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
 Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
-FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="")]
+# The newest cyclopts for Python 3.10 has no such word.
+WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
+FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="", **WXH)]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]

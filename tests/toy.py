@@ -115,11 +115,11 @@ def exact_edge() -> Any:
 def exact(network: nn.Module, stated: Recipe) -> Any:
     """A recipe's network in its exact form, quantized for two random frames, as it is after loading."""
     from edgemtl.networks.prepare import prepare
-    from edgemtl.quantization import compress, exact
+    from edgemtl.quantization import calibrate, compress, exact
 
     made: Any = exact.rewrite(prepare(network, stated), stated)
     images = [made.normalise(torch.randint(0, 256, (1, 3, *stated.size)).float()) for _ in range(2)]
-    made.network, _ = compress.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
+    made.network, _ = calibrate.quantize(made.network, [0, 1], images.__getitem__, stated.compression)
     compress._settle(made, stated)
     parameters = dict(made.network.named_parameters())
     for quantizer in quantizers.quantizers(made.network):

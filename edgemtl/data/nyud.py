@@ -41,6 +41,7 @@ TASKS: dict[str, Task] = {
 }
 FRAMES = {"train": 795, "val": 654}  # of the official splits
 LISTING = "gt_sets/{split}.txt"
+TERMS = "NYU Depth v2 is published for research; weights that learned from it are for research only."
 UNPACKED = ("NYUDv2", "NYUD_MT")  # what the archives' folders are called
 
 

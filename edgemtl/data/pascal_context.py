@@ -61,6 +61,7 @@ TASKS: dict[str, Task] = {
 FRAMES = {"train": 4998, "val": 5105}  # of the official splits
 LISTING = "ImageSets/Context/{split}.txt"
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png")
+TERMS = "PASCAL VOC's photographs are Flickr's, for research; weights that learned from them are for research only."
 UNPACKED = ("PASCALContext", "PASCAL_MT")  # what the archives' folders are called
 
 PERSON = 15  # PASCAL's class number

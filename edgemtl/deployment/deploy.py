@@ -24,6 +24,7 @@ from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import dumps, read_json, replacing_folder, write_json
+from edgemtl.run import run_of
 from edgemtl.target import load_target
 
 DESTINATIONS = "deployment.destinations"
@@ -102,7 +103,7 @@ def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _signed(source: Path, manifest: Manifest, key: Path | None) -> Iterator[Path]:
-    """The artifact; with a key a copy of it that is signed, for as long as the block runs."""
+    """The artifact; with a key a copy of it that is signed, in its run as before, for as long as the block runs."""
     if key is None:
         yield source
         return
@@ -110,6 +111,9 @@ def _signed(source: Path, manifest: Manifest, key: Path | None) -> Iterator[Path
         folder = Path(scratch, source.resolve().name)
         copied([artifact.FILE, *manifest.files], source, folder)
         signing.sign(folder, key)
+        if (run := run_of(source)).exists:
+            for file in filter(Path.is_file, run.folder.iterdir()):
+                Path(scratch, file.name).symlink_to(file)
         yield folder
 
 

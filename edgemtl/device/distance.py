@@ -4,7 +4,18 @@ import math
 
 import numpy as np
 
+from edgemtl.device.predictor import Predictor
+from edgemtl.errors import UsageError
+
 Point = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
+
+
+def in_metres(predictor: Predictor, what: str) -> str:
+    """The name of the task that gives metres; UsageError, naming `what` needs it, where an artifact has none."""
+    for name, task in predictor.manifest.tasks.items():
+        if task.ruler is not None and task.ruler[1] == "m":
+            return name
+    raise UsageError(f"{predictor.folder} predicts no metres, which {what} needs")
 
 
 def distance(

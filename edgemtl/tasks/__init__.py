@@ -53,6 +53,7 @@ class Task(BaseModel):
     scores: ClassVar[dict[str, bool]]  # every score of its meter: whether higher is better
     unit: ClassVar[str] = ""  # of the headline
     words: ClassVar[str]  # what the values of its map are, for whoever has nothing but a model's file
+    pipeline: ClassVar[str] = "image-to-image"  # what Hugging Face calls such tasks
     over: ClassVar[tuple[float, float]] = (0.45, 0.55)  # shares of a frame and of the picture that is laid over it
     guides_crops: ClassVar[bool] = False  # whether a crop that shows hardly more than one of its classes is no good
 

@@ -107,6 +107,7 @@ class ClassLabels(Task):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
 
     words: ClassVar[str] = "class ids"
+    pipeline: ClassVar[str] = "image-segmentation"
     headline: ClassVar[str] = "miou"
     scores: ClassVar[dict[str, bool]] = {"miou": True, "miou_present": True, "pixacc": True}
     unit: ClassVar[str] = "%"

@@ -20,6 +20,7 @@ class Depth(Task):
     scores: ClassVar[dict[str, bool]] = {"rmse": False}
     unit: ClassVar[str] = "m"
     words: ClassVar[str] = "metres"
+    pipeline: ClassVar[str] = "depth-estimation"
 
     FARTHEST: ClassVar[int] = 100  # no label of a room or a street lies beyond; millimetres taken for metres do
 

@@ -14,12 +14,16 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256
 
 SHELF = '''"""A shelf."""
+import shutil
 from edgemtl import artifact
 from edgemtl.deployment.deploy import Packed, copied
 from edgemtl.errors import UsageError
+from edgemtl.run import run_of
 
 def pack(source, manifest, folder):
     copied(artifact.files(source, manifest), source, folder / "model")
+    if run_of(source).exists:
+        shutil.copy(run_of(source).recipe_file, folder / "run.json")
     if (source / "refuse").exists():
         raise UsageError("no room")
     return Packed("cd {folder} && ./start", ("all of it",), ("the shelf itself",))
@@ -157,11 +161,13 @@ def test_with_a_key_the_artifact_and_the_folder_are_signed(
     (tmp_path / "key.pem").write_bytes(key.private_bytes(*plain))
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "key.pub").write_bytes(public)
+    (fake_artifact.parent / "recipe.json").write_text('{"name": "of the run"}')  # the hub's card is made of its run
     words = ["deploy", str(fake_artifact), "--to", "shelf", str(place), "--sign"]
     assert cli.main([*words, str(tmp_path / "key.pem")]) == 0
     signing.check(place, tmp_path / "key.pub")
     signing.check(place / "model", tmp_path / "key.pub")
     assert not (fake_artifact / signing.SIGNATURE).exists()
+    assert (place / "run.json").read_text() == '{"name": "of the run"}'
     assert cli.main([*words, str(tmp_path / "key.pem")]) == 0  # what deploy signed is deploy's to replace
     before = (place / RECEIPT).read_bytes()
     assert cli.main([*words, str(tmp_path / "key.pub")]) == 2

@@ -10,7 +10,7 @@ from edgemtl import models, recipe
 from edgemtl.errors import UsageError
 from edgemtl.models.mqtransformer import Attend, DropPath, Encoder, MQTransformer, Queries, dots
 from edgemtl.networks.prepare import prepare
-from edgemtl.quantization import compress, quantizers
+from edgemtl.quantization import calibrate, quantizers
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,7 @@ def test_it_quantizes_and_attention_stays_float():
     made = MQTransformer(Stages(), {"depth": 1, "edge": 1}, 12, 5, 3, norm="batch", activation="relu").eval()
     deployed = prepare(made, tiny).network
     frames = [torch.randn(1, 3, 32, 64) for _ in range(2)]
-    quantized, counts = compress.quantize(deployed, [0, 1], frames.__getitem__)
+    quantized, counts = calibrate.quantize(deployed, [0, 1], frames.__getitem__)
     layers = {name for name, m in deployed.named_modules() if isinstance(m, nn.Conv2d)}
     assert counts["weights"] == len(layers)
     places = [slot for slots in quantizers.quantizers(quantized).values() for slot in slots]

@@ -10,7 +10,7 @@ from edgemtl.errors import UsageError
 from edgemtl.models.sca import SCA, Exchange, Read, Source, Summarise, WindowBlock
 from edgemtl.networks.backbones import PaddedBlock
 from edgemtl.networks.prepare import prepare
-from edgemtl.quantization import compress, quantizers
+from edgemtl.quantization import calibrate, quantizers
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +198,7 @@ def test_it_quantizes_and_attention_stays_float():
     slim = SLIM | {"strides": (4,), "widths": (8,), "blocks": 1}
     deployed = prepare(stirred(small({"depth": 1, "edge": 1}, **slim)), tiny).network
     frames = [torch.randn(1, 3, 32, 64) for _ in range(2)]
-    quantized, counts = compress.quantize(deployed, [0, 1], frames.__getitem__)
+    quantized, counts = calibrate.quantize(deployed, [0, 1], frames.__getitem__)
     assert counts["weights"] == len([layer for layer in deployed.modules() if isinstance(layer, nn.Conv2d)])
     places = [slot for slots in quantizers.quantizers(quantized).values() for slot in slots]
     inside = [slot for slot in places if "attend/" in slot]

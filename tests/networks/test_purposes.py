@@ -9,7 +9,7 @@ from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import exact, quantizers
-from edgemtl.quantization.compress import float_operations
+from edgemtl.quantization.calibrate import float_operations
 
 NAMES = {"coordinates": purposes.COORDINATES, "attend": purposes.ATTENTION, "backbone": purposes.BACKBONE}
 

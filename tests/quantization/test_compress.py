@@ -21,7 +21,7 @@ from edgemtl.files import read_json, sha256, write_json
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.prepare import load_float, prepare
 from edgemtl.networks.session import several
-from edgemtl.quantization import compress, nncf, quantizers, weights
+from edgemtl.quantization import calibrate, compress, finetune, nncf, quantizers, weights
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.run import Run
@@ -127,13 +127,13 @@ def frames():
 
 @pytest.fixture(scope="module")
 def quantized(toy, frames):
-    return compress.quantize(toy, range(4), frames.__getitem__)
+    return calibrate.quantize(toy, range(4), frames.__getitem__)
 
 
 @pytest.fixture(scope="module")
 def usual(toy, frames):
     """With 8 bits and scales that are no powers of two."""
-    return compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+    return calibrate.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
 
 
 def stand_in(patch):
@@ -190,10 +190,10 @@ def test_ranges_that_float16_does_not_hold_are_told(toy, capsys):
     wide = copy.deepcopy(toy)
     wide.deep[2].weight.data *= 1e7
     images = [torch.rand(1, 3, 32, 32) for _ in range(2)]
-    _, report = compress.quantize(wide, range(2), images.__getitem__)
+    _, report = calibrate.quantize(wide, range(2), images.__getitem__)
     beyond = report["beyond_float16"]
     assert beyond and all(reached > 65504 for reached in beyond.values())
-    assert compress.quantize(toy, range(2), images.__getitem__)[1]["beyond_float16"] == {}
+    assert calibrate.quantize(toy, range(2), images.__getitem__)[1]["beyond_float16"] == {}
     compress._warn_of_float16(beyond)
     told = capsys.readouterr().err
     assert f"{len(beyond)} ranges do not fit float16, whose largest number is 65504: " in told and "e+0" in told
@@ -233,7 +233,7 @@ def test_weight_codes_have_seven_bits_and_the_power_with_the_least_error(quantiz
 
 
 def test_ordinary_scales_of_eight_bits_let_no_weight_clip(toy, frames):
-    network, _ = compress.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
+    network, _ = calibrate.quantize(toy, range(4), frames.__getitem__, Compression(bits=8, scales="float16"))
     parameters = dict(network.named_parameters())
     for quantizer in quantizers.quantizers(network):
         assert torch.equal(quantizer.scale, quantizers.snap(quantizer.scale))
@@ -282,9 +282,9 @@ def test_no_quantizer_is_on_a_sampling_coordinate(quantized, frames):
 
 
 def test_without_the_ignored_scope_one_is(toy, frames, monkeypatch):
-    monkeypatch.setattr(compress, "float_operations", lambda *_: set())
+    monkeypatch.setattr(calibrate, "float_operations", lambda *_: set())
     with pytest.raises(CheckFailed, match="sampling coordinate: .*coordinates"):
-        compress.quantize(toy, range(4), frames.__getitem__)
+        calibrate.quantize(toy, range(4), frames.__getitem__)
 
 
 def test_the_device_networks_sampling_coordinates_stay_float():
@@ -292,7 +292,7 @@ def test_the_device_networks_sampling_coordinates_stay_float():
     edge = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])
     deployed = prepare(models.build(edge.network, edge.tasks), edge)
     inputs = [torch.randn(1, 3, 64, 96) for _ in range(2)]
-    made, counts = compress.quantize(deployed.network, [0, 1], inputs.__getitem__)
+    made, counts = calibrate.quantize(deployed.network, [0, 1], inputs.__getitem__)
     program = quantizers.export(made, inputs[0])
     samplers = [node for node in program.graph.nodes if "grid_sampler" in str(node.target)]
     assert len(samplers) == len(edge.tasks)
@@ -305,7 +305,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = nncf.quantize(toy, frames[0], compress.float_operations(toy, frames[0]))
+    theirs = nncf.quantize(toy, frames[0], calibrate.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -325,14 +325,14 @@ def test_it_stays_close_to_float(toy, frames, quantized):
 
 def test_keep_float_finds_layers_by_module_and_by_parameter(toy, frames):
     for pattern in (r"heads\.depth", "deep/2"):
-        (name,) = compress.float_operations(toy, frames[0], [pattern]) - compress.float_operations(toy, frames[0])
+        (name,) = calibrate.float_operations(toy, frames[0], [pattern]) - calibrate.float_operations(toy, frames[0])
         assert "conv2d" in name
 
 
 @pytest.mark.parametrize("pattern, message", [("none", "'none' matches no layer"), ("(", "no regular expression")])
 def test_a_useless_pattern_is_refused(toy, frames, pattern, message):
     with pytest.raises(UsageError, match=message):
-        compress.float_operations(toy, frames[0], [pattern])
+        calibrate.float_operations(toy, frames[0], [pattern])
 
 
 # ---- compress
@@ -415,32 +415,32 @@ def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatc
 
 
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
-    monkeypatch.setattr(compress, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
+    monkeypatch.setattr(finetune, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
     deployed, student = load_float(run), copy.deepcopy(quantized[0])
     teacher, image = load_float(run), deployed.normalise(several(torch.from_numpy(Tiles()[1]["image"])[None]))
     with torch.no_grad():
         student.heads["depth"].bias += 0.1
     deployed.network, far = student, []
     far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
-    compress.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
+    finetune.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
     far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     assert far[1] < 0.5 * far[0]
 
 
 @pytest.mark.parametrize("native", [False, True])
 def test_fine_tuning_takes_bfloat16_only_where_it_is_native(run, quantized, monkeypatch, native):
-    asked, seen, usual = [], set(), compress.losses
+    asked, seen, usual = [], set(), finetune.losses
 
     def losses(raw, *rest):
         seen.update(map.dtype for map in raw.values())
         return usual(raw, *rest)
 
-    monkeypatch.setattr(compress, "losses", losses)
+    monkeypatch.setattr(finetune, "losses", losses)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(compress, "has_bfloat16", lambda device: asked.append(device) or native)
+    monkeypatch.setattr(finetune, "has_bfloat16", lambda device: asked.append(device) or native)
     deployed = load_float(run)
     deployed.network = copy.deepcopy(quantized[0])
-    compress.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
+    finetune.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
     assert asked == ["cpu"] and (torch.bfloat16 in seen) is native
 
 
@@ -451,20 +451,20 @@ def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch
     def broken(*_):
         raise RuntimeError("the machine is on fire")
 
-    monkeypatch.setattr(compress, "losses", broken)
+    monkeypatch.setattr(finetune, "losses", broken)
     with pytest.raises(RuntimeError):
         compress.compress(run)
     assert contents(run) == before
 
 
 def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
-    real = compress.losses
+    real = finetune.losses
 
     def interrupted(*args):
         signal.raise_signal(signal.SIGINT)
         return real(*args)
 
-    monkeypatch.setattr(compress, "losses", interrupted)
+    monkeypatch.setattr(finetune, "losses", interrupted)
     with pytest.raises(CheckFailed, match="stopped at iteration 1 of 3 of fine-tuning; .*int8.*was not touched"):
         compress.compress(run)
     assert "int8.safetensors" not in contents(run)
@@ -475,7 +475,7 @@ def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
         raise Lost("a process that reads samples was killed by SIGKILL")
         yield
 
-    monkeypatch.setattr(compress, "loader", lost)
+    monkeypatch.setattr(finetune, "loader", lost)
     with pytest.raises(
         CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
     ):
@@ -484,8 +484,8 @@ def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypatch):
-    real = compress.losses
-    monkeypatch.setattr(compress, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
+    real = finetune.losses
+    monkeypatch.setattr(finetune, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
     with pytest.raises(CheckFailed, match="the depth loss is nan at iteration 1 of fine-tuning"):
         compress.compress(run)
     assert "int8.safetensors" not in contents(run)

@@ -78,7 +78,7 @@ def test_what_is_kept_is_what_is_counted():
 
 def test_counts_and_tables_are_written(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter")
+    page.write_text("before\n<!-- tables -->\noutdated\n<!-- end of tables -->\nafter")
     for module in (c, catalogue):
         monkeypatch.setattr(module, "COSTS", tmp_path / "costs.json")
     monkeypatch.setattr(c, "cost", lambda recipe: c.Cost(1_234_567, 8_900_000_000))
@@ -86,7 +86,7 @@ def test_counts_and_tables_are_written(tmp_path, monkeypatch):
     assert c.main() == 0
     before, tables, after = catalogue.cut(page)
     assert (before, after) == ("before\n<!-- tables -->\n", "<!-- end of tables -->\nafter")
-    assert "old" not in tables and "| `nyud_edge` | 240x320 | 1.23 M |  | 8.90 G |" in tables
+    assert "outdated" not in tables and "| `nyud_edge` | 240x320 | 1.23 M |  | 8.90 G |" in tables
     again = page.read_text()
     assert c.main() == 0 and page.read_text() == again
 

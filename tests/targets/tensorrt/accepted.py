@@ -14,7 +14,7 @@ import torch
 
 from edgemtl import models, recipe, registry
 from edgemtl.networks.prepare import Deployed, prepare
-from edgemtl.quantization import compress
+from edgemtl.quantization import calibrate
 from edgemtl.recipe import Recipe
 from edgemtl.target import Original
 from edgemtl.targets import _onnx
@@ -38,7 +38,7 @@ def blank(made: Recipe, precision: str = "fp32") -> Deployed:
     deployed = prepare(models.build(made.network.blank(), made.tasks), made)
     if precision == "int8":
         frames = [torch.rand(1, 3, *made.size) * 255]
-        deployed.network, _ = compress.quantize(
+        deployed.network, _ = calibrate.quantize(
             deployed.network, frames, deployed.normalise, made.compression.keep_float
         )
     return deployed

@@ -355,6 +355,18 @@ def test_where_the_artifact_cannot_be_written_the_users_cache_is(
     assert len(machine.built) == 1
 
 
+def test_a_signed_artifact_stays_as_it_is(
+    machine: SimpleNamespace, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (folder / "model.sig").write_text("{}")
+    before = sorted(folder.iterdir())
+    target.open(folder, MANIFEST)
+    assert sorted(folder.iterdir()) == before
+    target.open(folder, MANIFEST)
+    assert len(machine.built) == 1
+
+
 def test_maps_are_what_the_engine_left_in_its_buffers(machine: SimpleNamespace, folder: Path) -> None:
     session = target.open(folder, MANIFEST)
     frames = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
