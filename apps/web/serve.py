@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,7 +55,7 @@ def serve(folder: Path, port: int = PORT) -> None:
         listening = server(folder, port)
     except UsageError:
         listening = server(folder)
-    with listening:
+    with listening, suppress(KeyboardInterrupt):
         address = f"http://localhost:{listening.server_address[1]}"
         show.out.print(f"open {address} in a browser on this machine; Ctrl-C ends", highlight=False)
         listening.serve_forever()

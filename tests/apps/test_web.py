@@ -80,6 +80,12 @@ def written() -> dict[str, Any]:
             down, across = size[0] / whole[0], size[1] / whole[1]
             place = [columns.start * across, rows.start * down, frame[1] * across, frame[0] * down]
             fits.append({"frame": frame, "size": size, "how": how, "canvas": whole, "place": place})
+    shrunk = []
+    for large, small in (((48, 64), (24, 32)), ((72, 96), (24, 32)), ((50, 70), (24, 32)), ((24, 32), (24, 32))):
+        image = random.integers(0, 256, (*large, 3), np.uint8)
+        rgba = np.dstack([image, np.full(large, 255, np.uint8)])
+        text = [base64.b64encode(array.tobytes()).decode() for array in (rgba, frames.fit(image, small))]
+        shrunk.append({"rgba": text[0], "from": large, "to": small, "rgb": text[1]})
     comparisons = []
     for precision, noise in (("int8", 1e-5), ("int8", 1e-2), ("fp32", 1e-5), ("fp32", 1e-3)):
         wanted = random.normal(size=300).astype(np.float32)
@@ -99,7 +105,7 @@ def written() -> dict[str, Any]:
         for one in comparisons
     ]  # fmt: skip
     assert {one["ok"] for one in made} == {True, False}
-    return {"pictures": pictures, "fits": fits, "comparisons": made}
+    return {"pictures": pictures, "fits": fits, "shrunk": shrunk, "comparisons": made}
 
 
 def test_the_pages_logic_is_pythons(page: Path, tmp_path: Path) -> None:
@@ -337,12 +343,13 @@ def test_a_denied_camera_is_a_sentence(site: Path, visit: Callable[..., Visit]) 
         assert "Allow it for this page" in seen.notice("The camera was denied")
 
 
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_picture_from_a_file_gives_pythons_maps(
-    site: Path, exact: Path, visit: Callable[..., Visit], tmp_path: Path
+    site: Path, exact: Path, visit: Callable[..., Visit], tmp_path: Path, times: int
 ) -> None:
     picture = tmp_path / "room.png"
     predictor = Predictor(exact)
-    [frame] = smooth_frames(predictor.manifest.size, 1)  # of the network's size: nothing is resampled
+    [frame] = smooth_frames((64 * times, 96 * times), 1)
     cv2.imwrite(str(picture), frame[..., ::-1])
     wanted = predictor.maps(frame)
     (tmp_path / "no.png").write_text("no picture")
@@ -352,7 +359,7 @@ def test_a_picture_from_a_file_gives_pythons_maps(
         seen.page.set_input_files("#file", str(tmp_path / "no.png"))
         seen.notice("no.png is no picture")
         seen.page.set_input_files("#file", str(picture))
-        seen.until("edgemtl.state().source === 'room.png, 96×64'")
+        seen.until(f"edgemtl.state().source === 'room.png, {96 * times}×{64 * times}'")
         seen.until("document.getElementById('rate').textContent === 'still'")
         for task, map in wanted.items():  # the clip's frames, one of which was being inferred, are not mistaken for it
             found = seen.page.evaluate(f"[...edgemtl.view.last.pictures.{task}.map.values]")

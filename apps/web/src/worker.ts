@@ -3,7 +3,7 @@
 import type * as ORT from "onnxruntime-web";
 import type { Deployment } from "./deployment";
 import { load, site } from "./files";
-import { place } from "./fit";
+import { canvas, place, shrunk } from "./fit";
 import { paint, type Map } from "./paint";
 import type { Answer, Open, Painted, Question, Timing } from "./protocol";
 import { frame as storedFrame, judge, type Result } from "./selftest";
@@ -78,21 +78,17 @@ function plain(data: ArrayLike<number | bigint>): Int32Array | Float32Array {
   return Int32Array.from(data as ArrayLike<number | bigint>, Number);
 }
 
+/** The frame (H, W, 3) as the network takes it, made as in Python where it shrinks; else the browser enlarges it. */
 function pixels(bitmap: ImageBitmap): Uint8Array {
-  const [height, width] = deployment.size;
-  const [red, green, blue] = deployment.fill;
-  surface.fillStyle = `rgb(${red} ${green} ${blue})`;
+  const { size, fit, fill } = deployment;
+  const whole = canvas([bitmap.height, bitmap.width], size, fit);
+  const shrinks = whole[0] >= size[0] && whole[1] >= size[1];
+  const [height, width] = shrinks ? whole : size;
+  if (surface.canvas.width !== width || surface.canvas.height !== height) Object.assign(surface.canvas, { width, height });
+  surface.fillStyle = `rgb(${fill.join(" ")})`;
   surface.fillRect(0, 0, width, height);
-  surface.imageSmoothingQuality = "medium";
-  surface.drawImage(bitmap, ...place([bitmap.height, bitmap.width], deployment.size, deployment.fit));
-  const coloured = surface.getImageData(0, 0, width, height).data;
-  const made = new Uint8Array(3 * height * width);
-  for (let i = 0, k = 0; i < coloured.length; i += 4, k += 3) {
-    made[k] = coloured[i]!;
-    made[k + 1] = coloured[i + 1]!;
-    made[k + 2] = coloured[i + 2]!;
-  }
-  return made;
+  surface.drawImage(bitmap, ...place([bitmap.height, bitmap.width], [height, width], fit));
+  return shrunk(surface.getImageData(0, 0, width, height).data, [height, width], size);
 }
 
 async function show(asked: { id: number; bitmap: ImageBitmap }): Promise<void> {

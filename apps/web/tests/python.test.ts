@@ -3,18 +3,19 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { Bounds, Picture, Size } from "../src/deployment";
-import { canvas, place, type Fit } from "../src/fit";
+import { canvas, place, shrunk, type Fit } from "../src/fit";
 import { paint, present, say, type Map } from "../src/paint";
 import { compare, sha256, canonical } from "../src/selftest";
 
 interface Written {
   pictures: { task: string; picture: Picture; integers: boolean; height: number; width: number; values: number[]; rgb: string; sha256: string; most: number }[];
   fits: { frame: Size; size: Size; how: Fit; canvas: Size; place: [number, number, number, number] }[];
+  shrunk: { rgba: string; from: Size; to: Size; rgb: string }[];
   comparisons: { got: number[]; wanted: number[]; integers: boolean; bounds: Bounds; ok: boolean; relative: number | null }[];
 }
 
 const path = process.env.EDGEMTL_VALUES;
-const written: Written = path ? JSON.parse(readFileSync(path, "utf8")) : { pictures: [], fits: [], comparisons: [] };
+const written: Written = path ? JSON.parse(readFileSync(path, "utf8")) : { pictures: [], fits: [], shrunk: [], comparisons: [] };
 
 function mapOf(of: Written["pictures"][number]): Map {
   return { values: of.integers ? Int32Array.from(of.values) : Float32Array.from(of.values), height: of.height, width: of.width };
@@ -46,6 +47,15 @@ describe.skipIf(!path)("as in Python", () => {
   test.each(written.fits)("$frame is $how into $size", (of) => {
     expect(canvas(of.frame, of.size, of.how)).toEqual(of.canvas);
     place(of.frame, of.size, of.how).forEach((value, index) => expect(value).toBeCloseTo(of.place[index]!, 9));
+  });
+
+  test.each(written.shrunk)("$from shrinks to $to", (of) => {
+    const found = shrunk(Uint8ClampedArray.from(Buffer.from(of.rgba, "base64")), of.from, of.to);
+    const wanted = Buffer.from(of.rgb, "base64");
+    const off = [...found].map((value, index) => Math.abs(value - wanted[index]!));
+    expect(found.length).toBe(wanted.length);
+    expect(Math.max(...off)).toBeLessThanOrEqual(1); // OpenCV adds in float32
+    expect(off.filter(Boolean).length / off.length).toBeLessThan(1e-3);
   });
 
   test.each(written.comparisons)("maps are judged alike ($ok, $relative)", (of) => {

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +121,15 @@ def test_a_demo_of_a_site_needs_no_other(site: Path, source: Path) -> None:
     with deployed(source, "web", untested=True) as folder:
         assert (folder / "model.json").is_file() and folder != site
     assert not folder.exists()
+
+
+def test_it_is_served_on_this_machine_alone_until_ctrl_c(site: Path) -> None:
+    command = [sys.executable, "-u", "-m", "edgemtl", "demo", str(site), "--app", "web"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        address = next(word for word in demo.stdout.readline().split() if word.startswith("http://localhost:"))
+        with urllib.request.urlopen(f"{address}/model.json") as answer:
+            assert json.load(answer)["recipe"] == "toy"
+            assert {name: answer.headers[name] for name in headers.HEADERS} == headers.HEADERS
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0
