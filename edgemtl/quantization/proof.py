@@ -166,7 +166,7 @@ class _Walk:
         if isinstance(made, str):
             return self._island(node, made)
         for value in made if isinstance(made, (list, tuple)) else [made]:
-            if value.known and value.error == 0:
+            if value.known and value.error == 0 and kind not in PLACING:
                 if value.bits > 24:
                     return self._island(node, f"sums need {value.bits:.1f} bits, float32 holds 24")
                 self.bits = max(self.bits, value.bits)
@@ -675,6 +675,7 @@ MOVING = {
     "reshape", "view", "permute", "transpose", "unflatten", "flatten", "chunk", "split", "split_with_sizes", "select",
     "getitem", "narrow", "unbind", "unsqueeze", "squeeze", "expand", *STILL,
 }  # fmt: skip
+PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
 }  # fmt: skip

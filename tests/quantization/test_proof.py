@@ -195,6 +195,20 @@ def test_an_island_is_named_and_codes_behind_it_are_not_certain(operation, named
     assert found.outputs["depth"] >= {island}
 
 
+@pytest.mark.parametrize("summed", [False, True])
+def test_numbers_of_distant_grids_may_stand_side_by_side_but_not_be_summed(summed: bool) -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.coarse, self.behind = point(2.0**-14), point(32.0), point(8.0)
+
+        def forward(self, frame: Tensor) -> dict[str, Tensor]:
+            parts = [self.fine(frame - 128), self.coarse((frame - 128) * 64)]
+            return {"depth": self.behind(parts[0] + parts[1] if summed else torch.cat(parts, 2))}
+
+    assert proof.prove(Beside().eval(), FRAME).exact == (() if summed else ("depth",))
+
+
 # ---- the device network
 
 
