@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -65,6 +66,19 @@ def test_the_layers_hold(tmp_path: Path) -> None:
     ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "0 broken" in ended.stdout
+
+
+def test_what_is_imported_of_our_own_exists() -> None:
+    """Inside functions too, where nothing tells before they run, and mypy takes a missing module for an untyped one."""
+    missing = set()
+    for path in (path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name.split(".")[0] == "edgemtl" and importlib.util.find_spec(name) is None:
+                    missing.add((path.relative_to(ROOT).as_posix(), name))
+    assert missing == set()
 
 
 def test_nothing_imports_in_circles() -> None:

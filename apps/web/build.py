@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgemtl import show
+from edgemtl.device.walk import walk
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, replacing_folder
 
@@ -151,10 +152,8 @@ def _clip(path: Path) -> None:
         shutil.copyfile(before, path)
         return
     try:
-        from edgemtl.data.scenes.walk import walk
-
         walk(path, frames=90, size=(240, 320))
-    except (UsageError, ModuleNotFoundError) as error:
+    except (UsageError, ModuleNotFoundError) as error:  # embreex and its like
         show.note(f"the page has no clip of rendered rooms: {error}")
 
 
