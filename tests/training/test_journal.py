@@ -87,7 +87,7 @@ def test_the_version_of_every_package_that_has_a_say_is_recorded(tmp_path):
     journal.begin(Run(tmp_path), recipe())
     found = json.loads((tmp_path / "recipe.json").read_text())["versions"]
     needed = {requirement.name for extra in ("", "train") for requirement in doctor.requirements()[extra]}
-    no_say = {"jinja2", "matplotlib", "packaging", "platformdirs", "pydantic", "rich", "tensorboard"}
+    no_say = {"cyclopts", "jinja2", "matplotlib", "packaging", "platformdirs", "pydantic", "rich", "tensorboard"}
     assert found.keys() == {"python", "edgemtl", "opencv"} | needed - no_say - {"opencv-python"}
     assert found["opencv"] == cv2.__version__ and found["torch"] == version("torch")
 
