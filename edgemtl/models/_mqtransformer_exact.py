@@ -57,7 +57,7 @@ class ExactAttend(nn.Module):
         if self.far is None:
             weights = self.near(codes.exp()).transpose(2, 3)
             above = floor(values @ weights * self.whole + 0.5) * self.unit
-            read: Tensor = self.ratio(above, weights.sum(2, keepdim=True) * WHOLE)
+            read: Tensor = self.ratio(above, (weights.sum(2, keepdim=True) * WHOLE).clamp(min=1))
             return read.flatten(1, 2)
         near = self.near(codes.clamp(min=BORDER).exp() - math.exp(BORDER)).transpose(2, 3)
         far = self.far(codes.clamp(max=BORDER).exp()).transpose(2, 3)
@@ -111,7 +111,7 @@ class ExactLook(nn.Module):
 
 
 class ExactLogits(nn.Module):
-    """What a layer gives of a map, rounded, as logits (B, heads, Q, K)."""
+    """What a layer gives of a map, in steps of LOGIT, rounded, as logits (B, heads, Q, K)."""
 
     purpose = purposes.ATTENTION
 
@@ -120,7 +120,7 @@ class ExactLogits(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        return (floor(x * (1 / LOGIT) + 0.5) * LOGIT).flatten(2).unflatten(1, (self.heads, -1))
+        return (floor(x + 0.5) * LOGIT).flatten(2).unflatten(1, (self.heads, -1))
 
 
 class ExactBlock(nn.Module):
@@ -145,6 +145,9 @@ class ExactBlock(nn.Module):
         for key in (self.cross.key, self.decoder.key):
             for parameter in (key.weight, key.bias):
                 parameter *= (key.out_channels // heads) ** -0.5
+        for layer in self.logits.values():  # there: OpenVINO would move a product behind them into their weights
+            for parameter in (layer.weight, layer.bias):
+                parameter /= LOGIT
         tokens = [made.start() for made in queries]
         placed = [made.keys(token) - token for made, token in zip(queries, tokens, strict=True)]
         self.register_buffer("tokens", (torch.cat(tokens, 2) / FINE).round().detach() * FINE)

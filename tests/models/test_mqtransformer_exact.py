@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 SIZE = (72, 104)  # maps of 9x13 at stride 8
 EDGE = recipe.load("nyud_mqtransformer_edge", ["network.pretrained=false", f"size={list(SIZE)}"])
 STATED = EDGE.model_copy(update={"tasks": toy.TASKS})
-SLIM = {"width": 12, "heads": 3, "queries": 20, "key_width": 6, "pixel_hidden": 12, "head_width": 6}
+SLIM = {"width": 12, "heads": 3, "queries": 16, "key_width": 6, "pixel_hidden": 12, "head_width": 6}
 
 
 def network():
