@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemtl.models import _mqtransformer_exact as exact
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
-from edgemtl.networks.layers import Detail, Fusion, Head, LayerNorm2d, norm2d
+from edgemtl.networks.layers import Detail, Fusion, Head, TokenNorm, norm2d
 
 
 def _activation(kind: str) -> nn.Module:
@@ -35,9 +36,9 @@ def _activation(kind: str) -> nn.Module:
     return made
 
 
-def _standard(width: int) -> LayerNorm2d:
+def _standard(width: int) -> TokenNorm:
     """LayerNorm without its scale and shift, which the Projections behind it have."""
-    return LayerNorm2d(width, elementwise_affine=False)
+    return TokenNorm(width, elementwise_affine=False)
 
 
 class Projection(nn.Module):
@@ -114,6 +115,9 @@ class Attend(nn.Module):
         weights = self.dropout(logits.softmax(-1))
         return (values.unflatten(1, (logits.shape[1], -1)) @ weights.transpose(2, 3)).flatten(1, 2)
 
+    def exact(self, logits: torch.Size, *_: torch.Size) -> nn.Module:
+        return exact.ExactAttend(logits[3])
+
 
 def dots(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Logits (B, heads, Q, K) of queries (B, C, Q) and keys (B, C, K): products over the root of a head's width."""
@@ -186,7 +190,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, logits: Tensor, queries: Queries) -> Tensor:
         values, logits = self.value(x).flatten(2), logits.flatten(2).unflatten(1, (self.heads, -1))
-        tokens = queries.start() + self.drop(self.out(self.attend(logits, values)[..., None]))
+        return self.learned(queries.start(), self.out(self.attend(logits, values)[..., None]))
+
+    def learned(self, tokens: Tensor, read: Tensor) -> Tensor:
+        """Tokens (B, width, N, 1) after this was read, of the same shape."""
+        tokens = tokens + self.drop(read)
         tokens = tokens + self.learn(self.norm(tokens))
         return tokens + self.drop(self.mlp(tokens))
 
@@ -200,13 +208,17 @@ class CrossTask(nn.Module):
         self.query, self.key, self.value = (nn.Conv2d(width, width, 1) for _ in range(3))
         self.attend = Attend(dropout)
         self.out = nn.Conv2d(width, width, 1)
-        self.norm = LayerNorm2d(width)
+        self.norm = TokenNorm(width)
         self.mlp = Mlp(width, hidden, "layer", activation)
         self.drop = DropPath(drop, places=True)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
-        x = x + self.drop(self.out(self.attend(dots(query, key, self.heads), value)[..., None]))
+        return self.learned(x, self.attend(dots(query, key, self.heads), value))
+
+    def learned(self, x: Tensor, read: Tensor) -> Tensor:
+        """The same of what the queries read of each other (B, width, N)."""
+        x = x + self.drop(self.out(read[..., None]))
         return x + self.drop(self.mlp(self.norm(x)))
 
 
@@ -253,7 +265,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, standard: Tensor, tokens: Tensor, queries: Queries) -> Tensor:
         key = self.key(self.norm(queries.keys(tokens))).flatten(2)
         value = self.value(self.norm(tokens)).flatten(2)
-        read = self.attend(dots(self.query(standard).flatten(2), key, self.heads), value)
+        return self.learned(x, self.attend(dots(self.query(standard).flatten(2), key, self.heads), value))
+
+    def learned(self, x: Tensor, read: Tensor) -> Tensor:
+        """The same of what each pixel read (B, width, h * w)."""
         y = x + self.drop(self.out(read.unflatten(2, x.shape[2:])))
         y = y + self.drop(self.mlp(y))
         y = x + self.drop(self.itself(y))  # from x again, as published
@@ -298,6 +313,9 @@ class Block(nn.Module):
             self.logits[task] = conv1x1(*self.encoder.logits(queries))
         del self.encoder.query, self.encoder.key
         return self
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        return exact.ExactBlock(self)
 
 
 class MQTransformer(nn.Module):

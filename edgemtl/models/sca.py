@@ -24,18 +24,10 @@ from torch import Tensor, nn
 from edgemtl.models import _sca_exact as exact
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.exact import Norm
-from edgemtl.networks.layers import Detail, Fusion, LayerNorm2d, Resize
+from edgemtl.networks.layers import Detail, Fusion, Resize, TokenNorm
 
 PROPAGATION_HEADS = 4
 MASKED = -100.0  # what Swin adds to the logits of tokens that the shift brought into one window
-
-
-class TokenNorm(LayerNorm2d):
-    """The LayerNorm around and in the windows' attention."""
-
-    def exact(self, shape: torch.Size) -> nn.Module:
-        return Norm(self)
 
 
 class WindowAttend(nn.Module):

@@ -136,8 +136,12 @@ class Norm(nn.Module):
         self.ratio = Ratio(512)
         self.affine = nn.Conv2d(channels, channels, 1, groups=channels).requires_grad_(False)
         assert self.affine.bias is not None
-        self.affine.weight.copy_((norm.weight * 2 * self.drop * math.sqrt(channels)).view(-1, 1, 1, 1))
-        self.affine.bias.copy_(norm.bias)
+        with torch.no_grad():
+            self.affine.weight.fill_(2 * self.drop * math.sqrt(channels))
+            self.affine.bias.zero_()
+            if norm.elementwise_affine:
+                self.affine.weight.mul_(norm.weight.view(-1, 1, 1, 1))
+                self.affine.bias.copy_(norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.taken(x)

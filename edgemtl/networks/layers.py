@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.networks.chains import affine, chain
+from edgemtl.networks.exact import Norm
 from edgemtl.networks.points import Point
 
 
@@ -13,6 +14,13 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TokenNorm(LayerNorm2d):
+    """A LayerNorm that the exact form has codes of."""
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        return Norm(self)
 
 
 def norm2d(kind: str, channels: int) -> nn.Module:
