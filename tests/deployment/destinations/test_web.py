@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +128,10 @@ def test_a_demo_of_a_site_needs_no_other(site: Path, source: Path) -> None:
 
 def test_it_is_served_on_this_machine_alone_until_ctrl_c(site: Path) -> None:
     command = [sys.executable, "-u", "-m", "edgemtl", "demo", str(site), "--app", "web"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background job would ignore
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as demo, ExitStack() as always:
+        always.callback(demo.kill)  # or a failure would wait for it for ever
         assert demo.stdout is not None
         address = next(word for word in demo.stdout.readline().split() if word.startswith("http://localhost:"))
         with urllib.request.urlopen(f"{address}/model.json") as answer:
