@@ -58,7 +58,6 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
 Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
-Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]  # - is standard input or output
 FrameRate = Annotated[float, Parameter(validator=_rate)]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
@@ -568,7 +567,7 @@ def demo(
     artifact: Path | None = None,
     /,
     *,
-    source: Dash = "0",
+    source: str = "0",
     size: FrameSize | None = None,
     rate: FrameRate | None = None,
     flip: Literal["horizontal", "vertical", "both"] | None = None,
@@ -578,7 +577,7 @@ def demo(
     show: Literal["window", "web", "none"] = "window",
     headless: Flag = False,
     address: str = "",
-    stats: Dash | None = None,
+    stats: str | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
     limit: Count | None = None,
     app: str = "camera",

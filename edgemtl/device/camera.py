@@ -101,8 +101,7 @@ def _camera(name: str, where: int | str, wanted: Wanted, backend: int = cv2.CAP_
 def _path(path: Path, wanted: Wanted) -> Source:
     """A source by what stands at a path, which need not be a file."""
     if path.is_dir():
-        images = (p for p in path.iterdir() if p.suffix.lower() in IMAGES)
-        return _folder(path, images, ", ".join(sorted(IMAGES)), wanted)
+        return _images(path, images_in(path), wanted)
     if path.is_fifo():
         return open_pipe(path, wanted)
     if path.is_char_device() or re.fullmatch(r"/dev/video\d+", str(path)):
@@ -114,15 +113,18 @@ def _path(path: Path, wanted: Wanted) -> Source:
     if (number := NUMBER.search(path.name)) and path.parent.is_dir():
         digits = rf"\d{{{int(number[1])},}}" if number[1] else r"\d+"
         name = re.compile(re.escape(path.name[: number.start()]) + digits + re.escape(path.name[number.end() :]))
-        return _folder(path.parent, (p for p in path.parent.iterdir() if name.fullmatch(p.name)), path.name, wanted)
+        return _images(path.parent, images_in(path.parent, name, path.name), wanted)
     raise UsageError(f"{path} does not exist; a source is {FORMS}")
 
 
-def _folder(path: Path, files: Iterable[Path], kind: str, wanted: Wanted) -> Source:
-    images = sorted((f for f in files if not f.name.startswith(".")), key=by_number)  # macOS leaves a ._x.png by x.png
+def images_in(folder: Path, name: re.Pattern[str] | None = None, kind: str = ", ".join(sorted(IMAGES))) -> list[Path]:
+    """A folder's images by number, or its files whose whole name matches; UsageError where there is no such `kind`."""
+    fits = (lambda file: name.fullmatch(file.name)) if name else (lambda file: file.suffix.lower() in IMAGES)
+    # macOS leaves a ._x.png by x.png.
+    images = sorted((file for file in folder.iterdir() if file.name[0] != "." and fits(file)), key=by_number)
     if not images:
-        raise UsageError(f"{path} holds no images ({kind})")
-    return _images(path, images, wanted)
+        raise UsageError(f"{folder} holds no images ({kind})")
+    return images
 
 
 def _file(path: Path, wanted: Wanted) -> Source:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.device.camera import IMAGES, by_number, open_source
+from edgemtl.device.camera import by_number, images_in, open_source
 from edgemtl.errors import UsageError
 
 
@@ -36,11 +36,7 @@ def _files(text: str) -> Iterator[tuple[str, np.ndarray]]:
         if not found:
             raise UsageError(f"no file is called {text}")
     elif path.is_dir():
-        found = sorted(
-            (file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != "."), key=by_number
-        )
-        if not found:
-            raise UsageError(f"{path} holds no images ({', '.join(sorted(IMAGES))})")
+        found = images_in(path)
     else:
         yield from _opened(text)
         return

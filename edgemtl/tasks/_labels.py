@@ -103,7 +103,20 @@ def colour(row: np.ndarray) -> Colour:
     return red, green, blue
 
 
-class ClassLabels(Task):
+class SmallIntegers(Task):
+    """A task whose label is uint8 (H, W), 255 ignored."""
+
+    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
+        return nearest(label, size)
+
+    def unlabelled(self, size: Size) -> np.ndarray:
+        return np.full(size, IGNORED, np.uint8)
+
+    def valid(self, label: Any) -> Any:
+        return label != IGNORED
+
+
+class ClassLabels(SmallIntegers):
     """A task whose label and prediction are uint8 class ids (H, W), 255 ignored; its map int class ids (h, w)."""
 
     words: ClassVar[str] = "class ids"
@@ -115,15 +128,6 @@ class ClassLabels(Task):
     @property
     def channels(self) -> int:
         return len(self.class_names)
-
-    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
-        return nearest(label, size)
-
-    def unlabelled(self, size: Size) -> np.ndarray:
-        return np.full(size, IGNORED, np.uint8)
-
-    def valid(self, label: Any) -> Any:
-        return label != IGNORED
 
     def wrong(self, label: np.ndarray) -> str:
         return past(label, len(self.class_names), f"{self.name} value")
@@ -177,7 +181,7 @@ class ClassLabels(Task):
         return palette(len(self.class_names), self.class_names[0] == "background")
 
 
-class Probability(Task):
+class Probability(SmallIntegers):
     """A task whose prediction and map are a probability, float32 (H, W); its label uint8 0 or 1, 255 ignored."""
 
     unit: ClassVar[str] = "%"
@@ -185,15 +189,6 @@ class Probability(Task):
     @property
     def channels(self) -> int:
         return 1
-
-    def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
-        return nearest(label, size)
-
-    def unlabelled(self, size: Size) -> np.ndarray:
-        return np.full(size, IGNORED, np.uint8)
-
-    def valid(self, label: Any) -> Any:
-        return label != IGNORED
 
     def wrong(self, label: np.ndarray) -> str:
         return past(label, 2, f"{self.name} value")
