@@ -394,6 +394,9 @@ class _Walk:
         values = [p if isinstance(p, Value) else _constant(p) for p in parts]
         if not all(v.exact for v in values) or any((v.phase != 0).any() for v in values):
             return "joins what is not exact"
+        scales = {float(self.at[n.args[1]]) for n in map(_coded, node.args[0]) if n}  # type: ignore[arg-type, index]
+        if len(scales) > 1 and not all(map(quantizers.quantizes, node.users)):
+            return "joins codes of several scales, and OpenVINO gives them one"
         islands: frozenset[str] = frozenset().union(*(v.islands for v in values))
         if axis == 1:
             counts = [n.meta["val"].shape[1] for n in node.args[0]]  # type: ignore[union-attr]
@@ -565,6 +568,15 @@ def _positions(graph: fx.Graph) -> set[fx.Node]:
             found.add(node)
             waiting += node.all_input_nodes
     return found
+
+
+def _coded(node: fx.Node) -> fx.Node | None:
+    """The quantizer whose codes a node passes on in other places, if there is one."""
+    while not quantizers.quantizes(node):
+        if quantizers.called(node) not in MOVING | {"max_pool2d"}:
+            return None
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _products(x: Value, weight: torch.Tensor, groups: int) -> tuple[Array, Array, Array]:
