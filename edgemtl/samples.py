@@ -83,7 +83,7 @@ def _read(samples: DataSet, index: int) -> dict[str, np.ndarray] | UsageError:
         return error
 
 
-def load(data: Data, root: Path | None, split: str, tasks: Mapping[str, Task]) -> Checked:
+def load_samples(data: Data, root: Path | None, split: str, tasks: Mapping[str, Task]) -> Checked:
     """The samples of a split with the labels of some tasks; UsageError where it cannot be had or is empty."""
     found = data.open(root, split, tasks)
     if len(found) == 0:

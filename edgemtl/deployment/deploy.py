@@ -153,7 +153,7 @@ def _tested(source: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
             continue
         if not result["ok"]:
             raise CheckFailed(f"{selftest.failure(result)} (--untested deploys it regardless)")
-        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.count(result)}")
+        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.describe_result(result)}")
     return checked, unchecked
 
 

@@ -26,7 +26,7 @@ HOW = {
 }
 
 
-class Row(NamedTuple):
+class Form(NamedTuple):
     """One form of a run's network: an artifact, or the torch model itself."""
 
     target: str
@@ -50,7 +50,7 @@ def matrix(
     data: Path | None = None,
     limit: int | None = None,
     out: Path | None = None,
-) -> dict[Path, list[Row]]:
+) -> dict[Path, list[Form]]:
     """The rows of each run, after every stage that had no result of these very files was run again.
 
     All precisions of `targets` (default: all) for which the run has weights; scores are over the val split, or `limit`
@@ -81,10 +81,12 @@ def _command(runs: Sequence[Path], targets: Sequence[str], data: Path | None, li
     return shlex.join(words)
 
 
-def markdown(table: dict[Path, list[Row]], limit: int | None, command: str) -> str:
+def markdown(table: dict[Path, list[Form]], limit: int | None, command: str) -> str:
     """The tables as a page, which says by which command it was written."""
     ran = _ran([row for rows in table.values() for row in rows])
-    parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})", ran=ran)]
+    parts = [
+        PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe_instructions()})", ran=ran)
+    ]
     for run, rows in table.items():
         stated = Run(run).recipe
         header = _header(stated.tasks)
@@ -97,7 +99,7 @@ def markdown(table: dict[Path, list[Row]], limit: int | None, command: str) -> s
     return "\n".join(parts)
 
 
-def _ran(rows: Sequence[Row]) -> str:
+def _ran(rows: Sequence[Form]) -> str:
     """How many artifacts were run in which way, and on which machines, as one sentence."""
     made = [row for row in rows if row.target != "torch"]
     ways = {
@@ -115,7 +117,7 @@ def _ran(rows: Sequence[Row]) -> str:
     return f"Of {len(made)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
-def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
+def _weights(run: Run, data: Path | None, limit: int | None) -> list[Form]:
     """The run's own weights, scored in torch."""
     rows = []
     for form in FORMS:
@@ -132,7 +134,7 @@ def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
     return rows
 
 
-def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
+def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Form]:
     rows = []
     for name in targets:
         for precision in load_target(name).precisions:
@@ -141,7 +143,7 @@ def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int |
     return rows
 
 
-def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Row:
+def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Form:
     """The row of one artifact, which is made, verified and scored where that was not done yet."""
     folder = run.artifact(target, precision)
     try:
@@ -150,9 +152,9 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
             convert.convert(run, target=target, precision=precision)
             manifest = artifact.read(folder)
     except UsageError as error:
-        return Row(target, precision, checked=f"not converted: {error}")
+        return Form(target, precision, checked=f"not converted: {error}")
     except CheckFailed as error:
-        return Row(target, precision, checked=f"refused: {error}", ok=False)
+        return Form(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
     found = _entry(run.verified, folder.name)
     if found.get("digest") != digest:
@@ -163,7 +165,7 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
             why = str(error)
         found = _entry(run.verified, folder.name)
         if found.get("digest") != digest:  # it broke off before there was anything to keep
-            return Row(target, precision, checked=f"FAILED; {why}", ok=False)
+            return Form(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
     problem, scores = "", {}
     try:
@@ -216,14 +218,14 @@ def _entry(file: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
+def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Form:
     tasks = run.recipe.tasks
     base = read_scores(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )
     gain = delta_m(headlines, floats, tasks) if headlines and floats else None
-    return Row(target, precision, headlines=headlines, delta_m=gain)
+    return Form(target, precision, headlines=headlines, delta_m=gain)
 
 
 def _ledger(found: dict[str, Any] | None) -> str:
@@ -261,7 +263,7 @@ def _header(tasks: dict[str, Task]) -> list[str]:
     return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
 
 
-def _cells(row: Row, tasks: dict[str, Task]) -> list[str]:
+def _cells(row: Form, tasks: dict[str, Task]) -> list[str]:
     known = [row.headlines.get(name, math.nan) for name in tasks]
     scores = ["" if math.isnan(score) else f"{score:.4g}" for score in known]
     size = "" if row.megabytes is None else f"{row.megabytes:.2f}"

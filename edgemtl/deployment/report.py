@@ -22,11 +22,11 @@ from edgemtl.errors import UsageError
 from edgemtl.files import read_json, read_lines, replacing, sha256
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.tasks import Task, delta_m
 
 PAGE, CLIP = "report.html", "demo.webm"
-WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
+WEIGHTS_TITLES = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
 WIDTH = 320  # of a picture on the page, at most
 DASH = "–"
 SLOWER = "This processor lacks VNNI, one instruction for three of int8: int8 gains less over float here than elsewhere."
@@ -49,7 +49,7 @@ class Form(NamedTuple):
     @property
     def title(self) -> str:
         """What the page calls it."""
-        return WEIGHTS.get(self.name, self.name)
+        return WEIGHTS_TITLES.get(self.name, self.name)
 
     @property
     def model_ms(self) -> float | None:
@@ -138,7 +138,7 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         return {task: math.nan if score is None else score for task, score in found.items()}
 
     found = []
-    for name in WEIGHTS:
+    for name in WEIGHTS_TITLES:
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
@@ -325,7 +325,7 @@ def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, c
     """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
     tasks = stated.tasks
     try:
-        samples = load(stated.data, data, "val", tasks)
+        samples = load_samples(stated.data, data, "val", tasks)
     except UsageError as error:
         if data is not None:
             raise

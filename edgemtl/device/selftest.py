@@ -30,7 +30,7 @@ from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl selftest 1"
-COUNT = 2  # frames
+STORED_FRAMES = 2  # frames
 LARGE = 240 * 320  # pixels; larger frames are made of blocks of equal pixels, which take little room
 POINTS = 1200  # of a map of numbers that are kept, about
 BROKEN = OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error
@@ -72,9 +72,9 @@ def frames(size: Size) -> tuple[np.ndarray, ...]:
     small = max(32, ceil(size[0] / block)), max(32, ceil(size[1] / block))
     try:
         rooms = registry.load("data", "scenes").open(None, "val", (), size=small)
-        made = [rooms[index]["image"] for index in range(COUNT)]
+        made = [rooms[index]["image"] for index in range(STORED_FRAMES)]
     except (UsageError, ModuleNotFoundError):
-        made = smooth_frames(small, COUNT)
+        made = smooth_frames(small, STORED_FRAMES)
     wide = [frame.repeat(block, 0).repeat(block, 1) for frame in made]
     return tuple(np.ascontiguousarray(frame[: size[0], : size[1]]) for frame in wide)
 
@@ -159,7 +159,7 @@ def read(folder: Path, manifest: Manifest) -> Stored:
     return stored
 
 
-def check(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
+def judge_session(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
     """What the session's maps of the stored frames are, by task, beside torch's.
 
     A task that the manifest calls exact must be equal where the session computes in float32; everything else is to be
@@ -236,7 +236,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
     manifest, session = predictor.manifest, predictor.session
     begin = time.perf_counter()
     stored = read(predictor.folder, manifest)
-    verdicts = check(session, manifest, stored)
+    verdicts = judge_session(session, manifest, stored)
     seconds = time.perf_counter() - begin
     ok = all(verdict.ok for verdict in verdicts.values())
     reason, advice = ("", "") if ok else _reason(predictor, stored, verdicts)
@@ -246,7 +246,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
         "device": session.device,
         "how": session.how,
         "processor": processor.name(),
-        "instructions": processor.describe(),
+        "instructions": processor.describe_instructions(),
         "frames": len(stored.frames),
         "seconds": seconds,
         "tasks": {
@@ -259,18 +259,20 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False) -> Predictor:
+def open_tested(
+    path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False
+) -> Predictor:
     """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
     CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
     """
     predictor = Predictor(path, device, weights=weights)
     if not untested:
-        demand(predictor)
+        require_pass(predictor)
     return predictor
 
 
-def demand(predictor: Predictor) -> None:
+def require_pass(predictor: Predictor) -> None:
     """Runs the test unless it is known to pass on this machine, and says so in a line; CheckFailed where it fails."""
     if predictor.manifest.target == TORCH:
         return
@@ -283,10 +285,10 @@ def demand(predictor: Predictor) -> None:
     if not result["ok"]:
         raise CheckFailed(f"{failure(result)} (--untested goes on regardless)")
     _remember(predictor, result)
-    show.note(f"selftest: {count(result)}, {result['seconds']:.1f} s")
+    show.note(f"selftest: {describe_result(result)}, {result['seconds']:.1f} s")
 
 
-def count(result: dict[str, Any]) -> str:
+def describe_result(result: dict[str, Any]) -> str:
     """Such as "3 tasks equal to torch's, 1 task within bounds"."""
     states = [task["verdict"] for task in result["tasks"].values()]
     counts = {"equal to torch's": states.count(EQUAL), WITHIN: states.count(WITHIN)}
@@ -310,7 +312,7 @@ def _reason(predictor: Predictor, stored: Stored, verdicts: dict[str, Verdict]) 
     if all(verdict.ok for verdict in _judge(turned, manifest, stored, session.float32).values()):
         return "with red and blue exchanged it is right, so it takes another order of channels", again
     if device := _careful(predictor, stored):
-        reason = f"the int8 kernels for this processor ({processor.describe()}) compute something else"
+        reason = f"the int8 kernels for this processor ({processor.describe_instructions()}) compute something else"
         return reason, f"--device {device} computes right here"
     if all(verdicts[task].close for task in wrong):
         return "close, but such maps are equal in every runtime that adds whole numbers right", again
@@ -331,7 +333,7 @@ def _careful(predictor: Predictor, stored: Stored) -> str | None:
     session = target.open(predictor.folder, manifest, device)
     if session.device == predictor.session.device:
         return None
-    return device if all(verdict.ok for verdict in check(session, manifest, stored).values()) else None
+    return device if all(verdict.ok for verdict in judge_session(session, manifest, stored).values()) else None
 
 
 def _show_table(result: dict[str, Any]) -> None:
@@ -366,7 +368,7 @@ def _key(predictor: Predictor) -> dict[str, Any]:
         "device": predictor.session.device,
         "system": platform.platform(),
         "processor": processor.name(),
-        "instructions": processor.describe(),
+        "instructions": processor.describe_instructions(),
     }
 
 

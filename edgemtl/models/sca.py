@@ -201,7 +201,7 @@ class Read(nn.Module):
         return exact.ExactRead(query[1])
 
 
-class Source(nn.Module):
+class SummarySource(nn.Module):
     """The summary of a map (B, C, h, w) that other maps may read."""
 
     def __init__(self, channels: int):
@@ -229,7 +229,7 @@ class Exchange(nn.Module):
         asked = dict.fromkeys(f"{task}_from_{other}" if pairwise else task for task, other in pairs)
         told = dict.fromkeys(f"{task}_from_{other}" if pairwise else other for task, other in pairs)
         self.queries = nn.ModuleDict({name: _projected(width) for name in asked})
-        self.sources = nn.ModuleDict({name: Source(width) for name in told})
+        self.sources = nn.ModuleDict({name: SummarySource(width) for name in told})
         self.attend = Read()
         parts = 2 * (len(tasks) - 1) if pairwise else len(tasks)
         self.width = width
@@ -351,7 +351,7 @@ class CrossScaleHead(nn.Module):
         super().__init__()
         self.widths, self.repeated = widths, True
         self.queries = nn.ModuleList(_projected(width) for width in widths[:-1])
-        self.sources = nn.ModuleList(Source(width) for width in widths[:-1])
+        self.sources = nn.ModuleList(SummarySource(width) for width in widths[:-1])
         self.narrow = nn.ModuleList(
             nn.ModuleList(
                 nn.Sequential(nn.Conv2d(coarse, width, 1, bias=False), nn.BatchNorm2d(width))

@@ -20,7 +20,7 @@ def divergence(raw: Tensor, wanted: Tensor) -> Tensor:
     return each.sum(1).mean()
 
 
-class Classes(Objective):
+class ClassesObjective(Objective):
     """Of a task whose label is a class id."""
 
     weighted = True

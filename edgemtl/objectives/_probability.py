@@ -19,7 +19,7 @@ def _logit(raw: Tensor) -> Tensor:
     return raw[:, 1] - raw[:, 0] if raw.shape[1] == 2 else raw[:, 0]
 
 
-class Probability(Objective):
+class ProbabilityObjective(Objective):
     """Of a task whose label is 0 or 1."""
 
     def positive(self, label: Tensor) -> Tensor:

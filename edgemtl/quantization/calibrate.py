@@ -23,7 +23,7 @@ from edgemtl.recipe import Compression
 
 # Operations whose inputs stay float, and sums of their results. Sampling has no int8 kernel anywhere. The others are no
 # layers: in nyud_edge's network they would get 56 quantizers more (176 instead of 120), without one more int8 layer.
-FLOAT = {
+FLOAT_OPERATIONS = {
     "bmm", "div", "exp", "floor", "grid_sample", "layer_norm", "matmul", "mean", "mul", "sigmoid", "softmax",
     "softplus", "sqrt", "sub", "sum",
 }  # fmt: skip
@@ -43,7 +43,7 @@ def quantize(
     Quantizers after which no layer follows are taken away again, and those of what is codes already.
     """
     first = example(items[0])
-    made = nncf.quantize(network, first, float_operations(network, first, options.keep_float))
+    made = nncf.insert_quantizers(network, first, float_operations(network, first, options.keep_float))
     _adopt(made, first, options)
     points = quantizers.points(made)
     ran = quantizers.arrivals(made, first, points.values())
@@ -61,7 +61,7 @@ def quantize(
     if wrong and not _offsets_are_codes(made):
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
     largest = calibrate(graph, itertools.chain([first], map(example, items[1:])), options)
-    return made, counts(made) | {"beyond_float16": {n: x for n, x in largest.items() if x > ledger.LARGEST}}
+    return made, count_quantizers(made) | {"beyond_float16": {n: x for n, x in largest.items() if x > ledger.LARGEST}}
 
 
 def _offsets_are_codes(network: nn.Module) -> bool:
@@ -70,7 +70,7 @@ def _offsets_are_codes(network: nn.Module) -> bool:
     return any(isinstance(part, Point) for module in modules for part in module.modules())
 
 
-def counts(network: nn.Module) -> dict[str, Any]:
+def count_quantizers(network: nn.Module) -> dict[str, Any]:
     found = list(quantizers.quantizers(network))
     weights = [q for q in found if q.role == "weight"]
     smallest = sum(int((q.scale == ledger.SMALLEST).sum()) for q in weights)
@@ -96,7 +96,7 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     known = {
         node: [name for name in names if name == node.node_name or "/" not in name] for node, names in known.items()
     }
-    kept = {node for node in nodes if node.node_type in FLOAT}
+    kept = {node for node in nodes if node.node_type in FLOAT_OPERATIONS}
     for node in graph.topological_sort():
         summed = {n for n in graph.get_previous_nodes(node) if n.node_type not in nncf.NO_OPERATIONS}
         if node.node_type in SUMS and summed <= kept:
@@ -108,7 +108,7 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
         kept |= matching
     codes = _offsets_are_codes(network)
     attention, coordinates = (
-        nncf.inside(network, example, purposes.having(network, purpose))
+        nncf.operations_inside(network, example, purposes.having(network, purpose))
         for purpose in (purposes.ATTENTION, purposes.COORDINATES)
     )
     kept |= {node for node in nodes if node.node_name in attention}
@@ -217,7 +217,7 @@ def _adopt(network: nn.Module, example: Tensor, options: Compression) -> None:
             scale = weight_scale(seen[module].detach(), axis, options)
             made = of_weight[name] = FakeQuantize(scale, axis, role, name, options.bits)
         for slot in where:
-            quantizers.replace(network, slot, made)
+            quantizers.refill(network, slot, made)
     network.eval().requires_grad_(False)
 
 
@@ -229,7 +229,7 @@ def _arrivals(network: nn.Module, example: Tensor, places: dict[nn.Module, list[
     probes = {module: nn.Identity() for module in places}
     for module, where in places.items():
         for slot in where:
-            quantizers.replace(network, slot, probes[module])
+            quantizers.refill(network, slot, probes[module])
     seen = quantizers.arrivals(network, example, probes.values())
     return {module: seen[probe] for module, probe in probes.items()}
 

@@ -98,14 +98,14 @@ class _Inside(FunctionHookMode):  # type: ignore[misc]  # to mypy NNCF has no ty
         return name
 
 
-def inside(network: nn.Module, example: Tensor, modules: Collection[nn.Module]) -> set[str]:
+def operations_inside(network: nn.Module, example: Tensor, modules: Collection[nn.Module]) -> set[str]:
     """The names, in NNCF's graph of the network, of the operations in these modules."""
     with torch.no_grad(), _Inside(network, modules) as names:
         network(example)
     return names.found
 
 
-def quantize(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
+def insert_quantizers(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
     """A copy with NNCF's quantizers where it wants them; their scales are those of one image."""
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters

@@ -26,7 +26,7 @@ class Pairing(NamedTuple):
     runs: Counter[str]  # how often a quantizer stands in the graph
 
 
-def entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
+def ledger_entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
     """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`.
 
     The slot of a point that runs several times is there as often.

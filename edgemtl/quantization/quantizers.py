@@ -180,7 +180,7 @@ def remove(network: nn.Module, slot: str) -> None:
         nncf.unhang(network, slot)
 
 
-def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
+def refill(network: nn.Module, slot: str, module: nn.Module) -> None:
     """Hangs a module into a slot in place of what was there."""
     remove(network, slot)
     insert(network, slot, module)
@@ -357,7 +357,7 @@ def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
     """
 
     def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
-        if not _weighted(node) or purposes.inside(node, network, purposes.COORDINATES):
+        if not _weighted(node) or purposes.belongs(node, network, purposes.COORDINATES):
             return node.all_input_nodes
         return []
 

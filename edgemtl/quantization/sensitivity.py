@@ -48,10 +48,10 @@ class Budget(NamedTuple):
     latency: float | None = None
 
 
-def budget(text: str) -> Budget:
+def read_budget(text: str) -> Budget:
     """What a text such as "delta_m=-1,latency=+5%" states; UsageError with the syntax."""
-    found = budgets.parse(text, OPTION)
-    budgets.check(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
+    found = budgets.parse_allowances(text, OPTION)
+    budgets.check_names(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
     return Budget(**{entry.name: entry.change for entry in found})
 
 
@@ -97,7 +97,7 @@ def _cost(products: float, depthwise: bool) -> float:
     return products * (DEPTHWISE_COST if depthwise else 1)
 
 
-def matrix(
+def noise_matrix(
     graph: Replay,
     rows: Sequence[Group],
     images: Iterable[Tensor],
@@ -146,7 +146,7 @@ class Choice(NamedTuple):
         return float(np.mean(list(self.gains.values())))
 
 
-def choose(
+def choose_float(
     rows: Sequence[Group],
     noises: np.ndarray,
     allowed: Budget,

@@ -173,14 +173,14 @@ def build(name: str, params: dict[str, Any] | None = None) -> Task:
     return made
 
 
-def parse(raw: Any) -> dict[str, Task]:
+def build_all(raw: Any) -> dict[str, Task]:
     """Tasks from `{name: parameters}`, as in JSON; a Task stays what it is. ValueError where it is anything else."""
     if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
         raise ValueError("task names with their parameters are expected")
     return {name: t if isinstance(t, Task) else build(name, t) for name, t in raw.items()}
 
 
-def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
+def check_maps(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
     """CheckFailed naming the first task whose map of a frame cannot be right, or where all maps are nothing but 0."""
     for name, task in tasks.items():
         if name in maps and (problem := task.problem(maps[name])):
@@ -199,7 +199,7 @@ def numbered(frame: int, of: str) -> Iterator[None]:
         raise CheckFailed(f"{of}, frame {frame}: {error}") from None
 
 
-Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model
+Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(build_all)]  # as a field of a pydantic model
 
 
 def change(value: float, baseline: float) -> float | None:

@@ -177,7 +177,7 @@ def neighbours(candidates: np.ndarray, label: np.ndarray, radius: float) -> list
 
 
 @cache
-def flat(size: Size) -> np.ndarray:
+def flat_lines(size: Size) -> np.ndarray:
     """(H, W) bool: the lines that are left of a map with the same probability everywhere."""
     return thin(suppress(np.ones(size, np.float32)) > 0.5)
 

@@ -71,7 +71,7 @@ def past(label: np.ndarray, values: int, what: str) -> str:
     return f"{what} {largest}; allowed: 0 to {values - 1}, {IGNORED} for ignored" if largest >= values else ""
 
 
-def only(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
+def single_value(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
     """The name of the one value that a tally has; None where it has none or several."""
     values = np.flatnonzero(tally)
     return names[values[0]] if len(values) == 1 and values[0] < len(names) else None
@@ -168,7 +168,7 @@ class ClassLabels(SmallIntegers):
         return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
 
     def everywhere(self, tally: np.ndarray) -> str | None:
-        return only(tally, self.class_names)
+        return single_value(tally, self.class_names)
 
     def picture(self) -> dict[str, Any]:
         table = self._table()[: self.channels]
@@ -206,7 +206,7 @@ class Probability(SmallIntegers):
         return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])
 
     def everywhere(self, tally: np.ndarray) -> str | None:
-        return only(tally, (f"no {self.name}", self.name))
+        return single_value(tally, (f"no {self.name}", self.name))
 
 
 class Sums:

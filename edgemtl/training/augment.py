@@ -13,7 +13,7 @@ Sample = dict[str, Any]  # "image" (H, W, 3) uint8 RGB and a label per task
 CROP_TRIES = 10
 
 
-def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
+def resize_sample(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     """The frame and its labels at another size; values are left alone."""
     done = {name: tasks[name].resize(label, size) for name, label in sample.items() if name != "image"}
     image = sample["image"]
@@ -23,7 +23,7 @@ def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     return {"image": image, **done}
 
 
-def pad(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
+def pad_sample(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     """The frame centred on a canvas of at least `size`: mean colour around it, every label ignored there."""
     frame = sample["image"].shape[:2]
     size = (max(frame[0], size[0]), max(frame[1], size[1]))
@@ -107,7 +107,9 @@ def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task]
     Padding comes last, so that it keeps the mean colour.
     """
     factor = float(rng.choice(options.scales) if options.scales else rng.uniform(*options.scale))
-    sample = resize(sample, _inside(sample, sample["image"].shape[:2] if options.native else size, factor), tasks)
+    sample = resize_sample(
+        sample, _inside(sample, sample["image"].shape[:2] if options.native else size, factor), tasks
+    )
     sample = {n: v if n == "image" else tasks[n].zoom(v, factor) for n, v in sample.items()}
     if options.turn:
         sample = turn(sample, float(rng.uniform(-options.turn, options.turn)), tasks)
@@ -115,7 +117,7 @@ def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task]
     if rng.random() < options.flip:
         sample = flip(sample, tasks)
     image = distort(np.ascontiguousarray(sample["image"]), options.colour, rng)
-    sample = pad(sample | {"image": image}, size, tasks)
+    sample = pad_sample(sample | {"image": image}, size, tasks)
     for name in options.hide_empty:
         if name in sample and not np.any((sample[name] > 0) & tasks[name].valid(sample[name])):
             sample[name] = tasks[name].unlabelled(size)

@@ -35,13 +35,13 @@ def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
 
 def check_same(run: Run, recipe: Recipe) -> None:
     """UsageError naming the first key in which the run's recipe differs from `recipe`, see `change`."""
-    if other := change(run.about.get("recipe"), recipe):
+    if other := recipe_change(run.about.get("recipe"), recipe):
         raise UsageError(
             f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
         )
 
 
-def change(stored: Any, recipe: Recipe) -> str | None:
+def recipe_change(stored: Any, recipe: Recipe) -> str | None:
     """The first key in which a recipe in JSON differs from `recipe`, in words; None where they are equal.
 
     Except for those of FREE. A key that did not exist when the other was stored counts with its default.

@@ -21,7 +21,7 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.training import balance
 from edgemtl.training.batches import Lost, labels, loader
 from edgemtl.training.journal import Interval, Journal
-from edgemtl.training.losses import count, losses
+from edgemtl.training.losses import count_pixels, losses
 from edgemtl.training.schedule import average, optimizer, set_rate
 
 LOG_EVERY = 20  # iterations
@@ -43,7 +43,7 @@ Kind = TypeVar("Kind", bound=Progress)
 
 
 @dataclass(frozen=True)
-class Place:
+class Books:
     """Where a loop is written down, and what it is called."""
 
     state: Path  # all that it needs to go on
@@ -70,7 +70,7 @@ class Loop(Generic[Kind]):
         *,
         fabric: Fabric,
         stop: Stop,
-        place: Place,
+        place: Books,
         progress: Kind,
         resume: bool,
     ) -> None:
@@ -172,7 +172,7 @@ class Loop(Generic[Kind]):
             self.stopped(f"{lost}: ", " (without such processes where --set training.workers=0 is added)")
         self.interval.waited += time.perf_counter() - begin
         goals = [labels(part, tasks) for part in parts]
-        counts = fabric.all_reduce(torch.stack([count(goal, tasks) for goal in goals]).sum(0), reduce_op="sum")
+        counts = fabric.all_reduce(torch.stack([count_pixels(goal, tasks) for goal in goals]).sum(0), reduce_op="sum")
         assert isinstance(counts, Tensor)
         weights = self.weights * self.balance.factors()
         sums = torch.zeros(len(tasks), device=fabric.device)

@@ -20,7 +20,7 @@ from edgemtl.recipe import Losses, Recipe
 from edgemtl.tasks import Task
 
 
-def count(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
+def count_pixels(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
     """(T, 3) int64: each task's number of pixels, of those with a label, and of positive ones. Counts of parts add."""
     rows = []
     for name, task in tasks.items():
@@ -59,7 +59,7 @@ def losses(
     one and those of its deep supervision, whose losses are summed (Vandenhende et al., MTI-Net, ECCV 2020,
     https://arxiv.org/abs/2001.06902). `counts` are `count`'s of the whole batch where this is a part of one.
     """
-    counts = count(labels, tasks) if counts is None else counts
+    counts = count_pixels(labels, tasks) if counts is None else counts
     done = {}
     for (name, task), (every, labelled, positive) in zip(tasks.items(), counts, strict=True):
         label, maps = labels[name], raw[name]

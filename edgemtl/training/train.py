@@ -17,14 +17,14 @@ from edgemtl.models import build
 from edgemtl.networks import checkpoint, reference
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.stop import Stop, Stopped
 from edgemtl.training import journal
 from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch
-from edgemtl.training.loop import Loop, Place, Progress
+from edgemtl.training.loop import Books, Loop, Progress
 from edgemtl.training.losses import check_weights
-from edgemtl.training.validate import merit, report, validate
+from edgemtl.training.validate import merit, show_scores, validate
 
 REHEARSED = 3  # steps of a dry run
 
@@ -61,7 +61,7 @@ def train(
     run = Run(run)
     init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: load(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
+    samples = {split: load_samples(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     with Stop() as stop, TemporaryDirectory() as nowhere:
         run = Run(nowhere) if dry_run else run
@@ -69,7 +69,7 @@ def train(
         network = _network(recipe, None if begun else init, blank=begun or init is not None)
         loop = Loop(
             recipe, network, _forward, samples["train"], fabric=fabric, stop=stop, progress=_Progress(), resume=resume,
-            place=Place(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
+            place=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
         )  # fmt: skip
         if fabric.is_global_zero and loop.saved is None:
             journal.begin(run, recipe, init)
@@ -127,7 +127,7 @@ def _validate(loop: Loop[_Progress], run: Run, samples: Any) -> None:
     if better:
         progress.best_merit, progress.best_scores = value, scores
     if loop.journal:
-        report(f"{recipe.name}, iteration {progress.iteration}", scores, progress.best_scores, tasks)
+        show_scores(f"{recipe.name}, iteration {progress.iteration}", scores, progress.best_scores, tasks)
         if better:
             about = {"recipe": recipe.name, "iteration": progress.iteration, "scores": scores}
             checkpoint.save(run.weights("float"), network.state_dict(), about)

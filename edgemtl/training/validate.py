@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from edgemtl import show
-from edgemtl.device.evaluate import Scores, measure
+from edgemtl.device.evaluate import Scores, take_scores
 from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import TorchSession
 from edgemtl.recipe import Recipe
@@ -17,7 +17,7 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 
 
-class Part:
+class Share:
     """Every n-th of some samples, from the one of this number on."""
 
     def __init__(self, samples: Any, number: int, n: int) -> None:
@@ -46,7 +46,7 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
     if processes > 1:
         for value in network.state_dict().values():
             torch.distributed.broadcast(value, 0)
-    part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
+    part, rounds = Share(samples, fabric.global_rank, processes), -(-len(samples) // processes)
     tasks = {name: task.quick() for name, task in recipe.tasks.items()}
     session = TorchSession(Deployed(network, recipe.size, recipe.map_stride), device)
 
@@ -64,7 +64,7 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
     meters = {name: task.meter() for name, task in tasks.items()}
     if len(part):
         quiet = not fabric.is_global_zero
-        meters = measure(in_step, part, recipe.model_copy(update={"tasks": tasks}), title="validate", quiet=quiet)
+        meters = take_scores(in_step, part, recipe.model_copy(update={"tasks": tasks}), title="validate", quiet=quiet)
     for _ in range(len(part), rounds):  # the others have one frame more
         go_on()
     if processes > 1:
@@ -92,7 +92,7 @@ def merit(scores: Scores, tasks: dict[str, Task]) -> float:
     return sum(logs) / len(logs)
 
 
-def report(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> None:
+def show_scores(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> None:
     """Prints every task's scores, the headline first, beside those of the best checkpoint."""
     rows = []
     for name, task in tasks.items():

@@ -21,7 +21,7 @@ from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.operators import OPERATORS
 
 # Of MIL.proto. Every float travels as float32, and is rounded where the program declares float16.
-NAMES = {
+TYPE_NAMES = {
     1: "bool", 2: "str", 10: "fp16", 11: "fp32", 21: "int8", 22: "int16", 23: "int32", 31: "uint8", 32: "uint16",
     33: "uint32",
 }  # fmt: skip
@@ -167,9 +167,9 @@ class Program:
         tensor = made.tensorType
         if any(d.WhichOneof("dimension") != "constant" for d in tensor.dimensions):
             raise UsageError(f"{self.path}: {name} has no fixed shape")
-        if tensor.dataType not in NAMES or tensor.rank != len(tensor.dimensions):
+        if tensor.dataType not in TYPE_NAMES or tensor.rank != len(tensor.dimensions):
             raise UsageError(f"{self.path}: {name} has the data type {tensor.dataType} and rank {tensor.rank}")
-        return Type(NAMES[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions))
+        return Type(TYPE_NAMES[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions))
 
     def _add(self, operation: Any) -> None:
         """Takes over one operation: computed at once where all it needs is constant, else kept as a step."""

@@ -13,9 +13,12 @@ from edgemtl.errors import UsageError
 from edgemtl.ledger import Found
 from edgemtl.targets.coreml import package
 
-NAMES = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
-CODES = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}  # of a weight
-QUANTIZES = ("dequantize", *CODES)
+NAMES_KEY = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
+CODES_INPUTS = {
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+}  # of a weight
+QUANTIZES = ("dequantize", *CODES_INPUTS)
 MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  # values stay as they are
 
 
@@ -30,7 +33,7 @@ def quantized(folder: Path) -> list[Found]:
     for operation in graph.operations:
         if operation.type == "dequantize":
             found.append(_activation(graph, operation))
-        elif operation.type in CODES:
+        elif operation.type in CODES_INPUTS:
             found.append(_weight(graph, operation))
         elif operation.type == "quantize":
             after = {reader.type for reader in graph.readers.get(operation.outputs[0].name, [])}
@@ -53,7 +56,7 @@ class _Graph:
 
     def __init__(self, read: package.Package) -> None:
         self.package = read
-        self.names: dict[str, str] = json.loads(read.metadata.get(NAMES, "{}"))  # the ledger's
+        self.names: dict[str, str] = json.loads(read.metadata.get(NAMES_KEY, "{}"))  # the ledger's
         self.operations = list(read.main.operations)
         self.makers: dict[str, Any] = {}
         self.readers: dict[str, list[Any]] = {}
@@ -131,7 +134,7 @@ def _activation(graph: _Graph, back: Any) -> Found:
 
 def _weight(graph: _Graph, operation: Any) -> Found:
     name, layers = str(graph.quantized(operation.outputs[0].name)), graph.read_by(operation)
-    scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES[operation.type]))
+    scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES_INPUTS[operation.type]))
     zero = graph.parameter(operation, "zero_point" if operation.type == "constexpr_affine_dequantize" else "offset")
     codes = np.asarray(codes)
     shift = 128 if codes.dtype == np.uint8 else 0

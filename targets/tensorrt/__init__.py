@@ -27,7 +27,7 @@ DEVICES = ("AUTO", "TensorRT", "CPU", "CPU:fp16")
 # How far the float16 twin may lie from the float32 file on smooth frames, RMS as a share of the map's own. Not of its
 # standard deviation, which `verify` takes on real frames: on these, maps are nearly flat, and float16 weights alone,
 # with float32 arithmetic in OpenVINO, move nyud_mqtransformer_edge's depth by 2 % of it.
-DRIFT = 2e-2
+MAP_DRIFT = 2e-2
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _same(model: Any, twin: Any, size: Size) -> None:
             if np.issubdtype(wanted.dtype, np.floating):
                 noise, off = (float(np.sqrt(np.mean((map - wanted) ** 2))) for map in (other, got))
                 rms = max(float(np.sqrt(np.mean(wanted**2))), 1e-12)
-                if off > DRIFT * rms + 2 * noise + 1e-6:
+                if off > MAP_DRIFT * rms + 2 * noise + 1e-6:
                     raise CheckFailed(f"{TYPED}: {name} is off by {off / rms:.2g} of its RMS in float16")
 
 

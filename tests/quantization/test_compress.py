@@ -330,7 +330,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = nncf.quantize(toy, frames[0], calibrate.float_operations(toy, frames[0]))
+    theirs = nncf.insert_quantizers(toy, frames[0], calibrate.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -435,7 +435,7 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
 
 def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
     monkeypatch.setattr(
-        "edgemtl.device.evaluate.measure",
+        "edgemtl.device.evaluate.take_scores",
         lambda _, __, model, **___: {
             name: SimpleNamespace(scores=lambda task=task: dict.fromkeys(task.scores, 0.0))
             for name, task in model.tasks.items()
@@ -579,7 +579,7 @@ def test_the_exact_form_goes_on_as_it_was(tmp_path, monkeypatch):
     samples = [{name: Tiles()[index][name] for name in ("image", "depth")} for index in range(5)]
     options = Compression(calibration=2, iterations=2, batch=1, save_every=1, rate=1e-3)
     edge = edge.model_copy(update={"network": edge.network.blank(), "compression": options})
-    monkeypatch.setattr(compress, "load", lambda *_: samples)
+    monkeypatch.setattr(compress, "load_samples", lambda *_: samples)
     torch.manual_seed(0)
     weights = models.build(edge.network, edge.tasks).state_dict()
     for folder in (tmp_path / "whole", tmp_path / "parts"):

@@ -203,7 +203,7 @@ def _shell(b: _Builder) -> None:
     floor.add(box(width + 1, depth + 1, 0.5).at(width / 2, depth / 2, -0.5), textures.flooring(rng))
     b.place(floor, (0, 0, 0))
     ceiling = Thing("ceiling", (0, 0, 0))
-    pale = np.full(3, rng.uniform(0.6, 0.95)) if rng.random() < 0.85 else textures.colour(rng)
+    pale = np.full(3, rng.uniform(0.6, 0.95)) if rng.random() < 0.85 else textures.random_colour(rng)
     kind = rng.random()
     paint = textures.plain(rng, pale)
     if kind < 0.1:
@@ -297,7 +297,7 @@ def _set(b: _Builder) -> None:
             b.stand(seat, cx, cy, way + rng.normal(0, 0.15))
 
 
-def build(rng: Rng) -> Room:
+def random_room(rng: Rng) -> Room:
     """A random room; the same generator state gives the same room."""
     b = _Builder(rng, np.array([rng.uniform(2.8, 6.5), rng.uniform(2.8, 6.5), rng.uniform(2.3, 3.1)]))
     _shell(b)

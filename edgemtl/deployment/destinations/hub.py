@@ -15,7 +15,7 @@ from edgemtl.files import sha256, write_json
 from edgemtl.run import Run, form_of, run_of
 
 CARD, CONFIG = "README.md", "config.json"
-FORMS = ("float", "int8")  # of the run's weights
+PUBLISHED_FORMS = ("float", "int8")  # of the run's weights
 OWN_PATH = re.compile(r'"((?:/|~|[A-Za-z]:\\\\)[^"\s]+)"')  # of a file or folder, in JSON
 ZOO = "zoo:"  # how a recipe names a bundled model's weights
 
@@ -38,7 +38,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     place = artifact_folder(manifest)
     copied(artifact.files(source, manifest), source, folder / place)
     if run := known.run:
-        files = [run.recipe_file, run.ledger, *(run.weights(form) for form in FORMS)]
+        files = [run.recipe_file, run.ledger, *(run.weights(form) for form in PUBLISHED_FORMS)]
         copied([file.name for file in files if file.is_file()], run.folder, folder)
         if path := OWN_PATH.search(run.recipe_file.read_text(encoding="utf-8")):
             unchecked.append(
