@@ -202,7 +202,7 @@ def node_name(name: str, index: int) -> str:
 
 
 def entry_name(place: str) -> str:
-    """The ledger's name of a node called by `place`."""
+    """The ledger's name of a node with this name in a file."""
     return place.partition(" #")[0]
 
 

@@ -58,7 +58,7 @@ def check_signature(folder: Path, key: Path) -> None:
 
 
 def require_signatures(key: Path | str | None, *folders: Path) -> None:
-    """As `check`, for each of the folders; nothing where there is no key."""
+    """As `check_signature`, for each of the folders; without a key it checks nothing."""
     for folder in folders if key is not None else ():
         check_signature(folder, Path(str(key)))
 

@@ -34,7 +34,7 @@ FORMAT = "edgemtl deploy 1"
 
 @dataclass(frozen=True)
 class Packed:
-    """What a destination says of the folder that it filled."""
+    """A destination's notes on the folder that it filled."""
 
     start: str  # what to type there, in a line; {folder} stands for the folder's name
     checked: tuple[str, ...] = ()  # on this machine, a line each

@@ -1,4 +1,4 @@
-"""Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
+"""Converts, verifies and scores every target of a run, as far as missing or out of date; then prints one table."""
 
 import math
 import shlex
@@ -74,7 +74,7 @@ def matrix(
 
 
 def _command(runs: Sequence[Path], targets: Sequence[str], data: Path | None, limit: int | None, out: Path) -> str:
-    """What was typed."""
+    """The command line that the user typed."""
     words = ["edgemtl", "matrix", *map(str, runs), *(["--target", *targets] if targets else [])]
     for option, value in (("--data", data), ("--limit", limit), ("--out", out)):
         words += [] if value is None else [option, str(value)]
@@ -88,11 +88,11 @@ def markdown(table: dict[Path, list[Form]], limit: int | None, command: str) -> 
         PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe_instructions()})", ran=ran)
     ]
     for run, rows in table.items():
-        stated = Run(run).recipe
-        header = _header(stated.tasks)
-        lines = [header, ["---"] * len(header), *(_cells(row, stated.tasks) for row in rows)]
+        recipe = Run(run).recipe
+        header = _header(recipe.tasks)
+        lines = [header, ["---"] * len(header), *(_cells(row, recipe.tasks) for row in rows)]
         frames = _entry(*_kept(Run(run), "float", limit)).get("frames")
-        parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
+        parts.append(f"## {recipe.name}\n\n{recipe.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
         parts.append("")
@@ -100,8 +100,8 @@ def markdown(table: dict[Path, list[Form]], limit: int | None, command: str) -> 
 
 
 def _ran(rows: Sequence[Form]) -> str:
-    """How many artifacts were run in which way, and on which machines, as one sentence."""
-    made = [row for row in rows if row.target != "torch"]
+    """One sentence: how many artifacts ran in which way, and on which machines."""
+    artifacts = [row for row in rows if row.target != "torch"]
     ways = {
         "executed": "executed by their targets' own runtimes",
         "stand-in": "run by a stand-in alone",
@@ -110,11 +110,11 @@ def _ran(rows: Sequence[Form]) -> str:
     }
     parts = []
     for way, text in ways.items():
-        here = [row for row in made if row.how == way]
-        where = sorted({row.machine for row in here} - {""})
-        if here:
-            parts.append(f"{len(here)} {text}" + (f" ({', '.join(where)})" if where else ""))
-    return f"Of {len(made)} artifacts: {', '.join(parts) or 'none was made'}."
+        rows_of_way = [row for row in artifacts if row.how == way]
+        where = sorted({row.machine for row in rows_of_way} - {""})
+        if rows_of_way:
+            parts.append(f"{len(rows_of_way)} {text}" + (f" ({', '.join(where)})" if where else ""))
+    return f"Of {len(artifacts)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
 def _weights(run: Run, data: Path | None, limit: int | None) -> list[Form]:
@@ -144,7 +144,7 @@ def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int |
 
 
 def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Form:
-    """The row of one artifact, which is made, verified and scored where that was not done yet."""
+    """The row of one artifact; converts, verifies and scores it if that is not done yet."""
     folder = run.artifact(target, precision)
     try:
         manifest = _current(run, folder, precision)
@@ -156,15 +156,15 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
     except CheckFailed as error:
         return Form(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
-    found = _entry(run.verified, folder.name)
-    if found.get("digest") != digest:
+    verification = _entry(run.verified, folder.name)
+    if verification.get("digest") != digest:
         try:
             verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
             why = str(error)
-        found = _entry(run.verified, folder.name)
-        if found.get("digest") != digest:  # it broke off before there was anything to keep
+        verification = _entry(run.verified, folder.name)
+        if verification.get("digest") != digest:  # it broke off before there was anything to keep
             return Form(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
     problem, scores = "", {}
@@ -175,13 +175,13 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
     row = _row(run, target, precision, scores, limit)
     return row._replace(
         megabytes=artifact.size(manifest) / 1e6,
-        ledger=_ledger(found.get("ledger")),
-        difference=_difference(found["tasks"]),
-        how=found["how"],
-        machine=found.get("machine", ""),
-        checked=_checked(found) + problem,
-        checks=_checks(found),
-        ok=found["ok"] and not problem,
+        ledger=_ledger(verification.get("ledger")),
+        difference=_difference(verification["tasks"]),
+        how=verification["how"],
+        machine=verification.get("machine", ""),
+        checked=_checked(verification) + problem,
+        checks=_checks(verification),
+        ok=verification["ok"] and not problem,
     )
 
 
@@ -204,8 +204,8 @@ def _scores(
         measured = measure(limit=limit)
         if limit is not None:
             add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
-    found: Scores = read_scores(file, key)["tasks"]
-    return found
+    scores: Scores = read_scores(file, key)["tasks"]
+    return scores
 
 
 def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
@@ -214,8 +214,8 @@ def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
 
 
 def _entry(file: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
-    return found
+    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    return entry
 
 
 def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Form:
@@ -251,7 +251,7 @@ def _checked(found: dict[str, Any]) -> str:
 
 
 def _checks(found: dict[str, Any]) -> tuple[str, ...]:
-    """A line for each thing that checks said, with the names of those that said it."""
+    """A line for each message of the checks, with the names of the artifacts that it is about."""
     names: dict[str, list[str]] = {}
     for check in found.get("checks", []):
         names.setdefault(check["text"], []).append(check["name"])

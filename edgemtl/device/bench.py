@@ -188,7 +188,7 @@ def peak_rss_mib() -> float:
 
 
 def main() -> None:
-    """Prints what `measure` found for the order in the process's argument, or what is wrong."""
+    """Prints the result of `measure_here` for the order in the process's argument, or what is wrong."""
     try:
         print(dumps(measure_here(**json.loads(sys.argv[1]))))
     except (UsageError, CheckFailed) as error:

@@ -72,10 +72,10 @@ def frames(size: Size) -> tuple[np.ndarray, ...]:
     small = max(32, ceil(size[0] / block)), max(32, ceil(size[1] / block))
     try:
         rooms = registry.load("data", "scenes").open(None, "val", (), size=small)
-        made = [rooms[index]["image"] for index in range(STORED_FRAMES)]
+        images = [rooms[index]["image"] for index in range(STORED_FRAMES)]
     except (UsageError, ModuleNotFoundError):
-        made = smooth_frames(small, STORED_FRAMES)
-    wide = [frame.repeat(block, 0).repeat(block, 1) for frame in made]
+        images = smooth_frames(small, STORED_FRAMES)
+    wide = [frame.repeat(block, 0).repeat(block, 1) for frame in images]
     return tuple(np.ascontiguousarray(frame[: size[0], : size[1]]) for frame in wide)
 
 
@@ -168,27 +168,27 @@ def judge_session(session: Session, manifest: Manifest, stored: Stored) -> dict[
     return _judge([dict(session(frame)) for frame in stored.frames], manifest, stored, session.float32)
 
 
-def _judge(got: list[Maps], manifest: Manifest, stored: Stored, float32: bool) -> dict[str, Verdict]:
-    return {task: _verdict(task, [of.get(task) for of in got], manifest, stored, float32) for task in manifest.tasks}
+def _judge(runs: list[Maps], manifest: Manifest, stored: Stored, float32: bool) -> dict[str, Verdict]:
+    return {task: _verdict(task, [of.get(task) for of in runs], manifest, stored, float32) for task in manifest.tasks}
 
 
 def _verdict(
-    task: str, got: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
+    task: str, maps_of_runs: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
 ) -> Verdict:
     maps = []
-    for index, map in enumerate(got):
+    for index, map in enumerate(maps_of_runs):
         if map is None:
             return Verdict(WRONG, "no such map")
         if map.shape != stored.shapes[task]:
             return Verdict(WRONG, f"shape {map.shape}, torch's is {stored.shapes[task]}")
-        wanted = stored.maps[task][0].dtype.kind
-        if map.dtype.kind not in ("iu" if wanted == "i" else "f"):
-            return Verdict(WRONG, f"{map.dtype}, torch's are {'class ids' if wanted == 'i' else 'numbers'}")
+        kind = stored.maps[task][0].dtype.kind
+        if map.dtype.kind not in ("iu" if kind == "i" else "f"):
+            return Verdict(WRONG, f"{map.dtype}, torch's are {'class ids' if kind == 'i' else 'numbers'}")
         if problem := manifest.tasks[task].problem(map):
             return Verdict(WRONG, f"frame {index}: {problem}")
         maps.append(canonical(map))
-    kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
-    found = differences(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
+    ours = np.stack([_kept(map, stored.steps[task]) for map in maps])
+    found = differences(ours, np.stack(stored.maps[task]), bounds_of(manifest, float32))
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)
@@ -381,10 +381,10 @@ def remembered(predictor: Predictor) -> bool:
     """Whether this artifact is known to pass here."""
     key = _key(predictor)
     try:
-        kept = files.read_json(_place(key))
+        memory = files.read_json(_place(key))
     except (UsageError, OSError, RuntimeError):  # RuntimeError: nobody's home
         return False
-    return isinstance(kept, dict) and kept.get("key") == key and kept.get("ok") is True
+    return isinstance(memory, dict) and memory.get("key") == key and memory.get("ok") is True
 
 
 def _remember(predictor: Predictor, result: dict[str, Any]) -> None:

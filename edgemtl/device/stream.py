@@ -53,10 +53,10 @@ def open_stream(
     """
 
     def connect() -> cv2.VideoCapture:
-        made = _opened(*where)
-        if device and made.isOpened():
-            _ask(made, wanted)
-        return made
+        capture = _opened(*where)
+        if device and capture.isOpened():
+            _ask(capture, wanted)
+        return capture
 
     opened = connect()
     length = max(0, round(opened.get(cv2.CAP_PROP_FRAME_COUNT))) or None
@@ -85,13 +85,13 @@ def open_stream(
 
 def _opened(*where: Any) -> cv2.VideoCapture:
     """A VideoCapture; one that is not open where opening hangs, as GStreamer does over elements that do not exist."""
-    made: list[cv2.VideoCapture] = []
+    captures: list[cv2.VideoCapture] = []
     if cv2.CAP_GSTREAMER not in where:
         return cv2.VideoCapture(*where)
-    opening = Thread(target=lambda: made.append(cv2.VideoCapture(*where)), daemon=True)
+    opening = Thread(target=lambda: captures.append(cv2.VideoCapture(*where)), daemon=True)
     opening.start()
     opening.join(2 * capture.PATIENCE_S)
-    return made[0] if made else cv2.VideoCapture()
+    return captures[0] if captures else cv2.VideoCapture()
 
 
 def _ask(camera: cv2.VideoCapture, wanted: Wanted) -> None:

@@ -109,15 +109,15 @@ def _calibrate(
     began = time.perf_counter()
     deployed.network, report = _calibrated(deployed, samples, recipe, stop)
     _warn_of_float16(report["beyond_float16"])
-    kept: list[dict[str, Any]] = []
+    floats: list[dict[str, Any]] = []
     if recipe.compression.budget:
-        kept = keep_worst_float(run, deployed, samples, recipe, stop)
+        floats = keep_worst_float(run, deployed, samples, recipe, stop)
         report |= count_quantizers(deployed.network)
     _settle(deployed, recipe)
-    quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": kept})
+    quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": floats})
     run.finetuning.unlink(missing_ok=True)  # which is of other weights now
     report["calibration_seconds"] = time.perf_counter() - began
-    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": kept, "report": report}
+    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": floats, "report": report}
 
 
 def _begun(run: Run, recipe: Recipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which layers stay float: the sensitivity matrix of a run, and the few worst layers that a budget spares int8."""
+"""Which layers stay float: measures a run's sensitivity, and keeps the worst layers float to meet a budget."""
 
 import copy
 import math
@@ -57,10 +57,11 @@ def measure_sensitivity(
 
 
 def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> list[dict[str, Any]]:
-    """Takes the quantizers off the few layers that must be float for the recipe's budget, in place, and says why.
+    """The layers that stay float for the recipe's budget, each with its reason; removes their quantizers, in place.
 
-    Judged by the tasks' scores on frames of the train split, calibrated and not yet fine-tuned. Prints the worst layers
-    and what was tried, and leaves the matrix in the run's sensitivity.json. A budget that cannot be met is a warning.
+    The tasks' scores on frames of the train split decide, of the calibrated network before fine-tuning. Prints the
+    worst layers and the choice, and writes the matrix into the run's sensitivity.json. Warns where the budget cannot be
+    met. UsageError where a score of the float network is 0; Stopped where `stop` was asked.
     """
     allowed = sensitivity.read_budget(recipe.compression.budget)
     network, tasks = deployed.network, recipe.tasks
@@ -113,6 +114,6 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
 
 
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:
-    """What the network gets of a sample: (1, 3, H, W), normalised."""
+    """A sample's image as the network takes it: (1, 3, H, W) float32, normalised."""
     fitted = fit(samples[index]["image"], recipe.size, recipe.fit)
     return deployed.normalise(several(torch.from_numpy(fitted)[None]))

@@ -169,8 +169,8 @@ class Task(BaseModel):
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
-    made: Task = registry.load("tasks", name).task(**(params or {}))
-    return made
+    task: Task = registry.load("tasks", name).task(**(params or {}))
+    return task
 
 
 def build_all(raw: Any) -> dict[str, Task]:
@@ -192,7 +192,7 @@ def check_maps(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> Non
 
 @contextmanager
 def numbered(frame: int, of: str) -> Iterator[None]:
-    """Around what `check` looks at: says in which frame it was, counted from 0."""
+    """Around `check_maps`: adds to its message the number of the frame, counted from 0."""
     try:
         yield
     except CheckFailed as error:
@@ -220,5 +220,5 @@ def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[st
         None if (gain := change(scores[name], baseline[name])) is None else gain if task.higher_is_better else -gain
         for name, task in tasks.items()
     ]
-    known = [gain for gain in gains if gain is not None]
-    return sum(known) / len(known) if len(known) == len(gains) else None
+    defined = [gain for gain in gains if gain is not None]
+    return sum(defined) / len(defined) if len(defined) == len(gains) else None

@@ -45,10 +45,10 @@ def train(
 ) -> Scores:
     """The best validation's scores, task -> score -> value; their weights are in `run`/float.safetensors.
 
-    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one would
-    see. Losses are sums over a process' part divided by counts over the whole batch, so that losses and gradients are
-    those of one process; the same holds for `training.accumulate`. What differs is BatchNorm: it takes the statistics
-    of a micro-batch, on CUDA over all processes, on a CPU (torch has no such layer) over the process' own part.
+    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one process
+    would see. A loss is a sum over a process' part, divided by a count over the whole batch, so that losses and
+    gradients are those of one process. The same holds for `training.accumulate`. Only BatchNorm differs: it takes the
+    statistics of a micro-batch, on CUDA over all processes, on a CPU (where torch has no such layer) over each one's.
 
     `init` names weights to start from in place of the backbone's: another run, its float.safetensors, or a checkpoint
     of the method's authors. With `resume` the run goes on after its last checkpoint, or begins if it has none; on a CPU
@@ -69,7 +69,7 @@ def train(
         network = _network(recipe, None if begun else init, blank=begun or init is not None)
         loop = Loop(
             recipe, network, _forward, samples["train"], fabric=fabric, stop=stop, progress=_Progress(), resume=resume,
-            place=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
+            books=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
         )  # fmt: skip
         if fabric.is_global_zero and loop.saved is None:
             journal.begin(run, recipe, init)
@@ -102,7 +102,7 @@ def _forward(network: nn.Module, frames: Tensor) -> tuple[Any, None]:
 
 
 def _finish(loop: Loop[_Progress], run: Run, samples: Any) -> None:
-    """Steps up to the recipe's last iteration, with validations in between."""
+    """Takes the steps up to the recipe's last iteration, and validates in between."""
     options = loop.options
     for iteration in loop.steps():
         due = iteration == options.iterations or iteration % options.validate_every == 0

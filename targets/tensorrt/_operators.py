@@ -1,4 +1,4 @@
-"""The lint's rules about operators, types and limits. Each finds (where, what) in a Graph, for a version."""
+"""The lint's rules about operators, types and limits. A rule yields (where, what) for a Graph and a version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def name(kind: int) -> str:
 
 
 def newest_opset(version: Version) -> int:
-    """That a TensorRT of this version imports."""
+    """The newest opset that TensorRT of this version imports."""
     return 17 if version < (10,) else 20 if version < (11,) else 25
 
 

@@ -3,12 +3,9 @@
 import contextlib
 import copy
 import io
-import os
 import re
 import signal
-import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +34,8 @@ from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 from edgemtl.training import launch, loop
 from edgemtl.training.batches import Lost
+from tests.forked import fork, kill_at, wait
+from tests.forked import run as run_forked
 
 pytestmark = pytest.mark.slow
 
@@ -689,12 +688,7 @@ KILLS = {  # name: whose function it is, which call of it never returns
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("forked")
-    path = os.pathsep.join([str(Path(compress.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return run_forked(__file__, tmp_path_factory.mktemp("forked"))
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -717,37 +711,9 @@ def play(folder):
         assert wait(fork(compress.compress, folder / name, resume=True)) == 0, name
 
 
-def fork(work, *given, **options):
-    """The number of a new process that does the work; forking saves importing torch and calibrating."""
-    number = os.fork()
-    if number:
-        return number
-    try:
-        work(*given, **options)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def wait(number):
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-
-
 def killed(run, owner, what, call):
     """Compresses until that call, half of which is done where it writes, and dies."""
-    usual, calls = getattr(owner, what), []
-
-    def last(*given, **options):
-        if what != "unlink" or given[0].name == "finetuning.safetensors":
-            calls.append(given)
-        if len(calls) < call:
-            return usual(*given, **options)
-        if what == "write_bytes":
-            usual(given[0], given[1][: len(given[1]) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, what, last)
+    kill_at(owner, what, call, lambda path: what != "unlink" or path.name == "finetuning.safetensors")
     compress.compress(run)
 
 
