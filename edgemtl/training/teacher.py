@@ -18,7 +18,7 @@ from edgemtl.networks.prepare import load_float
 from edgemtl.networks.session import several
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.tasks import Size, Task
+from edgemtl.tasks import Size
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # frames (B, 3, h, w), 0..255 -> raw outputs (B, C, h', w')
 
@@ -91,15 +91,11 @@ def load(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
 def _of_run(run: Run, recipe: Recipe, device: torch.device) -> Teacher:
     own = run.recipe
     for task in own.tasks:
-        if task in recipe.tasks and (problem := _differ(own.tasks[task], recipe.tasks[task])):
-            raise UsageError(f"{run} teaches {task} with other {problem} than {recipe.name} has")
+        classes = [getattr(of.tasks[task], "classes", None) for of in (own, recipe) if task in of.tasks]
+        if len(classes) == 2 and classes[0] != classes[1]:
+            raise UsageError(f"{run} teaches {task} with other classes than {recipe.name} has")
     network = load_float(run).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Teacher(run.weights("float"), network.raw, own.size, tuple(own.tasks))
-
-
-def _differ(one: Task, other: Task) -> str:
-    """What a teacher's word on a task cannot be taken for, if it differs."""
-    return "classes" if getattr(one, "classes", None) != getattr(other, "classes", None) else ""
 
 
 def _of_file(file: Path, device: torch.device) -> Teacher:
@@ -119,11 +115,13 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
         told = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
         raise UsageError(f"{file} takes {told}; a teacher takes one float32 input (B, 3, h, w), RGB in 0..255")
     batch, _, height, width = inputs[0].shape
+    if isinstance(batch, int) and batch != 1:
+        raise UsageError(f"{file} takes {batch} frames at once; a teacher takes one, or any number")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def network(x: Tensor) -> dict[str, Tensor]:
-        parts = x.cpu().numpy()
-        parts = [parts] if not isinstance(batch, int) or batch == len(parts) else np.split(parts, len(parts) // batch)
+        every = x.cpu().numpy()
+        parts = np.split(every, len(every)) if isinstance(batch, int) else [every]
         made = [session.run(outputs, {inputs[0].name: part}) for part in parts]
         return {name: torch.from_numpy(np.concatenate(of)).to(device) for name, of in zip(outputs, zip(*made))}
 

@@ -61,12 +61,14 @@ class Ramp(nn.Module):
         return {"depth": image.mean(1, keepdim=True) / 100, "semseg": image[:, :1] * torch.arange(3.0).view(1, 3, 1, 1)}
 
 
-def file(folder: Path, network: nn.Module = Ramp(), example: tuple[int, ...] = (1, 3, 32, 48), **axes: Any) -> Path:
-    path = folder / "teacher.onnx"
+def file(
+    folder: Path, network: nn.Module | None = None, example: tuple[int, ...] = (1, 3, 32, 48), **axes: Any
+) -> Path:
+    path, network = folder / "teacher.onnx", network or Ramp()
     outputs = list(network(torch.zeros(example)))
     torch.onnx.export(
-        network, (torch.zeros(example),), path, dynamo=False, input_names=["image"], output_names=outputs, opset_version=17,
-        dynamic_axes=axes or None,
+        network, (torch.zeros(example),), path, dynamo=False, input_names=["image"], output_names=outputs,
+        opset_version=17, dynamic_axes=axes or None,
     )  # fmt: skip
     return path
 
@@ -119,13 +121,13 @@ def test_of_deep_supervision_the_final_output_counts(run: Path) -> None:
 
 
 def test_what_is_no_teacher_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
-    def refused(source: str | Path, recipe: Recipe = small()) -> str:
+    def refused(source: str | Path, recipe: Recipe | None = None) -> str:
         with pytest.raises(UsageError) as error:
-            teacher.load(source, recipe, CPU)
+            teacher.load(source, recipe or small(), CPU)
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "a run, a bundled model (nyud_edge) or an .onnx file" in refused(tmp_path / "nothing")
+    assert "a run, a bundled model (nyud_edge) or an .onnx file is one" in refused(tmp_path / "nothing")
     (tmp_path / "broken.onnx").write_bytes(b"no protobuf")
     assert "broken.onnx is no model" in refused(tmp_path / "broken.onnx")
     assert "other classes" in refused(run, small(classes=("wall", "floor", "lamp")))
