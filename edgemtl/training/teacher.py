@@ -71,9 +71,7 @@ def load(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
         teacher = _of_file(path, device)
     else:
         names = ", ".join(bundled.names())
-        raise UsageError(
-            f"a teacher is a run, a bundled model ({names}) or an .onnx file, and {source} is none of them"
-        )
+        raise UsageError(f"{source} is no teacher: a run, a bundled model ({names}) or an .onnx file is one")
     size = teacher.size or recipe.size
     raw = teacher(torch.zeros(1, *size, 3, dtype=torch.uint8, device=device))
     teacher.tasks = tuple(task for task in recipe.tasks if task in teacher.tasks)
