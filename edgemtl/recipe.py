@@ -110,6 +110,8 @@ class Compression(Options):
     calibration: int = Field(128, gt=0)  # frames
     iterations: int = Field(0, ge=0)  # of quantization-aware fine-tuning
     batch: int = Field(8, gt=0)
+    accumulate: int = Field(1, gt=0)  # micro-batches per optimizer step
+    save_every: int = Field(50, gt=0)  # iterations
     rate: float = Field(3e-5, gt=0)
     teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float

@@ -33,6 +33,8 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"  # losses and scores while it was trained, one record a line
         self.tensorboard = self.folder / "tensorboard"  # the same, for TensorBoard
         self.state = self.folder / "last.safetensors"  # all that training needs to go on
+        self.finetuning = self.folder / "finetuning.safetensors"  # all that fine-tuning needs to go on, until it ends
+        self.finetuning_metrics = self.folder / "finetuning.jsonl"  # losses while it was fine-tuned
         self.ledger = self.folder / "scales.json"  # every quantized tensor of the int8 weights, see edgemtl.ledger
         self.sensitivity = self.folder / "sensitivity.json"  # what each layer's int8 costs each task
         # By the name of weights or of an artifact's folder:

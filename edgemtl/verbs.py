@@ -174,13 +174,14 @@ def show(recipe: str, /, *, data: Data = None, settings: Settings = None, as_jso
     display.table(loaded.summary, ("field", "value"), recipes.flat(loaded), left=2)
 
 
-def compress(run: Path, /, *, data: Data = None, settings: Settings = None) -> Any:
+def compress(run: Path, /, *, data: Data = None, settings: Settings = None, resume: Flag = False) -> Any:
     """Quantize a run's network to int8: calibrate, then fine-tune.
 
     Args:
         run: a run folder with float weights
         data: where the data set lies (default: the variable EDGEMTL_DATA)
         settings: override fields of the recipe, such as compression.iterations=200
+        resume: go on with a fine-tuning that was interrupted
 
     Example:
         edgemtl compress runs/nyud --data NYUDv2 --set compression.iterations=200
@@ -188,7 +189,7 @@ def compress(run: Path, /, *, data: Data = None, settings: Settings = None) -> A
     with needs("train"):
         from edgemtl.quantization.compress import compress
 
-    return compress(run, data=data, settings=settings or [])
+    return compress(run, data=data, settings=settings or [], resume=resume)
 
 
 def sensitivity(run: Path, /, *, data: Data = None, frames: Count = 4, out: Path | None = None) -> None:

@@ -255,8 +255,11 @@ def check_format(path: Path, about: dict[str, Any]) -> None:
         raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
 
 
-def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
+def load(path: Path, network: nn.Module, example: Tensor, *, tuned: bool = False) -> nn.Module:
     """Fills `network`, a prepared one without quantizers, from a file of `save`, in place; eval mode.
+
+    Codes are in their range, and converters know none but that of 8 bits: quantizers clip to it, or to their own where
+    the weights are `tuned` from here on.
 
     UsageError where the file is missing, broken or of another network: each quantizer must run, on the tensor it names.
     """
@@ -268,7 +271,8 @@ def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
         if placed["role"] == "weight":
             tensors[name] = decode(tensors[name], scale, axis)
         quantizer = FakeQuantize(scale, axis, placed["role"], name, placed["bits"])
-        quantizer.low, quantizer.high = LOW, HIGH  # codes are in their range, and converters know no narrower one
+        if not tuned:
+            quantizer.low, quantizer.high = LOW, HIGH
         made[quantizer] = placed["slots"]
     checkpoint.restore(network, tensors, path)
     for quantizer, places in made.items():

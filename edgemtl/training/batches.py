@@ -214,16 +214,16 @@ def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor
     return {name: torch.from_numpy(np.stack([sample[name] for sample in good])) for name in good[0]}
 
 
-def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, dict[str, Tensor]]:
-    """A stacked batch as the network and the losses take it.
-
-    The image (B, 3, H, W) float32 normalised, channels last in memory; labels as each task's objective has them.
-    """
-    return normalise(batch["image"]), {name: objectives.of(name).tensor(batch[name]) for name in tasks}
+def labels(batch: dict[str, Tensor], tasks: dict[str, Task]) -> dict[str, Tensor]:
+    """The labels of a stacked batch as each task's objective has them."""
+    return {name: objectives.of(name).tensor(batch[name]) for name in tasks}
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
+    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit.
+
+    Channels come last in memory.
+    """
     made: Tensor = _deployed(frames.device)(several(frames))
     return made
 

@@ -20,7 +20,7 @@ from edgemtl.files import difference, dumps, read_lines, replacing, sha256, writ
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 
-FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
+FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression` that have no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
@@ -34,23 +34,27 @@ def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
 
 
 def check_same(run: Run, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, see `change`."""
+    if other := change(run.about.get("recipe"), recipe):
+        raise UsageError(
+            f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
+        )
 
-    A key that did not exist when the run began counts with its default.
+
+def change(stored: Any, recipe: Recipe) -> str | None:
+    """The first key in which a recipe in JSON differs from `recipe`, in words; None where they are equal.
+
+    Except for those of FREE. A key that did not exist when the other was stored counts with its default.
     """
-    stored: Any = run.about.get("recipe")
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
     given = [stored, recipe.model_dump(mode="json")]
     for number, each in enumerate(given):
-        training = each.get("training") if isinstance(each, dict) else None
-        if isinstance(training, dict):
-            given[number] = each | {"training": {key: value for key, value in training.items() if key not in FREE}}
-    other = difference(*given)
-    if other:
-        raise UsageError(
-            f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
-        )
+        parts = {part: each.get(part) for part in ("training", "compression")} if isinstance(each, dict) else {}
+        for part, options in parts.items():
+            if isinstance(options, dict):
+                given[number] |= {part: {key: value for key, value in options.items() if key not in FREE}}
+    return difference(*given)
 
 
 def versions() -> dict[str, str]:
@@ -72,18 +76,18 @@ def commit() -> str | None:
 
 
 class Journal:
-    """metrics.jsonl, one line per record, and the same numbers for TensorBoard.
+    """`metrics`, one line of JSON per record, and the same numbers for TensorBoard in a folder.
 
     Of what a former process wrote, scores after `validated` and losses after `iteration` are dropped: they come again.
     """
 
-    def __init__(self, run: Run, iteration: int, validated: int) -> None:
-        self.path = run.metrics
+    def __init__(self, metrics: Path, tensorboard: Path, iteration: int, validated: int) -> None:
+        self.path = metrics
         lines = read_lines(self.path)
         kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.board = SummaryWriter(str(run.tensorboard), purge_step=iteration + 1)
+        self.board = SummaryWriter(str(tensorboard), purge_step=iteration + 1)
 
     def write(self, iteration: int, **record: Any) -> None:
         """Appends one line; UsageError where the disk refuses."""

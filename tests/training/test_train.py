@@ -29,6 +29,7 @@ from edgemtl.networks import checkpoint
 from edgemtl.recipe import Augment, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
+from edgemtl.training import loop
 from edgemtl.training.journal import Journal
 
 
@@ -337,17 +338,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeyp
         found = usual(*given)
         return found | {"depth": found["depth"] * (float("nan") if len(calls) == 4 else 1)}
 
-    usual = module.losses
-    monkeypatch.setattr(module, "losses", broken)
+    usual = loop.losses
+    monkeypatch.setattr(loop, "losses", broken)
     with pytest.raises(CheckFailed, match="depth loss is nan in iteration 4; .*last.safetensors keeps iteration 3"):
         train(tmp_path)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "last.safetensors").values())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeypatch):
-    usual = module.losses
+    usual = loop.losses
     monkeypatch.setattr(
-        module, "losses", lambda raw, *given: usual(raw, *given) | {"depth": (0 * raw["depth"].sum()).sqrt()}
+        loop, "losses", lambda raw, *given: usual(raw, *given) | {"depth": (0 * raw["depth"].sum()).sqrt()}
     )
     with pytest.raises(CheckFailed, match="gradient's norm is nan in iteration 1; nothing was saved yet"):
         train(tmp_path)
@@ -487,7 +488,7 @@ def test_a_checkpoint_wins_over_the_weights_to_start_from(tmp_path, data, undist
 
 
 def test_a_start_that_was_not_saved_yet_is_asked_for_again(tmp_path, data, undisturbed, monkeypatch):
-    monkeypatch.setattr(module, "set_rate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "set_rate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, init=undisturbed.run)
     with pytest.raises(UsageError, match="was begun with --init .*float.safetensors and saved nothing yet; give"):
@@ -620,7 +621,7 @@ def wait(number):
 
 def killed(run, what, call):
     """Trains until that call, half of which is done where it writes, and dies."""
-    owner = {"replace": os, "write_bytes": Path, "write": Journal}.get(what, module)
+    owner = {"replace": os, "write_bytes": Path, "write": Journal, "set_rate": loop}.get(what, module)
     usual, calls = getattr(owner, what), []
 
     def last(*given, **options):
