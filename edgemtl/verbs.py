@@ -110,6 +110,8 @@ def train(
     settings: Settings = None,
     tasks: Words = None,
     init: Path | None = None,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     resume: Flag = False,
     dry_run: Flag = False,
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -127,6 +129,8 @@ def train(
         settings: override fields of the recipe, such as training.rate=1e-3
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
+        teacher: learn beside the labels from this run, bundled model or ONNX file
+        unlabelled: a folder of pictures to learn from the teacher on, too
         resume: go on after the run's last checkpoint
         dry_run: take three steps, write nothing, and say how long all would take and how much memory
         precision: arithmetic
@@ -147,7 +151,8 @@ def train(
         from edgemtl.training.train import train
 
     return train(
-        loaded, run=run, data=data, resume=resume, init=init, precision=precision, accelerator=accelerator,
+        loaded, run=run, data=data, resume=resume, init=init, teacher=teacher, unlabelled=unlabelled,
+        precision=precision, accelerator=accelerator,
         devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy, dry_run=dry_run,
     )  # fmt: skip
 

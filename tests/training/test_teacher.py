@@ -1,14 +1,19 @@
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl import bundled
-from edgemtl.errors import UsageError
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import load_float
 from edgemtl.recipe import Data, Network, Recipe, Training
@@ -17,6 +22,8 @@ from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.semseg import Semseg
 from edgemtl.training import teacher
+from edgemtl.training.unlabelled import WithUnlabelled
+from tests.training import test_train
 
 CPU = torch.device("cpu")
 
@@ -142,3 +149,92 @@ def test_what_is_no_teacher_is_refused_in_a_line(run: Path, tmp_path: Path) -> N
 
     assert "one float32 input (B, 3, h, w)" in refused(file(tmp_path, Grey(), (1, 1, 8, 8)))
     shutil.rmtree(tmp_path)
+
+
+# ---- training with one
+
+
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Training of a tiny network on ten tiles of 32x32, as test_train.py has it."""
+    test_train.stand_in(monkeypatch.setattr)
+    return test_train
+
+
+class Far(nn.Module):
+    """What no label of the tiles says: 9 m everywhere, and the second class."""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = 0 * image[:, :1, ::4, ::4]
+        return {"depth": x + 9, "semseg": torch.cat([x - 2, x + 2], 1)}
+
+
+def taught(tiles: Any, folder: Path, run: str, **options: Any) -> Path:
+    path = file(folder, Far(), (1, 3, 32, 32), image={0: "batch"})
+    tiles.train(folder / run, tiles.recipe(**options), teacher=path)
+    return folder / run
+
+
+def bias(run: Path) -> Tensor:
+    return load_file(run / "last.safetensors")["model/depth.bias"]
+
+
+def test_a_student_follows_its_teacher_as_much_as_the_recipe_says(tiles: Any, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    tiles.train(alone)
+    ignored, much = (taught(tiles, tmp_path, str(weight), teacher=weight) for weight in (0.0, 9.0))
+    assert torch.equal(bias(alone), bias(ignored)) and bias(much) > bias(alone)
+    assert json.loads((much / "recipe.json").read_text())["teacher"]["path"].endswith("teacher.onnx")
+
+
+def test_parts_of_a_batch_learn_from_a_teacher_what_the_whole_does(tiles: Any, tmp_path: Path) -> None:
+    whole = taught(tiles, tmp_path, "whole", plain=True)
+    parts = taught(tiles, tmp_path, "parts", plain=True, accumulate=2)
+    held = [load_file(run / "last.safetensors") for run in (whole, parts)]
+    for name in held[0]:
+        if name.startswith("model/"):
+            torch.testing.assert_close(held[0][name], held[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(tiles: Any, tmp_path: Path) -> None:
+    whole = taught(tiles, tmp_path, "whole")
+    reads = []
+
+    def interrupt(index: int) -> None:
+        reads.append(index)
+        if len(reads) == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckFailed, match="--resume goes on"):
+        tiles.stand_in(patch.setattr, train=tiles.Tiles(10, interrupt))
+        taught(tiles, tmp_path, "parts")
+    with pytest.raises(UsageError, match="was begun with --teacher .*teacher.onnx; go on in the same way"):
+        tiles.train(tmp_path / "parts", tiles.recipe(), resume=True)
+    tiles.train(tmp_path / "parts", tiles.recipe(), resume=True, teacher=tmp_path / "teacher.onnx")
+    assert tiles.outcome(tmp_path / "parts") == tiles.outcome(whole)
+
+
+def test_pictures_without_labels_are_learned_from_the_teacher_alone(tiles: Any, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / "more" / f"{number}.png"), np.full((48, 64, 3), 40 * number, np.uint8))
+    path = file(tmp_path, Far(), (1, 3, 32, 32), image={0: "batch"})
+    tiles.train(tmp_path / "run", tiles.recipe(), teacher=path, unlabelled=tmp_path / "more")
+    about = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert about["unlabelled"]["pictures"] == 5
+    losses = [line["loss"] for line in tiles.lines(tmp_path / "run") if "loss" in line]
+    assert all(np.isfinite(loss["depth"]) for loss in losses)
+    with pytest.raises(UsageError, match="--unlabelled needs a --teacher"):
+        tiles.train(tmp_path / "other", tiles.recipe(), unlabelled=tmp_path / "more")
+    with pytest.raises(UsageError, match="takes a folder of pictures, and .* is none; of a film, take `ffmpeg"):
+        tiles.train(tmp_path / "other", tiles.recipe(), teacher=path, unlabelled=path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_frames_without_labels_stand_behind_those_of_the_data_set(tmp_path: Path) -> None:
+    picture = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), picture[..., ::-1])
+    both = WithUnlabelled(test_train.Tiles(10), tmp_path)
+    assert len(both) == 11 and both.name(10) == "a" and both.name(3) == "3"
+    assert set(both[10]) == {"image"} and np.array_equal(both[10]["image"], picture)
+    assert set(both[3]) == {"image", "depth", "semseg"} and both.paths(10) == {"image": (tmp_path / "a.png",)}
