@@ -622,7 +622,7 @@ def demo(
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
-    from edgemtl.device.play import settings_of
+    from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import opened
     from edgemtl.files import dumps
 
@@ -636,8 +636,11 @@ def demo(
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)
-    predictor = opened(bundled.folder(artifact), device, untested=untested)
-    with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
+    wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
+    predictor, camera = beside(
+        lambda: opened(bundled.folder(artifact), device, untested=untested), lambda: open_source(source, wanted)
+    )
+    with camera as frames:
         summary = run(
             predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
             **own,
