@@ -46,7 +46,7 @@ def rewritten(model: Any) -> Any:
                 if readers[clip.output[0]] == [node]:
                     gone.add(clip.output[0])
                     node.input[0] = clip.input[0]
-                end = int(min(HIGH, np.rint(limit / scale)))
+                end = round(min(HIGH, limit / float(scale)))  # half to even, as codes are rounded
                 high = f"highest/{end}"
                 fresh[high] = np.uint8(end)  # type: ignore[assignment]
                 codes, node.output[0] = node.output[0], node.output[0] + RAW
