@@ -81,7 +81,7 @@ class Run:
 
     def describe(self, form: str) -> Manifest:
         """What a manifest would say of these weights; UsageError where they are missing."""
-        return describe(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
+        return describe_weights(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
 
     def artifact(self, target: str, precision: str = "int8") -> Path:
         """The folder of an artifact: named after the target for int8, "TARGET-fp32" and so on for the others."""
@@ -92,7 +92,7 @@ class Run:
         return {file.parent: artifact.read(file.parent) for file in sorted(self.folder.glob(f"[!.]*/{artifact.FILE}"))}
 
 
-def describe(recipe: Recipe, file: Path, precision: str) -> Manifest:
+def describe_weights(recipe: Recipe, file: Path, precision: str) -> Manifest:
     """What a manifest would say of a file of weights for a recipe's network."""
     digest = sha256(file)
     return Manifest(

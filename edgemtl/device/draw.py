@@ -82,7 +82,9 @@ def cell(frame: Size, cells: int, canvas: Size = CANVAS) -> Size:
     return _grid(frame, cells, canvas)[1]
 
 
-def place(at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS) -> tuple[float, float] | None:
+def position_in_frame(
+    at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS
+) -> tuple[float, float] | None:
     """Where in the frame a page's pixel (row, column) lies, from 0 to below 1 each; None beside the cells' pictures."""
     columns, (height, width) = _grid(frame, cells, canvas)
     down, across = TITLE + height + ROWS * ROW + GAP, width + GAP

@@ -55,7 +55,7 @@ def play(
     with ExitStack() as stack:
         film = stack.enter_context(Film(record, source))
         journal = stack.enter_context(Stats(stats)) if stats else None
-        screen: AbstractContextManager[Screen] = build(show, clock, view, source, film, limit, address)
+        screen: AbstractContextManager[Screen] = open_screen(show, clock, view, source, film, limit, address)
         shown = stack.enter_context(screen)
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
         stack.enter_context(interruptible())
@@ -122,7 +122,7 @@ def beside(model: Callable[[], Predictor], camera: Callable[[], Source]) -> tupl
             raise
 
 
-def build(
+def open_screen(
     kind: Show, clock: Clock, view: View, source: Source, film: Film, limit: int | None, address: str
 ) -> AbstractContextManager[Screen]:
     """The screen of a kind; UsageError where there can be none."""
@@ -141,7 +141,7 @@ def settings_of(name: str, run: Callable[..., Any], settings: Sequence[str], vie
     known = set(own) - {"view"} - signature(play).parameters.keys()
     found: dict[str, Any] = {"view": view} if "view" in own else {}
     for setting in settings:
-        key, value = recipe.parse(setting)
+        key, value = recipe.parse_setting(setting)
         if key not in known:
             raise unknown(f"setting of app {name}", key, known)
         found[key] = value

@@ -15,12 +15,12 @@ from edgemtl.ledger import CODES
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.quantization import exact, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.calibrate import counts, quantize
+from edgemtl.quantization.calibrate import count_quantizers, quantize
 from edgemtl.quantization.finetune import finetune
 from edgemtl.quantization.float_layers import image, keep_worst_float
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.stop import Stop, Stopped
 from edgemtl.training import journal
 from edgemtl.training.launch import launch
@@ -58,14 +58,14 @@ def compress(
             show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = load(recipe.data, data, "train", recipe.tasks)
+    samples = load_samples(recipe.data, data, "train", recipe.tasks)
     about: dict[str, Any] = {
         "recipe": recipe.name,
         "compression": recipe.compression.model_dump(mode="json", exclude=set(journal.FREE)),
         "exact": recipe.compression.is_exact,
     }
     if recipe.compression.budget:
-        sensitivity.budget(recipe.compression.budget)
+        sensitivity.read_budget(recipe.compression.budget)
     if run.finetuning.is_file() and not resume:
         show.note(f"compress: begins with calibration; until that is done, --resume would go on with {run.finetuning}")
     with Stop() as stop:
@@ -89,7 +89,7 @@ def compress(
             "format": ledger.FORMAT, "file": int8.name, "sha256": files.sha256(int8), "zero_point": 0,
             "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
             "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
-            **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
+            **pairing.ledger_entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
     run.finetuning.unlink(missing_ok=True)
@@ -109,15 +109,15 @@ def _calibrate(
     began = time.perf_counter()
     deployed.network, report = _calibrated(deployed, samples, recipe, stop)
     _warn_of_float16(report["beyond_float16"])
-    kept: list[dict[str, Any]] = []
+    floats: list[dict[str, Any]] = []
     if recipe.compression.budget:
-        kept = keep_worst_float(run, deployed, samples, recipe, stop)
-        report |= counts(deployed.network)
+        floats = keep_worst_float(run, deployed, samples, recipe, stop)
+        report |= count_quantizers(deployed.network)
     _settle(deployed, recipe)
-    quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": kept})
+    quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": floats})
     run.finetuning.unlink(missing_ok=True)  # which is of other weights now
     report["calibration_seconds"] = time.perf_counter() - began
-    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": kept, "report": report}
+    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": floats, "report": report}
 
 
 def _begun(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _begun(run: Run, recipe: Recipe) -> dict[str, Any]:
     about = checkpoint.about(file)
     if "begun" not in about:
         raise UsageError(f"{file} holds no fine-tuning that this version of edgemtl can continue")
-    changed = journal.change(about["recipe"], recipe) or files.difference(about["begun"], _hashes(run))
+    changed = journal.recipe_change(about["recipe"], recipe) or files.difference(about["begun"], _hashes(run))
     if changed:
         raise UsageError(f"{file} was begun differently: {changed}; resume with the same, or begin without --resume")
     return about

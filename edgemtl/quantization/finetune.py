@@ -18,7 +18,7 @@ from edgemtl.quantization import quantizers
 from edgemtl.recipe import Compression, Recipe, Training
 from edgemtl.run import Run
 from edgemtl.stop import Stop
-from edgemtl.training.loop import Forward, Loop, Place, Progress
+from edgemtl.training.loop import Books, Forward, Loop, Progress
 
 
 def finetune(
@@ -44,13 +44,13 @@ def finetune(
     student = deployed.network.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher = teacher.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     began = time.perf_counter()
-    place = Place(
+    books = Books(
         run.finetuning, run.finetuning_metrics, run.tensorboard / "finetuning", "fine-tuning", " of fine-tuning",
         "compression", about,
     )  # fmt: skip
     loop = Loop(
         recipe, student, _forward(deployed.normalise, teacher, recipe, fabric), samples, fabric=fabric, stop=stop,
-        place=place, progress=Progress(), resume=resume,
+        books=books, progress=Progress(), resume=resume,
     )  # fmt: skip
     _tune(student, True)
     with loop:

@@ -177,8 +177,8 @@ class _Walk:
         given = [self.at[source] for source in node.all_input_nodes if source not in self.positions]
         lost = all(value.known or _told(value) for value in given if isinstance(value, Value))
         if lost:
-            self.why.setdefault(label(node), reason)
-        return self._unknown(node, {label(node)} if lost else set())
+            self.why.setdefault(readable_name(node), reason)
+        return self._unknown(node, {readable_name(node)} if lost else set())
 
     def _unknown(self, node: fx.Node, own: set[str] | None = None) -> Value:
         islands = frozenset(own or ()).union(*(_islands(self.at[source]) for source in node.all_input_nodes))
@@ -593,7 +593,7 @@ def _products(x: Value, weight: torch.Tensor, groups: int) -> tuple[Array, Array
     return fine.ravel(), bottom.ravel(), top.ravel()
 
 
-def label(node: fx.Node) -> str:
+def readable_name(node: fx.Node) -> str:
     """A name for people: the module's path and the operation."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].removeprefix("L['self'].") if stack else ""

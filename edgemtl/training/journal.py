@@ -42,31 +42,31 @@ def sources(init: Path | None, teacher: Path | None, unlabelled: Path | None) ->
 
 
 def check_same(run: Run, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`, see `change`."""
-    if other := change(run.about.get("recipe"), recipe):
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, see `recipe_change`."""
+    if other := recipe_change(run.about.get("recipe"), recipe):
         raise UsageError(
             f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
         )
 
 
-def change(stored: Any, recipe: Recipe) -> str | None:
+def recipe_change(stored: Any, recipe: Recipe) -> str | None:
     """The first key in which a recipe in JSON differs from `recipe`, in words; None where they are equal.
 
-    Except for those of FREE. A key that did not exist when the other was stored counts with its default.
+    Keys in FREE do not count. A key that did not exist when the other recipe was stored counts with its default.
     """
     with suppress(ValidationError):
         stored = Recipe.model_validate(stored).model_dump(mode="json")
-    given = [stored, recipe.model_dump(mode="json")]
-    for number, each in enumerate(given):
+    recipes = [stored, recipe.model_dump(mode="json")]
+    for number, each in enumerate(recipes):
         parts = {part: each.get(part) for part in ("training", "compression")} if isinstance(each, dict) else {}
         for part, options in parts.items():
             if isinstance(options, dict):
-                given[number] |= {part: {key: value for key, value in options.items() if key not in FREE}}
-    return difference(*given)
+                recipes[number] |= {part: {key: value for key, value in options.items() if key not in FREE}}
+    return difference(*recipes)
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of every package that has a say in the weights and is installed."""
+    """The versions of Python and of every installed package that the weights depend on."""
     # OpenCV has four packages on PyPI, and a system's own has none; the module itself knows.
     return {"python": platform.python_version(), **artifact.versions(PACKAGES), "opencv": cv2.__version__}
 
@@ -86,15 +86,15 @@ def commit() -> str | None:
 class Journal:
     """`metrics`, one line of JSON per record, and the same numbers for TensorBoard in a folder.
 
-    Of what a former process wrote, scores after `validated` and losses after `iteration` are dropped: they come again.
+    Drops the scores after `validated` and the losses after `iteration` that an earlier process wrote: they come again.
     """
 
     def __init__(self, metrics: Path, tensorboard: Path, iteration: int, validated: int) -> None:
         self.path = metrics
         lines = read_lines(self.path)
-        kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
+        earlier = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(dumps(line) + "\n" for line in earlier), encoding="utf-8")
         self.board = SummaryWriter(str(tensorboard), purge_step=iteration + 1)
 
     def write(self, iteration: int, **record: Any) -> None:
@@ -123,7 +123,7 @@ class Interval:
     def record(self, weights: dict[str, float]) -> dict[str, Any]:
         """The mean loss of each task (those of `weights`, in order) and their weighted sum, and where the time went.
 
-        The mean is over the steps that had labels for the task; without any the task is left out.
+        The mean is over the steps that had labels for the task. A task without such steps is left out.
         """
         seconds = time.perf_counter() - self.begin
         steps = len(self.losses)

@@ -21,7 +21,7 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.training import balance
 from edgemtl.training.batches import Lost, labels, loader
 from edgemtl.training.journal import Interval, Journal
-from edgemtl.training.losses import count, losses
+from edgemtl.training.losses import count_pixels, losses
 from edgemtl.training.schedule import average, optimizer, set_rate
 
 LOG_EVERY = 20  # iterations
@@ -33,7 +33,7 @@ Forward = Callable[[nn.Module, Tensor], tuple[Raw, Tensor | None]]
 
 @dataclass
 class Progress:
-    """Where a loop is, beside its tensors."""
+    """How far a loop is; its tensors are not here."""
 
     iteration: int = 0  # finished optimizer steps
     validated: int = 0  # the iteration of the last validation
@@ -43,8 +43,8 @@ Kind = TypeVar("Kind", bound=Progress)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a loop is written down, and what it is called."""
+class Books:
+    """The files of a loop, and its name in messages."""
 
     state: Path  # all that it needs to go on
     metrics: Path
@@ -56,9 +56,9 @@ class Place:
 
 
 class Loop(Generic[Kind]):
-    """The steps that recipe.training states, from the state in `place` on if `resume` and there is one.
+    """Takes the steps that recipe.training states; with `resume`, from the saved state on, if there is one.
 
-    Enter it, and take `steps`. The network is trained in place, on fabric's device.
+    Use it in a `with` and iterate over `steps`. It trains the network in place, on fabric's device.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Loop(Generic[Kind]):
         *,
         fabric: Fabric,
         stop: Stop,
-        place: Place,
+        books: Books,
         progress: Kind,
         resume: bool,
     ) -> None:
         self.recipe, self.options, self.forward, self.samples = recipe, recipe.training, forward, samples
-        self.fabric, self.stop, self.place, self.progress = fabric, stop, place, progress
+        self.fabric, self.stop, self.books, self.progress = fabric, stop, books, progress
         self.average = copy.deepcopy(network).requires_grad_(False) if self.options.ema else None
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network = synchronised(network)
@@ -86,8 +86,8 @@ class Loop(Generic[Kind]):
         if self.average is not None:
             self.average.to(fabric.device)
         self.weights = torch.tensor([self.options.weights[name] for name in recipe.tasks], device=fabric.device)
-        self.saved: int | None = None  # the iteration that the state in `place` holds; None: there is none
-        if resume and place.state.is_file():
+        self.saved: int | None = None  # the iteration that the state in `books` holds; None: there is none
+        if resume and books.state.is_file():
             self._load()
         self.batches = loader(
             samples,
@@ -102,33 +102,33 @@ class Loop(Generic[Kind]):
         self.interval = Interval()
         self.bar = show.progress()
         self.task = self.bar.add_task(
-            place.name, total=self.options.iterations, completed=self.progress.iteration, status=""
+            books.name, total=self.options.iterations, completed=self.progress.iteration, status=""
         )
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Everything that the state holds beside the optimizer."""
-        held = {"model": self.network, "balance": self.balance}
-        return held if self.average is None else held | {"average": self.average}
+        """The modules whose tensors the state holds, beside the optimizer's."""
+        modules = {"model": self.network, "balance": self.balance}
+        return modules if self.average is None else modules | {"average": self.average}
 
     def _load(self) -> None:
-        held, about = checkpoint.load(self.place.state)
+        tensors, about = checkpoint.load(self.books.state)
         try:
             self.progress = type(self.progress)(**about["state"])
         except (KeyError, TypeError):
             raise UsageError(
-                f"{self.place.state} holds no training state that this version of edgemtl can continue"
+                f"{self.books.state} holds no training state that this version of edgemtl can continue"
             ) from None
-        checkpoint.unpack(held, self.place.state, self.modules, self.optimizer)
+        checkpoint.unpack(tensors, self.books.state, self.modules, self.optimizer)
         self.fabric.strategy.precision.load_state_dict(about["scaler"])
         self.saved = self.progress.iteration
 
     def __enter__(self) -> "Loop[Kind]":
         if self.fabric.is_global_zero:
-            for leftover in self.place.state.parent.glob(".*.part.*"):  # of a process killed while it wrote
+            for leftover in self.books.state.parent.glob(".*.part.*"):  # of a process killed while it wrote
                 leftover.unlink()
-            place, progress = self.place, self.progress
-            self.journal = Journal(place.metrics, place.tensorboard, progress.iteration, progress.validated)
+            books, progress = self.books, self.progress
+            self.journal = Journal(books.metrics, books.tensorboard, progress.iteration, progress.validated)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,7 +139,7 @@ class Loop(Generic[Kind]):
             self.journal.close()
 
     def steps(self) -> Iterator[int]:
-        """Takes the steps that are left; gives the number of finished ones before each of them, and after the last.
+        """Takes the remaining steps; yields the number of finished steps before each one, and after the last.
 
         Saves every `save_every` steps. CheckFailed as for `step`, and where SIGINT or SIGTERM asked to stop: the state
         is saved first.
@@ -158,7 +158,7 @@ class Loop(Generic[Kind]):
                 self.log()
 
     def step(self) -> bool:
-        """One optimizer step; True if any process was asked to stop. CheckFailed where something is not finite."""
+        """Takes one optimizer step; True if somebody asked to stop. CheckFailed for a loss that is not finite."""
         progress, options, fabric, tasks = self.progress, self.options, self.fabric, self.recipe.tasks
         seed = np.random.SeedSequence([options.seed, progress.iteration, fabric.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))  # for drop path and the like
@@ -172,7 +172,7 @@ class Loop(Generic[Kind]):
             self.stopped(f"{lost}: ", " (without such processes where --set training.workers=0 is added)")
         self.interval.waited += time.perf_counter() - begin
         goals = [labels(part, tasks) for part in parts]
-        counts = fabric.all_reduce(torch.stack([count(goal, tasks) for goal in goals]).sum(0), reduce_op="sum")
+        counts = fabric.all_reduce(torch.stack([count_pixels(goal, tasks) for goal in goals]).sum(0), reduce_op="sum")
         assert isinstance(counts, Tensor)
         weights = self.weights * self.balance.factors()
         sums = torch.zeros(len(tasks), device=fabric.device)
@@ -185,8 +185,8 @@ class Loop(Generic[Kind]):
                 # Losses of parts add up; only DDP takes the mean of its processes' gradients.
                 fabric.backward((total if beside is None else total + beside) * fabric.world_size)
             sums += terms.detach()
-        asked = torch.tensor([float(self.stop.asked)], device=fabric.device)
-        reduced = fabric.all_reduce(torch.cat([sums, asked]), reduce_op="sum")
+        request = torch.tensor([float(self.stop.asked)], device=fabric.device)
+        reduced = fabric.all_reduce(torch.cat([sums, request]), reduce_op="sum")
         assert isinstance(reduced, Tensor)
         sums, stopping = reduced[:-1], bool(reduced[-1] > 0)
         self._check_finite(sums)
@@ -194,8 +194,8 @@ class Loop(Generic[Kind]):
         objective = self.balance.objective(self.weights, sums, labelled)
         if objective is not None:
             fabric.backward(objective)
-        read = [(progress.iteration + step) * options.batch // len(self.samples) for step in (0, 1)]  # epochs
-        self.balance.observe(sums, labelled, ends_epoch=read[1] > read[0])
+        epochs = [(progress.iteration + step) * options.batch // len(self.samples) for step in (0, 1)]  # epochs
+        self.balance.observe(sums, labelled, ends_epoch=epochs[1] > epochs[0])
         self.stepper.step()
         self.stepper.zero_grad()
         if self.average is not None:
@@ -206,21 +206,21 @@ class Loop(Generic[Kind]):
         return stopping
 
     def _check_finite(self, sums: Tensor) -> None:
-        named = zip(self.recipe.tasks, sums.tolist(), strict=True)
-        bad = [f"the {name} loss is {value}" for name, value in named if not np.isfinite(value)]
+        values = zip(self.recipe.tasks, sums.tolist(), strict=True)
+        bad = [f"the {name} loss is {value}" for name, value in values if not np.isfinite(value)]
         if not bad and self.fabric.strategy.precision.precision != "16-mixed":  # whose scaler skips such steps itself
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
             bad = [] if torch.isfinite(norm) else [f"the gradient's norm is {norm.item()}"]
         if bad:
-            place, saved = self.place, self.saved
-            kept = "nothing was saved yet" if saved is None else f"{place.state} keeps iteration {saved}"
+            books, saved = self.books, self.saved
+            state = "nothing was saved yet" if saved is None else f"{books.state} keeps iteration {saved}"
             raise CheckFailed(
-                f"{bad[0]} in iteration {self.progress.iteration + 1}{place.of}; {kept}; try a lower"
-                f" {place.options}.rate"
+                f"{bad[0]} in iteration {self.progress.iteration + 1}{books.of}; {state}; try a lower"
+                f" {books.options}.rate"
             )
 
     def log(self) -> None:
-        """Writes a line of the journal about the steps since the last one, and tells how long the rest takes."""
+        """Writes a line of the journal about the steps since the last line, and shows how long the rest takes."""
         iteration, total = self.progress.iteration, self.options.iterations
         if self.journal and self.interval.losses:
             weights = dict(zip(self.recipe.tasks, (self.weights * self.balance.factors()).tolist(), strict=True))
@@ -234,31 +234,31 @@ class Loop(Generic[Kind]):
             self.bar.update(self.task, status=status)
             if not show.err.is_terminal:
                 left = record["seconds_per_step"] * (total - iteration) / 60
-                show.err.print(f"{self.place.name} {iteration}/{total}, {left:.0f} min left: {status}", soft_wrap=True)
+                show.err.print(f"{self.books.name} {iteration}/{total}, {left:.0f} min left: {status}", soft_wrap=True)
         self.interval = Interval()
 
     def save(self) -> None:
         """Writes all that is needed to go on from here."""
         self.log()  # so that no line of the journal spans a checkpoint
         if self.fabric.is_global_zero:
-            held = checkpoint.pack(self.modules, self.optimizer)
+            tensors = checkpoint.pack(self.modules, self.optimizer)
             scaler = self.fabric.strategy.precision.state_dict()
-            about = self.place.about | {"state": vars(self.progress), "scaler": scaler}
-            checkpoint.save(self.place.state, held, about)
+            about = self.books.about | {"state": vars(self.progress), "scaler": scaler}
+            checkpoint.save(self.books.state, tensors, about)
         self.saved = self.progress.iteration
 
     def stopped(self, why: str = "", how: str = "") -> NoReturn:
-        """Saves what is done; CheckFailed that says so."""
-        done, place = self.progress.iteration, self.place
-        if done:
+        """Saves the state and raises a CheckFailed that says how to go on."""
+        iteration, books = self.progress.iteration, self.books
+        if iteration:
             self.save()
-        saved = "so nothing was saved" if self.saved is None else f"saved as {place.state}"
+        saved = "so nothing was saved" if self.saved is None else f"saved as {books.state}"
         raise CheckFailed(
-            f"{why}stopped after iteration {done} of {self.options.iterations}{place.of}, {saved}; the same command"
-            f" with --resume goes on{how}"
+            f"{why}stopped after iteration {iteration} of {self.options.iterations}{books.of}, {saved}; the same"
+            f" command with --resume goes on{how}"
         )
 
     def show(self, on: bool) -> None:
-        """Shows the progress bar, or takes it away."""
+        """Shows or hides the progress bar."""
         if self.fabric.is_global_zero and show.err.is_terminal:
             self.bar.start() if on else self.bar.stop()

@@ -55,7 +55,7 @@ def distances(raw: Mapping[str, Any], wanted: dict[str, Tensor]) -> dict[str, Te
     return found
 
 
-def load(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
+def load_teacher(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
     """The teacher for a recipe's tasks, or for those of them that it knows.
 
     `source` is a run (its float weights), a bundled model's name, or an ONNX file: an input (B, 3, h, w) of RGB in

@@ -18,17 +18,16 @@ from edgemtl.models import build
 from edgemtl.networks import checkpoint, reference
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.stop import Stop, Stopped
 from edgemtl.training import journal
 from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch
-from edgemtl.training.loop import Forward, Loop, Place, Progress
+from edgemtl.training.loop import Books, Forward, Loop, Progress
 from edgemtl.training.losses import check_weights
-from edgemtl.training.teacher import Teacher, distances
-from edgemtl.training.teacher import load as load_teacher
+from edgemtl.training.teacher import Teacher, distances, load_teacher
 from edgemtl.training.unlabelled import WithUnlabelled
-from edgemtl.training.validate import merit, report, validate
+from edgemtl.training.validate import merit, show_scores, validate
 
 REHEARSED = 3  # steps of a dry run
 
@@ -51,10 +50,10 @@ def train(
 ) -> Scores:
     """The best validation's scores, task -> score -> value; their weights are in `run`/float.safetensors.
 
-    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one would
-    see. Losses are sums over a process' part divided by counts over the whole batch, so that losses and gradients are
-    those of one process; the same holds for `training.accumulate`. What differs is BatchNorm: it takes the statistics
-    of a micro-batch, on CUDA over all processes, on a CPU (torch has no such layer) over the process' own part.
+    Several processes (`devices`, `nodes`, torchrun's or `fabric run`'s flags) together see the batch that one process
+    would see. A loss is a sum over a process' part, divided by a count over the whole batch, so that losses and
+    gradients are those of one process. The same holds for `training.accumulate`. Only BatchNorm differs: it takes the
+    statistics of a micro-batch, on CUDA over all processes, on a CPU (where torch has no such layer) over each one's.
 
     `init` names weights to start from in place of the backbone's: another run, its float.safetensors, or a checkpoint
     of the method's authors. With `resume` the run goes on after its last checkpoint, or begins if it has none; on a CPU
@@ -71,7 +70,9 @@ def train(
     run = Run(run)
     init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples: dict[str, Any] = {split: load(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
+    samples: dict[str, Any] = {
+        split: load_samples(recipe.data, data, split, recipe.tasks) for split in ("train", "val")
+    }
     if unlabelled and not teacher:
         raise UsageError("--unlabelled needs a --teacher: without labels there is nothing else to learn")
     if unlabelled:
@@ -87,7 +88,7 @@ def train(
         loop = Loop(
             recipe, network, _forward(teaches, recipe, fabric), samples["train"], fabric=fabric, stop=stop,
             progress=_Progress(), resume=resume,
-            place=Place(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
+            books=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
         )  # fmt: skip
         if fabric.is_global_zero and loop.saved is None:
             journal.begin(run, recipe, sources)
@@ -135,7 +136,7 @@ def _forward(teacher: Teacher | None, recipe: Recipe, fabric: Fabric) -> Forward
 
 
 def _finish(loop: Loop[_Progress], run: Run, samples: Any) -> None:
-    """Steps up to the recipe's last iteration, with validations in between."""
+    """Takes the steps up to the recipe's last iteration, and validates in between."""
     options = loop.options
     for iteration in loop.steps():
         due = iteration == options.iterations or iteration % options.validate_every == 0
@@ -160,7 +161,7 @@ def _validate(loop: Loop[_Progress], run: Run, samples: Any) -> None:
     if better:
         progress.best_merit, progress.best_scores = value, scores
     if loop.journal:
-        report(f"{recipe.name}, iteration {progress.iteration}", scores, progress.best_scores, tasks)
+        show_scores(f"{recipe.name}, iteration {progress.iteration}", scores, progress.best_scores, tasks)
         if better:
             about = {"recipe": recipe.name, "iteration": progress.iteration, "scores": scores}
             checkpoint.save(run.weights("float"), network.state_dict(), about)

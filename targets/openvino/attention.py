@@ -5,8 +5,8 @@ channels by another, so that no map is reshaped (see edgemtl.models.demt.Attend)
 constants, of which all but one in each column are 0, and adds the tasks up with an operation that reads what was only
 just written. Its convolutions leave maps channels-last, where the channels of a head lie side by side, so here
 
-    query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, channels of a head): products, and their sum over the last axis
-    values (T, V, h, w) -> (T, h * w, heads, channels of a head): times weights (T, h * w, heads, 1), and the tasks' sum
+    query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, channels of a head): products, summed over the last axis
+    values (T, V, h, w) -> (T, h * w, heads, channels of a head): times weights (T, h * w, heads, 1), summed over T
 
 What is between, softmax or its exact form, treats every place and head alike and stays as it is.
 """

@@ -103,7 +103,7 @@ def _problem(core: Any, model: Any) -> str | None:
     if not (processor.arm() or processor.overflows() is not False):
         return None
     model = read(core, model) if isinstance(model, Path) else model
-    kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+    kernels = f"the int8 kernels for this CPU ({processor.describe_instructions()})"
     if processor.arm() and nodes(model, "FakeQuantize"):
         return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even
     return f"8-bit weights can overflow in {kernels}" if _may_overflow(model) else None

@@ -3,12 +3,9 @@
 import contextlib
 import copy
 import io
-import os
 import re
 import signal
-import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +34,8 @@ from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 from edgemtl.training import launch, loop
 from edgemtl.training.batches import Lost
+from tests.forked import fork, kill_at, wait
+from tests.forked import run as run_forked
 
 pytestmark = pytest.mark.slow
 
@@ -330,7 +329,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = nncf.quantize(toy, frames[0], calibrate.float_operations(toy, frames[0]))
+    theirs = nncf.insert_quantizers(toy, frames[0], calibrate.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -435,7 +434,7 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
 
 def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
     monkeypatch.setattr(
-        "edgemtl.device.evaluate.measure",
+        "edgemtl.device.evaluate.take_scores",
         lambda _, __, model, **___: {
             name: SimpleNamespace(scores=lambda task=task: dict.fromkeys(task.scores, 0.0))
             for name, task in model.tasks.items()
@@ -579,7 +578,7 @@ def test_the_exact_form_goes_on_as_it_was(tmp_path, monkeypatch):
     samples = [{name: Tiles()[index][name] for name in ("image", "depth")} for index in range(5)]
     options = Compression(calibration=2, iterations=2, batch=1, save_every=1, rate=1e-3)
     edge = edge.model_copy(update={"network": edge.network.blank(), "compression": options})
-    monkeypatch.setattr(compress, "load", lambda *_: samples)
+    monkeypatch.setattr(compress, "load_samples", lambda *_: samples)
     torch.manual_seed(0)
     weights = models.build(edge.network, edge.tasks).state_dict()
     for folder in (tmp_path / "whole", tmp_path / "parts"):
@@ -689,12 +688,7 @@ KILLS = {  # name: whose function it is, which call of it never returns
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("forked")
-    path = os.pathsep.join([str(Path(compress.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return run_forked(__file__, tmp_path_factory.mktemp("forked"))
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -717,37 +711,9 @@ def play(folder):
         assert wait(fork(compress.compress, folder / name, resume=True)) == 0, name
 
 
-def fork(work, *given, **options):
-    """The number of a new process that does the work; forking saves importing torch and calibrating."""
-    number = os.fork()
-    if number:
-        return number
-    try:
-        work(*given, **options)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def wait(number):
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-
-
 def killed(run, owner, what, call):
     """Compresses until that call, half of which is done where it writes, and dies."""
-    usual, calls = getattr(owner, what), []
-
-    def last(*given, **options):
-        if what != "unlink" or given[0].name == "finetuning.safetensors":
-            calls.append(given)
-        if len(calls) < call:
-            return usual(*given, **options)
-        if what == "write_bytes":
-            usual(given[0], given[1][: len(given[1]) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, what, last)
+    kill_at(owner, what, call, lambda path: what != "unlink" or path.name == "finetuning.safetensors")
     compress.compress(run)
 
 

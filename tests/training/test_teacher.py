@@ -81,7 +81,7 @@ def file(
 
 
 def test_a_run_teaches_what_its_deployed_network_computes(run: Path) -> None:
-    found = teacher.load(run, small(), CPU)(frames(2, (64, 96)))
+    found = teacher.load_teacher(run, small(), CPU)(frames(2, (64, 96)))
     with torch.no_grad():
         wanted = load_float(Run(run)).raw(frames(2, (64, 96)).permute(0, 3, 1, 2).float())
     assert set(found) == {"semseg", "depth"}
@@ -91,13 +91,13 @@ def test_a_run_teaches_what_its_deployed_network_computes(run: Path) -> None:
 
 def test_the_bundled_model_teaches_by_its_name() -> None:
     recipe = small().model_copy(update={"tasks": {"depth": Depth(), "normals": Normals()}})
-    found = teacher.load(bundled.DEFAULT, recipe, CPU)(frames(1, (64, 96)))
+    found = teacher.load_teacher(bundled.DEFAULT, recipe, CPU)(frames(1, (64, 96)))
     assert set(found) == {"depth", "normals"} and 0.1 < found["depth"].mean() < 10
 
 
 def test_frames_of_another_size_are_brought_to_the_teachers(run: Path) -> None:
     flat = torch.full((1, 128, 192, 3), 90, dtype=torch.uint8)
-    of = teacher.load(run, small(size=(128, 192)), CPU)
+    of = teacher.load_teacher(run, small(size=(128, 192)), CPU)
     torch.testing.assert_close(of(flat)["depth"], of(flat[:, :64, :96])["depth"])
 
 
@@ -105,14 +105,14 @@ def test_frames_of_another_size_are_brought_to_the_teachers(run: Path) -> None:
 def test_an_onnx_file_teaches(tmp_path: Path, axes: dict[str, Any]) -> None:
     path = file(tmp_path, **axes)
     frame = frames(3, (32, 48))
-    found = teacher.load(path, small(size=(32, 48)), CPU)(frame)
+    found = teacher.load_teacher(path, small(size=(32, 48)), CPU)(frame)
     wanted = frame.float().mean(3)[:, None] / 100
     torch.testing.assert_close(found["depth"], wanted)
     assert found["semseg"].shape == (3, 3, 32, 48)
 
 
 def test_distances_fall_to_nothing_where_a_student_says_the_same(run: Path) -> None:
-    goal = teacher.load(run, small(), CPU)(frames(2, (64, 96)))
+    goal = teacher.load_teacher(run, small(), CPU)(frames(2, (64, 96)))
     same = teacher.distances(goal, goal)
     other = teacher.distances(
         {"semseg": goal["semseg"] + torch.eye(3)[0].view(1, 3, 1, 1), "depth": goal["depth"] + 0.5}, goal
@@ -122,7 +122,7 @@ def test_distances_fall_to_nothing_where_a_student_says_the_same(run: Path) -> N
 
 
 def test_of_deep_supervision_the_final_output_counts(run: Path) -> None:
-    goal = teacher.load(run, small(), CPU)(frames(1, (64, 96)))
+    goal = teacher.load_teacher(run, small(), CPU)(frames(1, (64, 96)))
     raw = {task: [map, torch.full_like(map, 9)] for task, map in goal.items()}
     assert all(abs(float(value)) < 1e-6 for value in teacher.distances(raw, goal).values())
 
@@ -130,7 +130,7 @@ def test_of_deep_supervision_the_final_output_counts(run: Path) -> None:
 def test_what_is_no_teacher_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
     def refused(source: str | Path, recipe: Recipe | None = None) -> str:
         with pytest.raises(UsageError) as error:
-            teacher.load(source, recipe or small(), CPU)
+            teacher.load_teacher(source, recipe or small(), CPU)
         assert "\n" not in str(error.value)
         return str(error.value)
 
