@@ -101,6 +101,7 @@ class Training(Section):
         "fixed"  # factors on those weights: see edgemtl/training/balance.py
     )
     losses: Losses = Losses()
+    teacher: float = Field(1.0, ge=0)  # weight of a teacher's raw outputs beside the labels, where there is one
     workers: int = Field(2, ge=0)
     cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
     seed: int = Field(0, ge=0)

@@ -110,6 +110,8 @@ def train(
     settings: Settings = None,
     tasks: Words = None,
     init: Path | None = None,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     resume: Flag = False,
     dry_run: Flag = False,
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -127,6 +129,8 @@ def train(
         settings: override fields of the recipe, such as training.rate=1e-3
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
+        teacher: learn beside the labels from this run, bundled model or ONNX file
+        unlabelled: a folder of pictures to learn from the teacher on, too
         resume: go on after the run's last checkpoint
         dry_run: take three steps, write nothing, and say how long all would take and how much memory
         precision: arithmetic
@@ -147,7 +151,8 @@ def train(
         from edgemtl.training.train import train
 
     return train(
-        loaded, run=run, data=data, resume=resume, init=init, precision=precision, accelerator=accelerator,
+        loaded, run=run, data=data, resume=resume, init=init, teacher=teacher, unlabelled=unlabelled,
+        precision=precision, accelerator=accelerator,
         devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy, dry_run=dry_run,
     )  # fmt: skip
 
@@ -617,7 +622,7 @@ def demo(
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
     from edgemtl.device.camera import Wanted, open_source
-    from edgemtl.device.play import settings_of
+    from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import open_tested
     from edgemtl.files import dumps
 
@@ -631,8 +636,11 @@ def demo(
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)
-    predictor = open_tested(bundled.folder(artifact), device, untested=untested)
-    with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
+    wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
+    predictor, camera = beside(
+        lambda: open_tested(bundled.folder(artifact), device, untested=untested), lambda: open_source(source, wanted)
+    )
+    with camera as frames:
         summary = run(
             predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
             **own,

@@ -20,6 +20,7 @@ from edgemtl.device import screens
 from edgemtl.device.camera import Source
 from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
+from edgemtl.device.predictor import Predictor
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
 from edgemtl.errors import CheckFailed, UsageError, unknown
@@ -100,6 +101,25 @@ def play(
             if source.live and source.lost:
                 terminal.note(f"{source.lost} frames of {source.name} could not be read")
     return clock.summary()
+
+
+def beside(model: Callable[[], Predictor], camera: Callable[[], Source]) -> tuple[Predictor, Source]:
+    """Both, opened at the same time; where neither opens, what is wrong with the model is raised.
+
+    The camera is opened in this thread: macOS asks for permission in the main one alone.
+    """
+    with ThreadPoolExecutor(1, "model") as pool:
+        opening = pool.submit(model)
+        try:
+            source = camera()
+        except Exception:
+            opening.result()
+            raise
+        try:
+            return opening.result(), source
+        except BaseException:
+            source.close()
+            raise
 
 
 def open_screen(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl import artifact
+from edgemtl.device.camera import images_in
 from edgemtl.errors import UsageError
 from edgemtl.files import difference, dumps, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
@@ -25,12 +26,19 @@ FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
-def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
-    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from."""
+def begin(run: Run, recipe: Recipe, sources: dict[str, Any] | None = None) -> None:
+    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, and `sources`."""
     about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
-    if init is not None:
-        about["init"] = {"path": str(init), "sha256": sha256(init)}
-    write_json(run.recipe_file, about)
+    write_json(run.recipe_file, about | (sources or {}))
+
+
+def sources(init: Path | None, teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
+    """What a run learns from beside its data set: the files, and the number of a folder's pictures."""
+    files = {"init": init, "teacher": teacher}
+    found: dict[str, Any] = {kind: {"path": str(f), "sha256": sha256(f)} for kind, f in files.items() if f is not None}
+    if unlabelled is not None:
+        found["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
+    return found
 
 
 def check_same(run: Run, recipe: Recipe) -> None:

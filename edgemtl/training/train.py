@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgemtl import show
@@ -22,8 +23,10 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.training import journal
 from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch
-from edgemtl.training.loop import Books, Loop, Progress
+from edgemtl.training.loop import Books, Forward, Loop, Progress
 from edgemtl.training.losses import check_weights
+from edgemtl.training.teacher import Teacher, distances, load_teacher
+from edgemtl.training.unlabelled import WithUnlabelled
 from edgemtl.training.validate import merit, show_scores, validate
 
 REHEARSED = 3  # steps of a dry run
@@ -36,6 +39,8 @@ def train(
     data: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
+    teacher: str | Path | None = None,
+    unlabelled: Path | None = None,
     precision: Precision = "32-true",
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -56,23 +61,37 @@ def train(
     do not allow it. CheckFailed where a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop:
     the state is saved first.
 
+    A `teacher`, see `edgemtl.training.teacher`, is learned from beside the labels; its raw outputs count
+    `training.teacher` times as much as they. On the pictures of the folder `unlabelled`, each drawn as often as a
+    training frame, it alone has something to say.
+
     `dry_run` takes a few steps, prints what all of them would take in time and memory, and writes nothing.
     """
     run = Run(run)
     init = Run(init).weights("float") if init and init.is_dir() else init
     _check(run, recipe, resume, init)
-    samples = {split: load_samples(recipe.data, data, split, recipe.tasks) for split in ("train", "val")}
+    samples: dict[str, Any] = {
+        split: load_samples(recipe.data, data, split, recipe.tasks) for split in ("train", "val")
+    }
+    if unlabelled and not teacher:
+        raise UsageError("--unlabelled needs a --teacher: without labels there is nothing else to learn")
+    if unlabelled:
+        samples["train"] = WithUnlabelled(samples["train"], unlabelled)
     fabric = launch(precision, accelerator, devices, nodes, strategy)
+    teaches = load_teacher(teacher, recipe, fabric.device) if teacher else None
+    sources = journal.sources(init, teaches.file if teaches else None, unlabelled)
+    _check_sources(run, resume, sources)
     with Stop() as stop, TemporaryDirectory() as nowhere:
         run = Run(nowhere) if dry_run else run
         begun = resume and run.state.is_file()
         network = _network(recipe, None if begun else init, blank=begun or init is not None)
         loop = Loop(
-            recipe, network, _forward, samples["train"], fabric=fabric, stop=stop, progress=_Progress(), resume=resume,
+            recipe, network, _forward(teaches, recipe, fabric), samples["train"], fabric=fabric, stop=stop,
+            progress=_Progress(), resume=resume,
             books=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
         )  # fmt: skip
         if fabric.is_global_zero and loop.saved is None:
-            journal.begin(run, recipe, init)
+            journal.begin(run, recipe, sources)
         with loop:
             loop.network.train()
             if dry_run:
@@ -97,8 +116,23 @@ def _network(recipe: Recipe, init: Path | None, *, blank: bool) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _forward(network: nn.Module, frames: Tensor) -> tuple[Any, None]:
-    return network(normalise(frames)), None
+def _forward(teacher: Teacher | None, recipe: Recipe, fabric: Fabric) -> Forward:
+    """The network's raw outputs, and its weighted distance from the teacher's, if there is one."""
+    options = recipe.training
+    share = options.teacher / (
+        options.accumulate * fabric.world_size
+    )  # the distance is a mean over this part of a batch
+
+    def forward(network: nn.Module, frames: Tensor) -> tuple[Any, Tensor | None]:
+        raw = network(normalise(frames))
+        if teacher is None:
+            return raw, None
+        with fabric.autocast():
+            goals = teacher(frames)
+        far = [options.weights[task] * distance for task, distance in distances(raw, goals).items()]
+        return raw, share * torch.stack(far).sum()
+
+    return forward
 
 
 def _finish(loop: Loop[_Progress], run: Run, samples: Any) -> None:
@@ -174,6 +208,17 @@ def _check(run: Run, recipe: Recipe, resume: bool, init: Path | None) -> None:
     for file in (run.state, run.weights("float")):
         if not resume and file.exists():
             raise UsageError(f"{run} already holds {file.name}; go on with --resume or choose another --run")
+
+
+def _check_sources(run: Run, resume: bool, sources: dict[str, Any]) -> None:
+    """UsageError where a run goes on that learned from another teacher or from other pictures."""
+    if not (resume and run.exists and run.state.is_file()):
+        return
+    for kind in ("teacher", "unlabelled"):
+        begun, now = run.about.get(kind), sources.get(kind)
+        if (begun and begun | {"path": ""}) != (now and now | {"path": ""}):
+            was = f"with --{kind} {begun['path']}" if begun else f"without --{kind}"
+            raise UsageError(f"{run} was begun {was}; go on in the same way, or choose another --run")
 
 
 def _peak(device: torch.device) -> int:

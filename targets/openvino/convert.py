@@ -16,7 +16,7 @@ import torch
 from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import deformable
+from edgemtl.targets.openvino import attention, deformable, norms
 from edgemtl.targets.openvino.session import BIN, XML, nodes
 
 NARROW = 4  # channels
@@ -38,6 +38,8 @@ def convert(original: Original, folder: Path) -> list[str]:
     _enlarge_narrow_maps_by_matrices(model)
     _fold_sizes(model)
     made = deformable.lower(model)
+    norms.over_channels(model)
+    attention.channels_last(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)

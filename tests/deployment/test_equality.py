@@ -79,6 +79,7 @@ def read_the_float(graph):
     for node in graph.node:
         if node.op_type == "Conv" and node.input[0] in makers and makers[node.input[0]].op_type == "DequantizeLinear":
             quantize = makers[makers[node.input[0]].input[0]]
+            quantize = makers[quantize.input[0]] if quantize.op_type == "Clip" else quantize  # of codes
             if "hardtanh" in quantize.name:
                 node.input[0] = quantize.input[0]
                 return
