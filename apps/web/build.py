@@ -76,7 +76,7 @@ def build() -> None:
 
 @contextmanager
 def copy_sources() -> Iterator[Path]:
-    """A copy of the sources and of their tests with the packages beside them, so that nothing is left among ours."""
+    """A copy of the sources and their tests with the packages beside them, so that our folder stays clean."""
     with TemporaryDirectory(prefix="edgemtl-page-") as temporary:
         work = Path(temporary).resolve()
         for name in (*SOURCES, "tests"):

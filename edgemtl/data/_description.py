@@ -189,7 +189,7 @@ def _colours(path: Path) -> np.ndarray:
 
 
 class Parts(Classes):
-    """Human parts, whose names are given: ids in their order, or a table of the names with other ids or colours."""
+    """Human parts, which have fixed names: ids in their order, or a table of the names with other ids or colours."""
 
     classes: Annotated[dict[str, tuple[Code, ...]], BeforeValidator(_classes)] = _classes(PARTS)
 

@@ -45,9 +45,9 @@ def find(folder: Path, name: str, endings: Iterable[str]) -> Path:
 
 
 def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
-    """The picture in a file, colours as RGB. A cut or damaged one is refused, which OpenCV fills up with grey instead.
+    """The picture in a file, colours as RGB. UsageError for a cut or damaged one, which OpenCV would fill with grey.
 
-    What stands after a picture's end is no concern of ours.
+    Bytes after a picture's end do not matter.
     """
     data = _read(path)
     wrong, scan = "" if data else "cut short", b""

@@ -68,7 +68,7 @@ class Folder(DataSet):
 
 
 def _names(root: Path, split: str, description: lines.Description) -> list[str]:
-    """The names of a split's frames: those in its text file, or those that are held out, or those that are not."""
+    """The names of a split's frames: from its text file, or else those that are held out (val) or not (train)."""
     if description.splits:
         if split not in description.splits:
             raise unknown("split", split, description.splits)
@@ -92,7 +92,7 @@ def _names(root: Path, split: str, description: lines.Description) -> list[str]:
 
 
 def _lot(name: str, whole: bool) -> float:
-    """A number from 0 to 1 that depends on the name alone; on its first part where folders are to stay `whole`."""
+    """A number from 0 to 1 that depends only on the name; on its first folder, if folders stay `whole`."""
     drawn = name.split("/")[0] if whole else name
     return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8], "big") / 2**64
 

@@ -1,6 +1,6 @@
-"""The exported graph, brought into the form that is translated, and what must be known of its nodes afterwards.
+"""Prepares the exported graph for coremltools, and notes what later steps need to know of its nodes.
 
-Every node gets a number, coremltools' `debug_handle`, which all operations made of it carry through its passes.
+Every node gets a number, coremltools' `debug_handle`; all operations that its passes make of the node carry it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _border(node: Any) -> None:
 
 
 def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
-    """Sampling, and what leads from the offsets to it: in float16 a position is off by up to half a pixel at 1024."""
+    """Sampling and the operations from the offsets to it: in float16 a position may be half a pixel off at 1024."""
     from edgemtl.networks import purposes
 
     nodes: set[Any] = set()

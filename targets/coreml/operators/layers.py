@@ -52,7 +52,7 @@ def conv_transpose(
     dilations: Ints | None = None,
     groups: int = 1,
 ) -> F:
-    """What `output_shape` asks for beyond the full result is zero (plus the bias), as torch's output_padding."""
+    """Where `output_shape` is larger than the full result, the rest is zero (plus the bias), as in torch."""
     dims = x.ndim - 2
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     result = TRANSPOSED[dims](x, weight, None, strides, 0, 0, groups, dilations)
