@@ -19,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # of JPEG; none of these occurs inside a scan's own data
 SCAN, END = 0xDA, 0xD9
 HOLE = 64  # zero bytes in a row that a JPEG's scan never has, but for flat areas
-COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
+COLOUR_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
 
 
 def unpacked_folder(root: Path, names: Iterable[str]) -> Path:
@@ -44,7 +44,7 @@ def find(folder: Path, name: str, endings: Iterable[str]) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
+def read_image(path: Path, flags: int = COLOUR_FLAGS) -> np.ndarray:
     """The picture in a file, colours as RGB. UsageError for a cut or damaged one, which OpenCV would fill with grey.
 
     Bytes after a picture's end do not matter.

@@ -57,7 +57,7 @@ def verify(
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     target = load_target(manifest.target)
     checks = target.check(path, manifest)
-    held = readback.compare_files(path, manifest, run) if manifest.precision == "int8" else None
+    held = readback.compare_with_ledger(path, manifest, run) if manifest.precision == "int8" else None
     reference = weights.session(run, form_of(manifest.precision), "cpu")
 
     source, images = frames_of(stated, data, frames)

@@ -29,7 +29,7 @@ MODULES = {
 HEADLESS = "pip install --force-reinstall --no-deps opencv-python-headless"
 
 
-class Package(NamedTuple):
+class PackageState(NamedTuple):
     """One package: who needs it and in which version, the installed version or what is wrong, and the fix."""
 
     package: str
@@ -39,7 +39,7 @@ class Package(NamedTuple):
     fix: str = ""  # empty: nothing is wrong
 
 
-def doctor(*, target: str | None = None) -> list[Package]:
+def doctor(*, target: str | None = None) -> list[PackageState]:
     """What the device side, the workshop and every target need, as a table; with `target` only what that one needs.
 
     CheckFailed, naming the first fix, where the device side or the `target` asked for would not run: a package is
@@ -116,7 +116,7 @@ def _spelled(extra: str) -> str:
     return extra.replace("-", "_")
 
 
-def inspect(requirement: Requirement, extra: str) -> Package:
+def inspect(requirement: Requirement, extra: str) -> PackageState:
     """What is wrong with one package, if anything; imports it, since an installed one may still fail to load."""
     package, versions = requirement.name, str(requirement.specifier)
     version = _version(package)
@@ -128,17 +128,17 @@ def inspect(requirement: Requirement, extra: str) -> Package:
     try:
         module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
     except ModuleNotFoundError:
-        return Package(package, extra, versions, "missing", fix)
+        return PackageState(package, extra, versions, "missing", fix)
     except (ImportError, OSError, RuntimeError, AssertionError) as error:
         reason = f"broken: {' '.join(str(error).split())}"
-        return Package(package, extra, versions, reason, HEADLESS if package == "opencv-python" else fix)
+        return PackageState(package, extra, versions, reason, HEADLESS if package == "opencv-python" else fix)
     finally:
         logging.disable(logging.NOTSET)
     # A system's own OpenCV (a Jetson's) has no metadata.
     version = version or str(getattr(module, "__version__", ""))
     if version and not requirement.specifier.contains(version, prereleases=True):
-        return Package(package, extra, versions, f"{version}, which is not {versions}", fix)
-    return Package(package, extra, versions, version or "installed")
+        return PackageState(package, extra, versions, f"{version}, which is not {versions}", fix)
+    return PackageState(package, extra, versions, version or "installed")
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

@@ -378,7 +378,7 @@ class Alone(nn.Module):
         return x + self.norm(self.project(values))
 
 
-class Value(nn.Module):
+class ValueProject(nn.Module):
     """A Project whose keys nobody reads."""
 
     def __init__(self, project: nn.Module):
@@ -489,7 +489,9 @@ class DeMT(nn.Module):
             self.interaction.value = nn.Identity()
         if len(self.queries) == 1:
             self.queries = nn.ModuleDict({task: Alone(query) for task, query in self.queries.items()})
-            self.projections = nn.ModuleDict({name: Value(project) for name, project in self.projections.items()})
+            self.projections = nn.ModuleDict(
+                {name: ValueProject(project) for name, project in self.projections.items()}
+            )
         return self
 
 

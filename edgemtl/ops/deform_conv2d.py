@@ -14,7 +14,7 @@ from torch import Tensor
 
 Pair = int | tuple[int, int]
 
-FAR = 4  # in grid_sample's coordinates, where the map is -1 to 1
+FARTHEST = 4  # in grid_sample's coordinates, where the map is -1 to 1
 
 
 def deform_conv2d(
@@ -68,7 +68,7 @@ def deform_sample(
         values = _Read.apply(input, offset.to(wide), (place + 0.5) * (2 / size) - 1)
     else:
         grid = (offset.to(wide).reshape(batch * groups, taps, 2, h, w) + place) * (2 / size) + (1 / size - 1)
-        grid = grid.clamp(-FAR, FAR).permute(0, 1, 3, 4, 2).reshape(batch * groups, taps * h, w, 2)
+        grid = grid.clamp(-FARTHEST, FARTHEST).permute(0, 1, 3, 4, 2).reshape(batch * groups, taps * h, w, 2)
         # The grid keeps torchvision's order (row, column), the reverse of grid_sample's. Swapping the input's axes is a
         # view; stacking the grid the other way round made the operator 3.5 times as slow in OpenVINO, 20 times here.
         folded = input.to(wide).reshape(batch * groups, channels // groups, height, width).transpose(2, 3)
@@ -95,7 +95,7 @@ class _Read(torch.autograd.Function):
         grid = torch.empty(*row.shape, 2, dtype=place.dtype, device=place.device)
         torch.add(place[:, 1], column, alpha=2 / width, out=grid[..., 0])
         torch.add(place[:, 0], row, alpha=2 / height, out=grid[..., 1])
-        grid = grid.clamp_(-FAR, FAR).reshape(-1, taps * h, w, 2)
+        grid = grid.clamp_(-FARTHEST, FARTHEST).reshape(-1, taps * h, w, 2)
         ctx.save_for_backward(input, grid)
         values = F.grid_sample(_folded(input, grid), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         values = values.reshape(batch, -1, h, w)
