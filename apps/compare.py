@@ -35,7 +35,7 @@ def run(predictor: Predictor, source: Source, *, other: str = "", **how: Any) ->
     """Runs the artifact in the folder `other` on the same frames; UsageError where it has none of the tasks."""
     if not other:
         raise UsageError("what is it to be compared with? --set other=ARTIFACT")
-    second = selftest.opened(Path(other), None)
+    second = selftest.open_tested(Path(other), None)
     tasks = [name for name in predictor.manifest.tasks if name in second.manifest.tasks]
     if not tasks:
         raise UsageError(f"{other} and {predictor.folder} have no task in common")

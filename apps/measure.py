@@ -9,7 +9,7 @@ import numpy as np
 
 from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
-from edgemtl.device.distance import Point, distance, in_metres
+from edgemtl.device.distance import Pixel, distance, in_metres
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
@@ -55,7 +55,7 @@ def run(
 class View(live.View):
     """The depth over the frame, and the line between the two points."""
 
-    def __init__(self, predictor: Predictor, points: list[Point], field: float) -> None:
+    def __init__(self, predictor: Predictor, points: list[Pixel], field: float) -> None:
         self.predictor, self.points, self.field = predictor, points, field
         self.depth = in_metres(predictor, "measuring")
         self.task = predictor.manifest.tasks[self.depth]
@@ -82,7 +82,7 @@ class View(live.View):
 
     def click(self, x: int, y: int) -> None:
         """The first or second point; a third click begins anew."""
-        if place := draw.place((y, x), self._frame, 1):
+        if place := draw.position_in_frame((y, x), self._frame, 1):
             self.points = [*self.points, place] if len(self.points) < 2 else [place]
             self.metres, self.off = [], []
 

@@ -196,13 +196,13 @@ def _known(*sources: tuple[str, ...], rows: dict[str, Row]) -> None:
 # ---- names and places
 
 
-def place(name: str, index: int) -> str:
+def node_name(name: str, index: int) -> str:
     """What the index-th node of one entry is called in a file, where names must differ."""
     return name if index == 0 else f"{name} #{index + 1}"
 
 
-def name(place: str) -> str:
-    """The ledger's name of a node called by `place`."""
+def entry_name(place: str) -> str:
+    """The ledger's name of a node with this name in a file."""
     return place.partition(" #")[0]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET, IR = 17, 8
 SIMPLIFIER = (sys.executable, "-m", "onnxsim")
 SIMPLIFIER_SECONDS = 180.0
-CODES = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
+CODES_SUFFIX = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
 QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
@@ -62,7 +62,7 @@ def build(original: Original, extra: str) -> Any:
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
-    from edgemtl.quantization.names import named
+    from edgemtl.quantization.names import tagged
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -76,7 +76,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
             return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), named(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -144,11 +144,11 @@ def _name_quantized(graph: Any) -> None:
         name = name_in(node.name) if node.op_type == "DequantizeLinear" else None
         if name is None:
             continue
-        node.name = ledger.place(name, places[name])
+        node.name = ledger.node_name(name, places[name])
         places[name] += 1
         if node.input[0] in makers:
             makers[node.input[0]].name = f"{node.name}{QUANTIZE}"
-        for value, meaning in zip(node.input, (f"{name}{CODES}", f"{name}/scale")):
+        for value, meaning in zip(node.input, (f"{name}{CODES_SUFFIX}", f"{name}/scale")):
             if value in stored:
                 renamed.setdefault(value, meaning)
     assert len(set(renamed.values())) == len(renamed) and stored.isdisjoint(renamed.values())
@@ -255,7 +255,7 @@ def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
             found.append(_found(node, source, constants, reading))
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.output[0] not in paired:
-            name = ledger.name(node.name.removesuffix(QUANTIZE))
+            name = ledger.entry_name(node.name.removesuffix(QUANTIZE))
             found.append(Found(name, "activation", 8, None, ledger.NO_SCALE, problem="no DequantizeLinear follows"))
     return [*found, *(ledger.output(made.name, reading.above([made.name])) for made in graph.output)]
 
@@ -287,7 +287,7 @@ class Reading:
         return ledger.sources(values, self._named, self._before)
 
     def _named(self, value: str) -> str | None:
-        return ledger.name(self.names[value]) if value in self.names else None
+        return ledger.entry_name(self.names[value]) if value in self.names else None
 
     def _before(self, value: str) -> Iterable[str]:
         maker = self.makers.get(value)
@@ -301,7 +301,7 @@ def called(node: Any) -> str:
 
 def _found(node: Any, source: Any, constants: dict[str, np.ndarray], reading: Reading) -> Found:
     """What stands around one DequantizeLinear; `source` is the node before it, None behind a stored constant."""
-    name, codes = ledger.name(node.name), constants.get(node.input[0])
+    name, codes = ledger.entry_name(node.name), constants.get(node.input[0])
     scale, zero, axis = _numbers(node, constants)
     problem = None
     if scale is None:
@@ -370,12 +370,12 @@ def places(graph: Any) -> dict[str, str]:
         for value in node.input:
             while value in makers and makers[value].op_type in ("DequantizeLinear", *MOVES):
                 value = makers[value].input[0]
-            path, _, kind = value.removesuffix(CODES).rpartition(".")
+            path, _, kind = value.removesuffix(CODES_SUFFIX).rpartition(".")
             if value in stored and kind in modules:
                 path = f"network.{path.removeprefix('deployed.').removeprefix('network.')}"
                 modules[kind].setdefault(path, []).append(node.output[0])
     for path, outputs in (modules["weight"] | modules["bias"]).items():
-        found |= {ledger.place(path, index): output for index, output in enumerate(outputs)}
+        found |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
     return found
 
 

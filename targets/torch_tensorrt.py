@@ -145,7 +145,7 @@ def quantize_by_amax(deployed: nn.Module) -> None:
             )
         made = Quantize(quantizer.scale)
         for slot in places:
-            quantizers.replace(network, slot, made)
+            quantizers.refill(network, slot, made)
 
 
 target = TorchTensorRT()

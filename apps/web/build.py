@@ -66,7 +66,7 @@ def digest() -> str:
 
 def build() -> None:
     """Builds the page with the packages that package-lock.json names, and renders its clip."""
-    with workspace() as work, replacing_folder(DIST) as temporary:
+    with copy_sources() as work, replacing_folder(DIST) as temporary:
         with show.err.status("building the page, once"):
             npm(work, "run", "build", "--", "--outDir", str(temporary.resolve()), "--emptyOutDir")
         (temporary / LICENCES).write_text(licences(work), encoding="utf-8")
@@ -75,7 +75,7 @@ def build() -> None:
 
 
 @contextmanager
-def workspace() -> Iterator[Path]:
+def copy_sources() -> Iterator[Path]:
     """A copy of the sources and of their tests with the packages beside them, so that nothing is left among ours."""
     with TemporaryDirectory(prefix="edgemtl-page-") as temporary:
         work = Path(temporary).resolve()

@@ -22,7 +22,7 @@ HOLE = 64  # zero bytes in a row that a JPEG's scan never has, but for flat area
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
 
 
-def place(root: Path, names: Iterable[str]) -> Path:
+def unpacked_folder(root: Path, names: Iterable[str]) -> Path:
     """The folder in `root` that an archive was unpacked into, by any of its usual names; else `root` itself."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
@@ -69,7 +69,7 @@ def read_plane(path: Path) -> np.ndarray:
     raw = read_image(path, cv2.IMREAD_UNCHANGED)
     if raw.ndim == 3 and (raw == raw[..., :1]).all():
         raw = raw[..., 0]
-    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+    return check_array(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
 def read_numbers(path: Path) -> np.ndarray:
@@ -88,7 +88,7 @@ def read_numbers(path: Path) -> np.ndarray:
 def read_classes(path: Path) -> np.ndarray:
     """(H, W) uint8: class ids, as numbers or as colours by number."""
     raw = read_numbers(path)
-    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+    return check_array(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -117,7 +117,7 @@ def read_mat(path: Path, variable: str) -> Any:
         raise UsageError(f"{path} cannot be read: {error}") from None
 
 
-def check(path: Path, raw: np.ndarray, right: bool, wanted: str) -> np.ndarray:
+def check_array(path: Path, raw: np.ndarray, right: bool, wanted: str) -> np.ndarray:
     """`raw` itself; UsageError unless it is `right`."""
     if not right:
         raise UsageError(f"{path} holds {raw.dtype} {raw.shape}, not {wanted}")
@@ -136,7 +136,9 @@ def directions(path: Path, raw: np.ndarray) -> np.ndarray:
 
     UsageError where all known ones have three times the same number: a black picture, or one of one channel.
     """
-    check(path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float")
+    check_array(
+        path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float"
+    )
     normal = raw.astype(np.float32)
     if raw.dtype == np.uint8:
         normal *= np.float32(2 / 255)

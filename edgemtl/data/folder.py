@@ -48,7 +48,7 @@ class Folder(DataSet):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from; those that may be missing and are, are not."""
         name = self.names[index]
-        images = [self.root / lines.fill(pattern, name) for pattern in self.images]
+        images = [self.root / lines.fill_pattern(pattern, name) for pattern in self.images]
         found: dict[str, tuple[Path, ...]] = {"image": (next((path for path in images if path.is_file()), images[0]),)}
         for task, labels in self.labels.items():
             path = self._label(labels, name)
@@ -64,7 +64,7 @@ class Folder(DataSet):
         return sample
 
     def _label(self, labels: lines.Labels, name: str) -> Path:
-        return self.root / lines.fill(labels.files, name)
+        return self.root / lines.fill_pattern(labels.files, name)
 
 
 def _names(root: Path, split: str, description: lines.Description) -> list[str]:
@@ -75,7 +75,7 @@ def _names(root: Path, split: str, description: lines.Description) -> list[str]:
         return read_names(root / description.splits[split], NAME, WHERE)
     if split not in ("train", "val"):
         raise unknown("split", split, ("train", "val"))
-    every = sorted({name for pattern in description.images for name in lines.names(root, pattern)})
+    every = sorted({name for pattern in description.images for name in lines.frame_names(root, pattern)})
     if not every:
         raise UsageError(
             f"no picture in {root} is named as images in {lines.FILE} says: {' or '.join(description.images)}"

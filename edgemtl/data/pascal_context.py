@@ -25,16 +25,16 @@ import numpy as np
 from edgemtl import show
 from edgemtl.data import DataSet
 from edgemtl.data._files import (
-    check,
+    check_array,
     check_size,
     directions,
     find,
-    place,
     read_classes,
     read_image,
     read_mat,
     read_names,
     read_plane,
+    unpacked_folder,
 )
 from edgemtl.errors import UsageError, needs
 from edgemtl.files import user_cache, write_json
@@ -133,7 +133,7 @@ class PascalContext(DataSet):
         for task in tasks:
             if task not in READ:
                 raise UsageError(f"PASCAL-Context has no labels for {task!r}; it has {', '.join(READ)}")
-        self.root, self.split, self.tasks = place(root, UNPACKED), split, tasks
+        self.root, self.split, self.tasks = unpacked_folder(root, UNPACKED), split, tasks
         self.names = read_names(self.root / LISTING.format(split=split), NAME, WHERE)
         for kind, files in self.paths(0).items():
             if not any(all(file.is_file() for file in self.paths(k)[kind]) for k in range(len(self))):
@@ -209,7 +209,7 @@ class PascalContext(DataSet):
 def _regions(path: Path, size: Size) -> np.ndarray:
     """(H, W) class numbers 1..459 of PASCAL-Context."""
     regions = read_mat(path, "LabelMap")
-    check(path, regions, regions.ndim == 2 and regions.dtype.kind in "uif", "one channel of class numbers")
+    check_array(path, regions, regions.ndim == 2 and regions.dtype.kind in "uif", "one channel of class numbers")
     return check_size(path, regions, size)
 
 

@@ -14,7 +14,7 @@ from edgemtl.run import Run, run_of
 FILE = "bom.cdx.json"
 SPEC = "1.6"
 # Where a folder is not the run that its scores are of, the manifest still has those of the model it came from.
-FLOAT = "the float model, as the artifact's manifest says"
+FLOAT_NOTE = "the float model, as the artifact's manifest says"
 
 
 def bill(
@@ -93,7 +93,7 @@ def _figures(run: Run, source: Path, manifest: Manifest) -> list[dict[str, str]]
             if entry := scores.get(name):
                 known.append((f"{words}, {entry['frames']} frames of {entry['split']}", entry["tasks"]))
     if not known and manifest.scores:
-        known = [(FLOAT, manifest.scores)]
+        known = [(FLOAT_NOTE, manifest.scores)]
     return [
         {"type": f"{task}.{score}", "value": f"{value:.6g}", "slice": where}
         for where, tasks in known

@@ -34,7 +34,7 @@ FORMAT = "edgemtl deploy 1"
 
 @dataclass(frozen=True)
 class Packed:
-    """What a destination says of the folder that it filled."""
+    """A destination's notes on the folder that it filled."""
 
     start: str  # what to type there, in a line; {folder} stands for the folder's name
     checked: tuple[str, ...] = ()  # on this machine, a line each
@@ -153,7 +153,7 @@ def _tested(source: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
             continue
         if not result["ok"]:
             raise CheckFailed(f"{selftest.failure(result)} (--untested deploys it regardless)")
-        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.count(result)}")
+        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.describe_result(result)}")
     return checked, unchecked
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
-Point = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
+Pixel = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
 
 
 def in_metres(predictor: Predictor, what: str) -> str:
@@ -19,7 +19,7 @@ def in_metres(predictor: Predictor, what: str) -> str:
 
 
 def distance(
-    depth: np.ndarray, points: list[Point], field: float, rmse: float | None = None
+    depth: np.ndarray, points: list[Pixel], field: float, rmse: float | None = None
 ) -> tuple[float, float | None]:
     """Metres between two points seen by a camera whose field of view is `field` degrees across, and their error.
 

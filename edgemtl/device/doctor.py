@@ -29,7 +29,7 @@ MODULES = {
 HEADLESS = "pip install --force-reinstall --no-deps opencv-python-headless"
 
 
-class Finding(NamedTuple):
+class Package(NamedTuple):
     """One package: who needs it, what was asked for, its version or what is wrong, and the command that mends it."""
 
     package: str
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     fix: str = ""  # empty: nothing is wrong
 
 
-def doctor(*, target: str | None = None) -> list[Finding]:
+def doctor(*, target: str | None = None) -> list[Package]:
     """What the device side, the workshop and every target need, as a table; with `target` only what that one needs.
 
     CheckFailed, naming the first fix, where the device side or the `target` asked for would not run: a package is
@@ -58,7 +58,7 @@ def doctor(*, target: str | None = None) -> list[Finding]:
     rows = [(f.package, f.extra or "everything", f.wanted or "any", f.found) for f in findings]
     show.table(title, ("package", "for", "wanted", "found"), rows)
     fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
-    print(f"processor: {processor.name()}; for int8: {processor.describe()}")
+    print(f"processor: {processor.name()}; for int8: {processor.describe_instructions()}")
     runs: dict[str, list[Check]] = {}
     for name in targets if target is None else [target]:
         runs[name] = load_target(name).machine()
@@ -116,7 +116,7 @@ def _spelled(extra: str) -> str:
     return extra.replace("-", "_")
 
 
-def inspect(requirement: Requirement, extra: str) -> Finding:
+def inspect(requirement: Requirement, extra: str) -> Package:
     """What is wrong with one package, if anything; imports it, since an installed one may still fail to load."""
     package, wanted = requirement.name, str(requirement.specifier)
     version = _version(package)
@@ -128,17 +128,17 @@ def inspect(requirement: Requirement, extra: str) -> Finding:
     try:
         module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
     except ModuleNotFoundError:
-        return Finding(package, extra, wanted, "missing", fix)
+        return Package(package, extra, wanted, "missing", fix)
     except (ImportError, OSError, RuntimeError, AssertionError) as error:
         reason = f"broken: {' '.join(str(error).split())}"
-        return Finding(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
+        return Package(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
     finally:
         logging.disable(logging.NOTSET)
     # A system's own OpenCV (a Jetson's) has no metadata.
     version = version or str(getattr(module, "__version__", ""))
     if version and not requirement.specifier.contains(version, prereleases=True):
-        return Finding(package, extra, wanted, f"{version}, which is not {wanted}", fix)
-    return Finding(package, extra, wanted, version or "installed")
+        return Package(package, extra, wanted, f"{version}, which is not {wanted}", fix)
+    return Package(package, extra, wanted, version or "installed")
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

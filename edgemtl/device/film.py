@@ -33,7 +33,7 @@ from edgemtl.tasks import Size
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80",)}
 # The file's suffix until it is complete. FFmpeg's .ismv is an .mp4 in fragments, each of which can be read by itself;
 # an ordinary .mp4 can only once its index is written, at its end.
-PARTS = {".mp4": ".ismv", ".webm": ".webm"}
+PART_SUFFIXES = {".mp4": ".ismv", ".webm": ".webm"}
 BRANDS = b"ftypisml", b"ftypiso5"  # as the fragments' file calls itself, as players know it
 SLOWEST = 0.1  # frames per second that encoders take; slower films repeat theirs
 RESERVE = 8 << 20  # bytes of the disk left free
@@ -60,7 +60,7 @@ class Recorder:
         self._failed = False
         if path.suffix.lower() not in CODECS:
             raise UsageError(f"cannot record to {path}: its name must end in {' or '.join(CODECS)}")
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part{PARTS[path.suffix.lower()]}")
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part{PART_SUFFIXES[path.suffix.lower()]}")
         recover(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def _read(pictures: BinaryIO, kind: str) -> tuple[int, ...]:
 
 
 def _open(part: Path, fps: float, size: Size) -> "cv2.VideoWriter | None":
-    suffix = next(suffix for suffix, own in PARTS.items() if own == part.suffix)
+    suffix = next(suffix for suffix, own in PART_SUFFIXES.items() if own == part.suffix)
     for codec in CODECS[suffix]:
         writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
         if writer.isOpened():
@@ -250,7 +250,7 @@ def recover(folder: Path) -> list[Path]:
     found = []
     for part in sorted(folder.glob(".*.part.*")) if folder.is_dir() else []:
         kept = re.fullmatch(r"\.(.+)\.(\d+)\.part(\.\w+)", part.name)
-        suffix = next((suffix for suffix, own in PARTS.items() if kept and own == kept[3]), None)
+        suffix = next((suffix for suffix, own in PART_SUFFIXES.items() if kept and own == kept[3]), None)
         if not kept or suffix is None or _writing(part):
             continue
         film = cv2.VideoCapture(str(part), cv2.CAP_FFMPEG)

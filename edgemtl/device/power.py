@@ -26,7 +26,7 @@ class Joules:
     `what` says what is counted: a board as a whole, a processor alone.
     """
 
-    def __init__(self, sys: Path = SYS, board: Path = processor.BOARD) -> None:
+    def __init__(self, sys: Path = SYS, board: Path = processor.BOARD_FILE) -> None:
         self.what = self.problem = ""
         self._read: Callable[[], float] | None = None
         name = board.read_text().strip("\0\n") if board.exists() else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgemtl import show
-from edgemtl.device.inputs import named
+from edgemtl.device.inputs import named_frames
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.result import Result
 from edgemtl.errors import UsageError, unknown
@@ -34,7 +34,7 @@ def predict(
     taken: set[str] = set()
     with show.progress() as bar:
         progress = bar.add_task("predicting", total=limit, status="")
-        for name, frame in named(sources):
+        for name, frame in named_frames(sources):
             if name in taken:
                 raise UsageError(f"two frames are called {name}; give their sources one by one, each its own --out")
             taken.add(name)

@@ -58,7 +58,7 @@ def show_table(results: list[dict[str, Any]]) -> None:
 
 
 def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callable[[], object]]:
-    predictor = selftest.opened(path, "cpu" if Run(path).exists else device, untested=untested)
+    predictor = selftest.open_tested(path, "cpu" if Run(path).exists else device, untested=untested)
     photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     frame = fit(photo, predictor.manifest.size)
     with numbered(0, str(path)):

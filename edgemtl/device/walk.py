@@ -136,7 +136,7 @@ def _frame(seed: int, number: int, index: int, camera: Camera) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _tracer(seed: int, number: int) -> Tracer:
-    return Tracer(room.build(np.random.default_rng((seed, _STREAM, number))))
+    return Tracer(room.random_room(np.random.default_rng((seed, _STREAM, number))))
 
 
 def _middles(space: Room) -> tuple[np.ndarray, np.ndarray]:

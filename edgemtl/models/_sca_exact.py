@@ -14,7 +14,7 @@ from edgemtl.networks import purposes
 from edgemtl.networks.exact import FINE, Ratio, Softmax, Table, floor, scale_of
 from edgemtl.networks.points import Point
 
-LARGEST = 127 * 127  # product of two codes
+LARGEST_PRODUCT = 127 * 127  # product of two codes
 SUM = 2**24
 READ = 1024  # whole numbers that an answer of linear attention is a quotient of
 BIAS = 2.0**-6  # step of what is added to a window's logits
@@ -78,7 +78,7 @@ class ExactSummarise(nn.Module):
         super().__init__()
         power = math.ceil(math.log2(pixels))
         self.shares = 2.0 ** -(power // 2), 2.0 ** -(power - power // 2)
-        self.parts = next(n for n in range(1, pixels + 1) if pixels % n == 0 and pixels // n * LARGEST < SUM)
+        self.parts = next(n for n in range(1, pixels + 1) if pixels % n == 0 and pixels // n * LARGEST_PRODUCT < SUM)
         self.keys, self.values = Table(F.softplus), Point()
         self.part = Point() if self.parts > 1 else nn.Identity()
 
@@ -105,7 +105,7 @@ class ExactRead(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.asked, self.keys, self.shared = Table(F.softplus), Point(), Point()
-        self.drop = 2.0 ** math.ceil(math.log2(channels * LARGEST / READ))
+        self.drop = 2.0 ** math.ceil(math.log2(channels * LARGEST_PRODUCT / READ))
         self.ratio = Ratio(READ)
         for name in ("above", "below"):
             self.register_buffer(name, torch.tensor(1 / FINE))

@@ -31,7 +31,6 @@ SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it i
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
 # from it, of T tokens 8 at the most. Half of half of that, in shares.
 SHARE_NUDGE = SHARE / 2**12
-MOST_TOKENS = 8
 
 
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:

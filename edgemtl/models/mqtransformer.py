@@ -32,8 +32,8 @@ def _activation(kind: str) -> nn.Module:
     kinds = {"gelu": nn.GELU, "relu": nn.ReLU}
     if kind not in kinds:
         raise ValueError(f"activation={kind!r}: gelu or relu")
-    made: nn.Module = kinds[kind]()
-    return made
+    activation: nn.Module = kinds[kind]()
+    return activation
 
 
 def _standard(width: int) -> TokenNorm:
@@ -291,8 +291,8 @@ class Block(nn.Module):
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         standard = {task: self.norm(x) for task, x in maps.items()}
-        read = [self.encoder(x, self._logits(task, x), self.queries[task]) for task, x in standard.items()]
-        tokens = self.cross(torch.cat(read, 2)).chunk(len(maps), 2)
+        answers = [self.encoder(x, self._logits(task, x), self.queries[task]) for task, x in standard.items()]
+        tokens = self.cross(torch.cat(answers, 2)).chunk(len(maps), 2)
         return {
             task: self.decoder(x, standard[task], shared, self.queries[task])
             for (task, x), shared in zip(maps.items(), tokens, strict=True)
@@ -300,8 +300,8 @@ class Block(nn.Module):
 
     def _logits(self, task: str, x: Tensor) -> Tensor:
         if task in self.logits:
-            made: Tensor = self.logits[task](x)
-            return made
+            logits: Tensor = self.logits[task](x)
+            return logits
         queries = self.queries[task]
         assert isinstance(queries, Queries)
         weight, bias = self.encoder.logits(queries)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
-from edgemtl.networks.pieces import backbone_piece, fill
+from edgemtl.networks.pieces import backbone_piece, load_pieces
 from edgemtl.run import Run
 
 try:
@@ -93,7 +93,7 @@ class PaddedBlock(SwinTransformerBlock):
         return super()._attn(x)[:, :h, :w]
 
 
-class Exchange(HighResolutionModule):
+class BranchExchange(HighResolutionModule):
     """HRNet's exchange between branches for dense prediction: bilinear, and also for sizes that do not halve evenly."""
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
@@ -128,7 +128,7 @@ def _for_dense_prediction(net: nn.Module) -> None:
         if type(module) is SwinTransformerBlock:
             module.__class__ = PaddedBlock
         elif type(module) is HighResolutionModule:
-            module.__class__ = Exchange
+            module.__class__ = BranchExchange
             for layer in module.fuse_layers.modules():
                 if isinstance(layer, nn.Upsample):
                     layer.mode, layer.align_corners = "bilinear", False
@@ -184,7 +184,7 @@ def load_weights(backbone: Backbone, path: Path) -> None:
         state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     if any(".attn.w_msa." in key for key in state):
         named = {inside + key: value for key, value in state.items()}
-        fill(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
+        load_pieces(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
         return
     # Keys of our own networks begin at the backbone, timm's one level below.
     into = backbone if any(key.startswith("net.") for key in state) else backbone.net

@@ -17,7 +17,12 @@ KEY = "edgemtl"  # safetensors metadata maps text to text; all of ours is the JS
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes tensors and `about` (anything JSON takes) to `path`; UsageError where the disk or the folder refuses."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain, places = {}, set[int]()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # Two names of one tensor, as of a quantizer in two slots, are two tensors in the file.
+        plain[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
     content = serialize(plain, {KEY: json.dumps(about)})
     # `serialize` and a plain write, because safetensors' own file writer hides a full disk in an error of its own.
     with replacing(path) as temporary:

@@ -47,12 +47,12 @@ class Table(nn.Module):
         return y
 
     def settle(self) -> None:
-        taken, given = scale_of(self.taken), scale_of(self.given)
-        if taken is not None and given is not None:
-            values = self.function(torch.arange(-128, 128, dtype=torch.float64) * taken.double()) / given.double()
+        step_in, step_out = scale_of(self.taken), scale_of(self.given)
+        if step_in is not None and step_out is not None:
+            values = self.function(torch.arange(-128, 128, dtype=torch.float64) * step_in.double()) / step_out.double()
             lifts = torch.arange(-32, 33, dtype=torch.float64) / (32 * WINDOW)
             away = (values[:, None] + lifts + 0.5).frac().abs()
-            self.lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()] * given)
+            self.lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()] * step_out)
 
 
 class Ratio(nn.Module):

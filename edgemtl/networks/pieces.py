@@ -22,18 +22,18 @@ class Piece(NamedTuple):
 Find = Callable[[list[str]], Piece]  # from the parts of our key
 
 # Entries that hold nothing learned, or belong to a loss, a metric or a classifier that the network does not have.
-IGNORED = (
+IGNORED_KEYS = (
     r"(criterion|metrics_dict)\.|.*\.(num_batches_tracked|relative_position_index|attn_mask)$"
     r"|backbone\.(incre_modules|downsamp_modules|final_layer|classifier|norm|head)\."
 )
 
 
-def fill(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, dead: str = "") -> None:
+def load_pieces(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, dead: str = "") -> None:
     """Loads the network; UsageError where a key is missing or left over, or a shape is another.
 
     Entries whose keys match `dead` are of layers without effect: they may be there.
     """
-    ignored = re.compile(f"{IGNORED}|{dead}" if dead else IGNORED)
+    ignored = re.compile(f"{IGNORED_KEYS}|{dead}" if dead else IGNORED_KEYS)
     own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     pieces = {key: find(key.split(".")) for key in own}
     needed: dict[str, list[int]] = {}

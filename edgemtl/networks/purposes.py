@@ -17,7 +17,7 @@ def having(network: nn.Module, purpose: str) -> list[nn.Module]:
     return [module for module in network.modules() if getattr(module, "purpose", None) == purpose]
 
 
-def inside(node: fx.Node, network: nn.Module, purpose: str) -> bool:
+def belongs(node: fx.Node, network: nn.Module, purpose: str) -> bool:
     """Whether an operation of the exported network belongs to a module that is for this."""
     kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, having(network, purpose))}
     return any(kind in kinds for _, kind in node.meta.get("nn_module_stack", {}).values())

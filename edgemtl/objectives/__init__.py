@@ -55,14 +55,14 @@ class Objective:
         """The map, (B, h, w) or (B, c, h, w), as `tasks` describes it."""
         raise NotImplementedError
 
-    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
+    def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         """How far raw outputs are from a teacher's, a scalar of the size of the loss."""
-        return (raw - wanted).abs().mean()
+        return (raw - teacher).abs().mean()
 
-    def noise(self, raw: Tensor, wanted: Tensor) -> float:
+    def noise(self, raw: Tensor, teacher: Tensor) -> float:
         """A distance that adds up over independent errors: the mean square, as a share of the variance of what is
         wanted, where the distance itself does not."""
-        return float((raw - wanted).square().mean() / wanted.var())
+        return float((raw - teacher).square().mean() / teacher.var())
 
     # The exact form, see quantization/exact.py. A lift is a constant that keeps a map away from what rounding decides.
 

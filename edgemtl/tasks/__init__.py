@@ -169,18 +169,18 @@ class Task(BaseModel):
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
-    made: Task = registry.load("tasks", name).task(**(params or {}))
-    return made
+    task: Task = registry.load("tasks", name).task(**(params or {}))
+    return task
 
 
-def parse(raw: Any) -> dict[str, Task]:
+def build_all(raw: Any) -> dict[str, Task]:
     """Tasks from `{name: parameters}`, as in JSON; a Task stays what it is. ValueError where it is anything else."""
     if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
         raise ValueError("task names with their parameters are expected")
     return {name: t if isinstance(t, Task) else build(name, t) for name, t in raw.items()}
 
 
-def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
+def check_maps(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
     """CheckFailed naming the first task whose map of a frame cannot be right, or where all maps are nothing but 0."""
     for name, task in tasks.items():
         if name in maps and (problem := task.problem(maps[name])):
@@ -192,14 +192,14 @@ def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
 
 @contextmanager
 def numbered(frame: int, of: str) -> Iterator[None]:
-    """Around what `check` looks at: says in which frame it was, counted from 0."""
+    """Around `check_maps`: adds to its message the number of the frame, counted from 0."""
     try:
         yield
     except CheckFailed as error:
         raise CheckFailed(f"{of}, frame {frame}: {error}") from None
 
 
-Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model
+Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(build_all)]  # as a field of a pydantic model
 
 
 def change(value: float, baseline: float) -> float | None:
@@ -220,5 +220,5 @@ def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[st
         None if (gain := change(scores[name], baseline[name])) is None else gain if task.higher_is_better else -gain
         for name, task in tasks.items()
     ]
-    known = [gain for gain in gains if gain is not None]
-    return sum(known) / len(known) if len(known) == len(gains) else None
+    defined = [gain for gain in gains if gain is not None]
+    return sum(defined) / len(defined) if len(defined) == len(gains) else None

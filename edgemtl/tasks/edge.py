@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size
-from edgemtl.tasks._boundary import counts, flat, matches, thin
+from edgemtl.tasks._boundary import counts, flat_lines, matches, thin
 from edgemtl.tasks._labels import (
     IGNORED,
     Colour,
@@ -84,8 +84,8 @@ class EdgeMeter(Sums):
         """Adds an image, both (H, W); about 0.2 s at 240x320 and 99 thresholds."""
         assert prediction.shape == label.shape, (prediction.shape, label.shape)
         self._counts += counts(prediction, label, self._thresholds, self._tolerance)
-        lines, known = thin(label == 1), flat(label.shape) & (label != IGNORED)
-        self._constant += np.array([matches(known, lines, self._tolerance), known.sum(), lines.sum()])
+        lines, judged = thin(label == 1), flat_lines(label.shape) & (label != IGNORED)
+        self._constant += np.array([matches(judged, lines, self._tolerance), judged.sum(), lines.sum()])
 
     def scores(self) -> dict[str, float]:
         matched, predicted, labelled = self._counts

@@ -132,7 +132,7 @@ def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
     waiting = [node.args[1] for node in waiting]
     while waiting:
         node = waiting.pop()
-        inside = purposes.inside(node, deployed, purposes.COORDINATES)
+        inside = purposes.belongs(node, deployed, purposes.COORDINATES)
         if node.op == "call_function" and node not in found and (inside or _kind(node) not in LAYERS):
             found.add(node)
             waiting += node.all_input_nodes

@@ -12,6 +12,7 @@ from edgemtl import show
 from edgemtl.device import processor
 from edgemtl.errors import UsageError, reading, unknown
 from edgemtl.target import How, Session
+from edgemtl.targets.openvino import cache
 from edgemtl.threads import threads
 
 XML, BIN = "model.xml", "model.bin"
@@ -60,7 +61,8 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
     with reading(model if isinstance(model, Path) else "the network", f"OpenVINO, for {name}:{arithmetic},"):
-        compiled = core.compile_model(model, name, options)
+        made = isinstance(model, Path)  # and not changed since
+        compiled = cache.compile(core, model, name, options) if made else core.compile_model(model, name, options)
         # The option is none of the documented ones, so another version may do without it.
         if arithmetic == FLOAT and (kept := _int8_products(compiled)):
             raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {kept} layers still use them")
@@ -101,7 +103,7 @@ def _problem(core: Any, model: Any) -> str | None:
     if not (processor.arm() or processor.overflows() is not False):
         return None
     model = read(core, model) if isinstance(model, Path) else model
-    kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+    kernels = f"the int8 kernels for this CPU ({processor.describe_instructions()})"
     if processor.arm() and nodes(model, "FakeQuantize"):
         return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even
     return f"8-bit weights can overflow in {kernels}" if _may_overflow(model) else None

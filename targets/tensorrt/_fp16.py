@@ -15,10 +15,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgemtl.errors import CheckFailed
-from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, label
+from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, readable_name
 
 OPSET, IR = 19, 9  # with Q/DQ
-LARGEST = 65504.0
+LARGEST_FLOAT16 = 65504.0
 FLOAT32 = {"Exp", "Log", "Pow", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceSumSquare"}
 # Their other float inputs have a type of their own.
 FIRST_ALONE = {"Resize"}
@@ -61,7 +61,7 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
 
     for node in graph.nodes:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            raise CheckFailed(f"{label(node)}: a float16 twin of a model with control flow is not made")
+            raise CheckFailed(f"{readable_name(node)}: a float16 twin of a model with control flow is not made")
         wanted = TensorProto.FLOAT if node.output[0] in float32 else TensorProto.FLOAT16
         new = NodeProto()
         new.CopyFrom(node)
@@ -106,8 +106,10 @@ def _float32(graph: Graph) -> set[str]:
 
 
 def _half(value: np.ndarray, name: str) -> np.ndarray:
-    if (np.abs(value[np.isfinite(value)]) > LARGEST).any():
-        raise CheckFailed(f"{name}: {np.abs(value).max():g} is beyond float16, whose largest number is {LARGEST:g}")
+    if (np.abs(value[np.isfinite(value)]) > LARGEST_FLOAT16).any():
+        raise CheckFailed(
+            f"{name}: {np.abs(value).max():g} is beyond float16, whose largest number is {LARGEST_FLOAT16:g}"
+        )
     return value.astype(np.float16)
 
 

@@ -17,7 +17,7 @@ LIBRARIES = (
 )
 MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, …Minor
 PROPERTIES = 1 << 14  # bytes, many more than cudaDeviceProp has in any release; it begins with the GPU's name
-NAME = 256  # bytes
+NAME_BYTES = 256  # bytes
 
 
 def load() -> Runtime | None:
@@ -50,7 +50,7 @@ class Runtime:
         status = self._library.cudaGetDeviceProperties(block, device)
         status = status or self._library.cudaDeviceGetAttribute(byref(major), MAJOR, device)
         status = status or self._library.cudaDeviceGetAttribute(byref(minor), MINOR, device)
-        name = block.raw[:NAME].partition(b"\0")[0]
+        name = block.raw[:NAME_BYTES].partition(b"\0")[0]
         return status, SimpleNamespace(name=name, major=major.value, minor=minor.value)
 
     def cudaMemGetInfo(self) -> tuple[int, int, int]:

@@ -29,7 +29,7 @@ from edgemtl.target import How, Session
 from edgemtl.targets.tensorrt import cuda, devices
 
 CUDA = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
-LEAST = 256 << 20  # bytes of workspace; with less hardly any tactic is left
+LEAST_MEMORY = 256 << 20  # bytes of workspace; with less hardly any tactic is left
 
 
 class Facts(NamedTuple):
@@ -85,7 +85,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     if engine is None:
         show.err.print(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}", highlight=False)
         timing = place / f"timing-trt{facts.tensorrt}-sm{sm}.cache"
-        plan = build(trt, file, manifest.precision, workspace(free), timing, log, half)
+        plan = build(trt, file, manifest.precision, workspace_bytes(free), timing, log, half)
         store(place, facts, plan)
         engine = trt.Runtime(log).deserialize_cuda_engine(plan)
         if engine is None:
@@ -225,13 +225,13 @@ def _monitor(trt: Any, bar: Any, stop: Stop) -> Any:
     return Monitor()
 
 
-def workspace(free: int) -> int:
+def workspace_bytes(free: int) -> int:
     """Bytes that a build may take: half of what is free on the GPU, which on a Jetson is the computer's own memory."""
     available = free
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    return max(LEAST, min(free, available) // 2)
+    return max(LEAST_MEMORY, min(free, available) // 2)
 
 
 # ---- running

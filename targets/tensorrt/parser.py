@@ -29,7 +29,7 @@ MANY = 500  # files for one process, whose command line has an end
 COMMAND = (sys.executable, "-m", "edgemtl.targets.tensorrt.parser")
 
 
-class Verdict(NamedTuple):
+class Opinion(NamedTuple):
     """What the parser and the builder said about one file."""
 
     parsed: bool
@@ -59,13 +59,13 @@ def name() -> str:
         return "TensorRT-RTX"
 
 
-def ask(files: Sequence[Path], build: bool = True) -> list[Verdict]:
+def ask(files: Sequence[Path], build: bool = True) -> list[Opinion]:
     """One verdict for each file; a crash or a file that takes too long is an error of that file alone.
 
     Without `build` the parser alone is asked.
     """
     command = (*COMMAND, *(() if build else (PARSE,)))
-    verdicts: list[Verdict] = []
+    verdicts: list[Opinion] = []
     while len(verdicts) < len(files):
         rest = [str(file) for file in files[len(verdicts) :][:MANY]]
         try:
@@ -76,9 +76,9 @@ def ask(files: Sequence[Path], build: bool = True) -> list[Verdict]:
             problem = f"it took longer than {SECONDS:g} s"
         found = [json.loads(line) for line in output.splitlines() if line.startswith('{"parsed"')]
         for one in found:
-            verdicts.append(Verdict(**{**one, "errors": tuple(one["errors"]), "warnings": tuple(one["warnings"])}))
+            verdicts.append(Opinion(**{**one, "errors": tuple(one["errors"]), "warnings": tuple(one["warnings"])}))
         if len(found) < len(rest):
-            verdicts.append(Verdict(False, False, (f"{name()} gave no answer: {problem}",), (), 0.0))
+            verdicts.append(Opinion(False, False, (f"{name()} gave no answer: {problem}",), (), 0.0))
     return verdicts
 
 
@@ -101,7 +101,7 @@ def _main(files: Sequence[str]) -> None:
             print(json.dumps(_verdict(trt, log, Path(file), PARSE not in files)._asdict()), flush=True)
 
 
-def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Verdict:
+def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
     started = time.perf_counter()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -120,7 +120,7 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Verdict:
         errors = [text for level, text in said if level in (severity.ERROR, severity.INTERNAL_ERROR) and text]
     warnings = [text for level, text in said if level == severity.WARNING]
     errors += [text for text in warnings if MISREAD in text]
-    return Verdict(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
+    return Opinion(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
 
 
 def _errors(parser: Any) -> list[Any]:

@@ -10,7 +10,7 @@ import torch
 from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, choose, exact, require
 
 SAMPLING = ("DEFAULT", "STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "OFFSET_CORNERS", "UNALIGN_CORNERS")
-COORDINATES = ("unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one")
+COORDINATE_MODES = ("unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one")
 PADDINGS = ("constant", "border", "reflection", "symmetric")
 
 
@@ -69,7 +69,7 @@ def resample(
     """
     choose("sampling_mode", sampling_mode, ("bilinear", "nearest"))
     choose("padding_mode", padding_mode, PADDINGS)
-    choose("coordinates_mode", coordinates_mode, COORDINATES)
+    choose("coordinates_mode", coordinates_mode, COORDINATE_MODES)
     if padding_mode == "constant" and coordinates_mode == "normalized_minus_one_to_one":
         # The common case, several times as fast in torch's own kernel.
         sampled = torch.nn.functional.grid_sample(
