@@ -68,7 +68,7 @@ def rewritten(model: Any) -> Any:
 
 
 def plain(model: Any) -> Any:
-    """A copy of a model in this form with Q/DQ as everywhere: what is not quite in this form stays as it is."""
+    """A copy to be read, with Q/DQ as everywhere: without the clips of codes. What is not quite in this form stays."""
     from onnx import helper
 
     made, constants, makers, _ = _opened(model)

@@ -5,10 +5,10 @@ channels by another, so that no map is reshaped (see edgemtl.models.demt.Attend)
 constants, of which all but one in each column are 0, and adds the tasks up with an operation that reads what was only
 just written. Its convolutions leave maps channels-last, where the channels of a head lie side by side, so here
 
-    query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, channels of a head): products, summed over the last axis
-    values (T, V, h, w) -> (T, h * w, heads, channels of a head): times weights (T, h * w, heads, 1), summed over T
+    query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, K / heads): products, and their sum over the last axis
+    values (T, V, h, w) -> (T, h * w, heads, V / heads): times weights (T, h * w, heads, 1), and the tasks' sum
 
-What is between, softmax or its exact form, treats every place and head alike and stays as it is.
+What is between, softmax or its exact form, sees the shapes that it had.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def _rewrite(total: Any) -> bool:
     logits = op.reduce_sum(op.multiply(rows(asked.input_value(0)), rows(asked.input_value(1))), op.constant([3]), True)
     if scale != 1:
         logits = op.multiply(logits, op.constant(np.float32(scale)))
-    _replace(gather, logits)
-    # Weights have this shape once the model is validated again.
-    weights = op.reshape(spread.input_value(0), op.constant([tasks, height * width, count, 1]), False)
+    places = op.reshape(logits, op.constant([tasks, height, width, count]), False)
+    _replace(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
+    weights = rows(spread.input_value(0))
     made = None
     for weight, part in zip(*(op.split(x, op.constant(0), tasks).outputs() for x in (weights, rows(values)))):
         weighed = op.multiply(weight, part)

@@ -9,6 +9,7 @@ reorders, four times the norm itself. Here means are taken over the channels' ow
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,17 +65,10 @@ def _until_turned_back(norm: Any) -> list[Any] | None:
         chain.append(node)
         if _turns(node, CHANNELS_FIRST):
             return chain
-        channels = norm.get_output_shape(0)[3]
-        constants = [
-            value.get_node() for value in node.input_values() if value.get_node().get_type_name() == "Constant"
-        ]
-        along = all(c.get_data().size == 1 or list(c.get_data().shape)[-1:] == [c.get_data().size] for c in constants)
-        sizes = all(c.get_data().size in (1, channels) for c in constants)
-        if (
-            node.get_type_name() not in ELEMENTWISE
-            or len(constants) != node.get_input_size() - 1
-            or not (along and sizes)
-        ):
+        sources = [value.get_node() for value in node.input_values()]
+        shapes = [list(s.get_output_shape(0)) for s in sources if s.get_type_name() == "Constant"]
+        along = all(math.prod(shape) == 1 or shape[-1:] == [math.prod(shape)] for shape in shapes)  # the channels
+        if node.get_type_name() not in ELEMENTWISE or len(shapes) != len(sources) - 1 or not along:
             return None
 
 
