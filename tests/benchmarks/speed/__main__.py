@@ -77,6 +77,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     Kept in the case's folder. A row that cannot run has the reason alone.
     """
     from edgemtl.device.predictor import smooth_frames
+    from edgemtl.files import write_json
     from tests.benchmarks.speed import rows
 
     file = case.folder / "facts.json"
@@ -96,6 +97,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
         except Exception as error:  # a runtime that refuses a graph, or no compiler
             known[row.name] = {"problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             print(f"  {row.name}: {known[row.name]['problem']}", flush=True)
+            write_json(file, found)
             continue
         apart, other = rows.difference(maps, wanted["int8" if row.precision == "int8" else "float"])
         del maps
@@ -107,7 +109,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
             **json.loads(done.stdout.splitlines()[-1]),
         }  # fmt: skip
         print(f"  {row.name}: {known[row.name]}", flush=True)
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(file, found)
     return found
 
 
