@@ -77,6 +77,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     Kept in the case's folder. A row that cannot run has the reason alone.
     """
     from edgemtl.device.predictor import smooth_frames
+    from edgemtl.files import write_json
     from tests.benchmarks.speed import rows
 
     file = case.folder / "facts.json"
@@ -96,6 +97,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
         except Exception as error:  # a runtime that refuses a graph, or no compiler
             known[row.name] = {"problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             print(f"  {row.name}: {known[row.name]['problem']}", flush=True)
+            write_json(file, found)
             continue
         apart, other = rows.difference(maps, wanted["int8" if row.precision == "int8" else "float"])
         del maps
@@ -107,7 +109,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
             **json.loads(done.stdout.splitlines()[-1]),
         }  # fmt: skip
         print(f"  {row.name}: {known[row.name]}", flush=True)
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(file, found)
     return found
 
 
@@ -170,6 +172,7 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
     copy = ceilings.copy()
     calls["copy", ""] = lambda _: copy()
     times: dict[tuple[str, str], list[list[float]]] = {key: [] for key in calls}
+    processor_times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     load = os.getloadavg()[0]
     for number in range(args.rounds + 1):
         for key, call in calls.items():
@@ -177,7 +180,9 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
                 call(0)
                 continue
             slow = bool(times[key]) and min(times[key][0]) > LONG
-            times[key].append(_turn(call, args.seconds, slow))
+            turn, own = _turn(call, args.seconds, slow)
+            times[key].append(turn)
+            processor_times[key].append(own)
     limits: dict[str, list[float]] = {}
     for (runtime, precision), layers in ideal.items():
         name = f"{runtime} {precision}"
@@ -192,6 +197,7 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
         "rows": [
             {"form": row.form, "runtime": row.runtime, "precision": row.precision, **known[row.name]}
             | {kind: times[row.name, kind] for kind in ("model", "end_to_end")}
+            | {"processor": processor_times[row.name, "model"]}
             for row in able
         ],
         "problems": {name: found["problem"] for name, found in known.items() if "problem" in found},
@@ -203,17 +209,18 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
     }  # fmt: skip
 
 
-def _turn(call: Any, seconds: float, is_slow: bool) -> list[float]:
-    """The seconds of each call of one turn."""
+def _turn(call: Any, seconds: float, is_slow: bool) -> tuple[list[float], float]:
+    """The seconds of each call of one turn, and the processor's (of all threads) of a call."""
     time.sleep(PAUSE)
     if not is_slow:
         call(0)
     found: list[float] = []
+    start = time.process_time()
     while not found or sum(found) < seconds:
         begin = time.perf_counter()
         call(len(found) % 4)
         found.append(time.perf_counter() - begin)
-    return found
+    return found, (time.process_time() - start) / len(found)
 
 
 def _versions() -> dict[str, str]:
