@@ -70,7 +70,7 @@ Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
 Target = Annotated[str, Parameter(converter=_module)]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
-Words = Annotated[list[str] | None, SEVERAL]
+Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
 
 
 def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
@@ -108,7 +108,7 @@ def train(
     run: Path,
     data: Data = None,
     settings: Settings = None,
-    tasks: Words = None,
+    tasks: Tasks = None,
     init: Path | None = None,
     resume: Flag = False,
     dry_run: Flag = False,
@@ -141,7 +141,7 @@ def train(
     from edgemtl import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [], data)
-    if tasks:
+    if tasks is not None:
         loaded = recipes.only(loaded, tasks)
     with needs("train"):
         from edgemtl.training.train import train
@@ -215,6 +215,7 @@ def convert(
     *,
     target: Target,
     precision: Literal["fp32", "fp16", "int8"] = "int8",
+    tasks: Tasks = None,
     settings: Settings = None,
 ) -> Any:
     """Convert a run's network into a target's artifact folder.
@@ -223,15 +224,17 @@ def convert(
         run: a run folder
         target: a name that `edgemtl list targets` shows
         precision: of the weights
+        tasks: these of the network's tasks alone, such as depth,normals (default: all)
         settings: what a target alone knows: ios=18 (coreml; default 17)
 
     Example:
         edgemtl convert runs/nyud --target openvino --precision int8
+        edgemtl convert runs/nyud --target onnx --tasks depth,normals
     """
     with needs("train"):
         from edgemtl.deployment.convert import convert
 
-    return convert(run, target=target, precision=precision, settings=settings or [])
+    return convert(run, target=target, precision=precision, tasks=tasks, settings=settings or [])
 
 
 def evaluate(

@@ -46,7 +46,7 @@ def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
     files = target.quantized(path)
     if files is None:
         return None
-    wanted = ledger.read(run.ledger)
+    wanted = ledger.cut(ledger.read(run.ledger), manifest.tasks)
     result = ledger.compare_files(wanted, files)
     proof = overflow.prove(files)
     changed = artifact.changed(path, manifest)
