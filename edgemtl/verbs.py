@@ -582,6 +582,7 @@ def demo(
     address: str = "",
     stats: str | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
+    every: Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)] = None,
     limit: Count | None = None,
     app: str = "camera",
     settings: Settings = None,
@@ -606,6 +607,7 @@ def demo(
         address: HOST:PORT of --show web; :8765 is every one (default: 127.0.0.1:8765)
         stats: a file for a JSON line for each frame, - for standard output
         view: tasks side by side or over the frame
+        every: normals=4: compute these tasks of every so many frames; in between their last map is shown
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
         settings: what the app alone knows: density=0.2 (fog)
@@ -615,9 +617,11 @@ def demo(
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
+        edgemtl demo --source 0 --every normals=4,edge=4
     """
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
+    from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.play import settings_of
     from edgemtl.device.selftest import opened
@@ -633,7 +637,7 @@ def demo(
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)
-    predictor = opened(bundled.folder(artifact), device, untested=untested)
+    predictor = opened(bundled.folder(artifact), device, untested=untested, every=rates.parse(every or []))
     with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
         summary = run(
             predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,

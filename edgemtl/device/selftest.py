@@ -259,12 +259,19 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False) -> Predictor:
+def opened(
+    path: Path | str,
+    device: str | None = None,
+    *,
+    weights: str = "float",
+    untested: bool = False,
+    every: Mapping[str, int] | None = None,
+) -> Predictor:
     """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
     CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
     """
-    predictor = Predictor(path, device, weights=weights)
+    predictor = Predictor(path, device, weights=weights, every=every)
     if not untested:
         demand(predictor)
     return predictor
