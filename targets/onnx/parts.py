@@ -31,20 +31,23 @@ def split(model: Any, names: Iterable[str]) -> tuple[Any, dict[str, Any]]:
     def shared(value: str) -> bool:
         return value in makers and len(tasks.get(makers[value].output[0], ())) > 1
 
-    parts, handed = {}, {}
+    parts: dict[str, Any] = {}
+    handed: dict[str, None] = {}
     for task in names:
-        own, waiting, given = [], [task], {}
-        seen = set()
+        own: dict[str, Any] = {}
+        given: dict[str, None] = {}
+        waiting = [task]
         while waiting:
             value = waiting.pop()
             node = makers.get(value)
+            if node is None or node.output[0] in own:
+                continue
             if shared(value) and node.op_type != "DequantizeLinear":
                 given[value] = handed[value] = None
-            elif node is not None and node.output[0] not in seen:
-                seen.add(node.output[0])
-                own.append(node)
+            else:
+                own[node.output[0]] = node
                 waiting += node.input
-        parts[task] = _part(model, own, given, [task], task)
+        parts[task] = _part(model, own.values(), given, [task], task)
     return _part(model, _above(handed, makers), [graph.input[0].name], handed, "shared"), parts
 
 
@@ -69,7 +72,7 @@ def _above(values: Iterable[str], makers: dict[str, Any]) -> list[Any]:
     return list(found.values())
 
 
-def _part(model: Any, nodes: list[Any], inputs: Iterable[str], outputs: Iterable[str], name: str) -> Any:
+def _part(model: Any, nodes: Collection[Any], inputs: Iterable[str], outputs: Iterable[str], name: str) -> Any:
     from onnx import helper
 
     graph = model.graph

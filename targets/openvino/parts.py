@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgemtl.ledger import HIGH, LOW
 from edgemtl.target import How, Session
 
 SHARED = "shared"
-# What leaves codes codes, so that a quantizer before it does as well behind it.
-MOVES = {"Concat", "Reshape", "Squeeze", "Split", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
+CHANNELS_LAST, CHANNELS_FIRST = np.array([0, 2, 3, 1]), np.array([0, 3, 1, 2])
 
 
 class Parts(NamedTuple):
@@ -25,8 +25,8 @@ class Parts(NamedTuple):
 def split(model: Any, names: Iterable[str]) -> Parts:
     """The parts of an ov.Model with these outputs, which is used up.
 
-    Shared is what depends on the frame and more than one task needs. A tensor that is handed over behind a quantizer is
-    quantized again, which changes nothing, so that a runtime knows its range and goes on in int8.
+    Shared is what depends on the frame and more than one task needs. What a quantizer gives is handed over as codes, so
+    that both sides compute in int8.
     """
     from openvino import Model
 
@@ -38,12 +38,12 @@ def split(model: Any, names: Iterable[str]) -> Parts:
         for name in _above(result) & moving:
             tasks.setdefault(name, []).append(task)
     shared = [node for node in model.get_ordered_ops() if len(tasks.get(node.get_friendly_name(), ())) > 1]
-    handed = []
+    handed: list[Any] = []
     inputs: dict[str, list[Any]] = {task: [] for task in results}
     for port in (port for node in shared for port in node.outputs()):
         readers: dict[str, list[Any]] = {}
         for reader in port.get_target_inputs():
-            if len(of := tasks.get(reader.get_node().get_friendly_name(), ())) == 1:
+            if len(of := tasks.get(reader.get_node().get_friendly_name(), [])) == 1:
                 readers.setdefault(of[0], []).append(reader)
         if readers:
             called = f"{SHARED}/{len(handed)}"
@@ -58,25 +58,44 @@ def split(model: Any, names: Iterable[str]) -> Parts:
 
 
 def _end(port: Any, called: str) -> Any:
-    from openvino import opset13
+    """An output of the values of `port`: the codes of a quantizer, channels last, as they lie in a CPU's memory."""
+    from openvino import opset13 as op
 
-    end = opset13.result(port)
+    value = port
+    if (step := _step(port)) is not None:
+        value = op.convert(op.fake_quantize(*port.get_node().input_values()[:3], LOW, HIGH, HIGH - LOW + 1), "i8")
+    end = op.result(op.transpose(value, CHANNELS_LAST) if step is not None and len(port.get_shape()) == 4 else value)
     end.output(0).set_names({called})
     return end
 
 
 def _beginning(port: Any, called: str) -> tuple[Any, Any]:
-    """An input for the values of `port`, and what gives them on: a quantizer, where they have one range."""
-    from openvino import opset13
+    """An input for that, and what gives the values of `port` again."""
+    from openvino import Type
+    from openvino import opset13 as op
 
-    given = opset13.parameter(port.get_shape(), port.get_element_type(), name=called)
+    shape, step = list(port.get_shape()), _step(port)
+    if step is None:
+        given = value = op.parameter(shape, port.get_element_type(), name=called)
+    else:
+        image = len(shape) == 4
+        given = op.parameter([shape[axis] for axis in CHANNELS_LAST] if image else shape, Type.i8, name=called)
+        value = op.multiply(op.convert(given, "f32"), op.constant(step))
+        value = op.transpose(value, CHANNELS_FIRST) if image else value
     given.output(0).set_names({called})
-    above = _quantizers(port.get_node()) or []
-    ranges = {tuple(value.get_node().get_data().tobytes() for value in one.input_values()[1:]) for one in above}
-    if len(ranges) != 1:
-        return given, given.output(0)
-    again = opset13.fake_quantize(given, *above[0].input_values()[1:], above[0].get_attributes()["levels"])
-    return given, again.output(0)
+    return given, value.output(0)
+
+
+def _step(port: Any) -> Any:
+    """The scale of the quantizer that gives the values of `port`, if one does."""
+    node = port.get_node()
+    if node.get_type_name() != "FakeQuantize" or node.get_attributes()["levels"] != HIGH - LOW + 1:
+        return None
+    low, high = (node.input_value(bound).get_node() for bound in (3, 4))
+    if not low.get_type_name() == high.get_type_name() == "Constant":
+        return None
+    step = (np.array(high.get_data()) / HIGH).astype(np.float32)
+    return step if np.array_equal(step * np.float32(LOW), low.get_data()) else None
 
 
 def _fix_sizes(model: Any) -> None:
@@ -109,23 +128,6 @@ def _above(node: Any) -> set[str]:
         if node.get_friendly_name() not in found:
             found.add(node.get_friendly_name())
             waiting += [value.get_node() for value in node.input_values()]
-    return found
-
-
-def _quantizers(node: Any) -> list[Any] | None:
-    """The quantizers that a node's values come from unchanged; None where some come from elsewhere."""
-    if node.get_type_name() == "FakeQuantize":
-        constant = all(node.input_value(bound).get_node().get_type_name() == "Constant" for bound in range(1, 5))
-        return [node] if constant else None
-    if node.get_type_name() not in MOVES:
-        return None
-    found: list[Any] = []
-    for value in node.input_values():
-        if value.get_node().get_type_name() != "Constant":
-            above = _quantizers(value.get_node())
-            if above is None:
-                return None
-            found += above
     return found
 
 
