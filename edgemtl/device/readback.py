@@ -46,7 +46,7 @@ def compare_with_ledger(path: Path, manifest: Manifest, run: Run) -> dict[str, A
     files = target.quantized(path)
     if files is None:
         return None
-    wanted = ledger.read(run.ledger)
+    wanted = ledger.cut(ledger.read(run.ledger), manifest.tasks)
     result = ledger.compare_files(wanted, files)
     proof = overflow.prove_no_overflow(files)
     changed = artifact.changed(path, manifest)

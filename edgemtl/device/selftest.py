@@ -260,14 +260,19 @@ def run(predictor: Predictor) -> dict[str, Any]:
 
 
 def open_tested(
-    path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False
+    path: Path | str,
+    device: str | None = None,
+    *,
+    weights: str = "float",
+    untested: bool = False,
+    every: Mapping[str, int] | None = None,
 ) -> Predictor:
     """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
     CheckFailed if it does not pass. `untested` skips the test. Weights that run in torch need none: they are the
     reference.
     """
-    predictor = Predictor(path, device, weights=weights)
+    predictor = Predictor(path, device, weights=weights, every=every)
     if not untested:
         require_pass(predictor)
     return predictor
