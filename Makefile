@@ -44,7 +44,7 @@ $(RUN)/.trained: | .venv/installed
 	touch $@
 
 $(RUN)/.compressed: $(RUN)/.trained
-	$(EDGEMTL) compress $(RUN)
+	$(EDGEMTL) compress $(RUN) --resume
 	touch $@
 
 $(RUN)/openvino-fp32/manifest.json: $(RUN)/.trained

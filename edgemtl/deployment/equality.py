@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgemtl import ledger
 from edgemtl.artifact import Manifest
 from edgemtl.device.selftest import canonical
+from edgemtl.networks.prepare import Kept
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.proof import Proof
@@ -18,7 +19,7 @@ from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.target import Target
 
 
-def codes(
+def code_differences(
     target: Target,
     path: Path,
     manifest: Manifest,
@@ -33,7 +34,7 @@ def codes(
     depends on no island. What a converter merged with another quantizer is not told by the artifact; the ledger
     accounts for that.
     """
-    sure = certain(reference.network, proof)
+    sure, cut = certain(reference.network, proof), isinstance(reference.network.activate, Kept)
     differing: dict[str, float] = {}
     told: set[str] = set()
     for frame in frames:
@@ -42,13 +43,16 @@ def codes(
         if inside is None:
             return None
         for place, value in inside:
-            found.setdefault(ledger.name(place), []).append(value)
+            found.setdefault(ledger.entry_name(place), []).append(value)
         wanted_maps = {task: [map[None]] for task, map in reference(frame).items() if task in proof.exact}
-        for name, wanted in (activations(reference, frame) | wanted_maps).items():
+        for name, wanted in (quantizer_outputs(reference, frame) | wanted_maps).items():
             here = found.get(name, [])
             if here:
                 told.add(name)
-                share = max(min(_share(value, want) for value in here) for want in wanted)
+                shares = [[_share(value, want) for value in here] for want in wanted]
+                if cut and len(here) < len(wanted):  # each is one of torch's, which runs the other tasks as well
+                    shares = [list(column) for column in zip(*shares)]
+                share = max(map(min, shares))
                 if share:
                     differing[name] = max(differing.get(name, 0.0), share)
     wrong = sorted(name for name in differing if name in sure | set(proof.exact))
@@ -72,7 +76,7 @@ def certain(deployed: nn.Module, proof: Proof) -> set[str]:
     return {name for name, found in every.items() if found == {True}}
 
 
-def activations(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
+def quantizer_outputs(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
     """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
     made: dict[str, list[np.ndarray]] = {}
 
@@ -91,7 +95,7 @@ def activations(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np
     return made
 
 
-def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
+def hash_maps(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
     """One SHA-256 of all maps of all frames, tasks by name."""
     digest = hashlib.sha256()
     for of in maps:

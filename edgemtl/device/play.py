@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemtl import recipe
 from edgemtl import show as terminal
-from edgemtl.device import screens
+from edgemtl.device import rates, screens
 from edgemtl.device.camera import Source
 from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
@@ -55,7 +55,7 @@ def play(
     with ExitStack() as stack:
         film = stack.enter_context(Film(record, source))
         journal = stack.enter_context(Stats(stats)) if stats else None
-        screen: AbstractContextManager[Screen] = build(show, clock, view, source, film, limit, address)
+        screen: AbstractContextManager[Screen] = open_screen(show, clock, view, source, film, limit, address)
         shown = stack.enter_context(screen)
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
         stack.enter_context(interruptible())
@@ -85,10 +85,11 @@ def play(
                 # must, since its pictures would be shown late.
                 ahead = 2 if 2 * drawn < times["inferred"] - times["started"] else 1
                 shown.show(picture)
-                clock.shown(times["captured"])
+                ages = rates.ages(maps)
+                clock.shown(times["captured"], ages)
                 film.add(picture)
                 if journal:
-                    journal.add(frame=clock.frames - 1, drawn=drawn, lost=source.lost, **times)
+                    journal.add(frame=clock.frames - 1, drawn=drawn, lost=source.lost, ages=ages, **times)
         except KeyboardInterrupt:
             pass  # the usual way to end a headless run on a live camera; the film is completed
         except (UsageError, CheckFailed):
@@ -122,7 +123,7 @@ def beside(model: Callable[[], Predictor], camera: Callable[[], Source]) -> tupl
             raise
 
 
-def build(
+def open_screen(
     kind: Show, clock: Clock, view: View, source: Source, film: Film, limit: int | None, address: str
 ) -> AbstractContextManager[Screen]:
     """The screen of a kind; UsageError where there can be none."""
@@ -141,7 +142,7 @@ def settings_of(name: str, run: Callable[..., Any], settings: Sequence[str], vie
     known = set(own) - {"view"} - signature(play).parameters.keys()
     found: dict[str, Any] = {"view": view} if "view" in own else {}
     for setting in settings:
-        key, value = recipe.parse(setting)
+        key, value = recipe.parse_setting(setting)
         if key not in known:
             raise unknown(f"setting of app {name}", key, known)
         found[key] = value

@@ -47,7 +47,7 @@ def _place(path: Path, name: str, options: dict[str, Any]) -> Path:
         "openvino": ov.get_version(),
         "device": name,
         "options": {key: str(value) for key, value in sorted(options.items())},
-        "machine": [platform.system(), platform.machine(), processor.name(), processor.describe()],
+        "machine": [platform.system(), platform.machine(), processor.name(), processor.describe_instructions()],
         "environment": {key: value for key, value in sorted(os.environ.items()) if key.startswith(("ONEDNN_", "OV_"))},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -210,7 +210,7 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
         "problems": {name: found["problem"] for name, found in known.items() if "problem" in found},
         "ceilings": limits,
         "machine": {
-            "processor": processor.name(), "instructions": processor.describe(), "threads": args.threads,
+            "processor": processor.name(), "instructions": processor.describe_instructions(), "threads": args.threads,
             "clock": "processor time" if args.processor else "time",
             "cores": os.cpu_count(), "load_before": round(load, 2), "versions": _versions(),
         },

@@ -34,7 +34,7 @@ from edgemtl.networks.session import several
 from edgemtl.quantization.compress import compress
 from edgemtl.recipe import Data, Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from tests.benchmarks import plain_sca
 from tests.benchmarks.plain_demt import Operator, by_grid_sample, by_torchvision, plain
 from tests.benchmarks.plain_mqt import PlainMQTransformer
@@ -128,7 +128,7 @@ def _weights(recipe: Recipe) -> dict[str, Tensor]:
         for parameter in made.parameters():
             if not parameter.any():  # what begins at zero would be left out by some runtime
                 parameter.normal_(std=0.01)
-        samples = load(recipe.data, None, "train", recipe.tasks)
+        samples = load_samples(recipe.data, None, "train", recipe.tasks)
         norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = None  # the mean over all frames
