@@ -39,7 +39,7 @@ def found(spread: float = 0.0, rounds: int = 9) -> dict[str, Any]:
         "ceilings": {
             "torch fp32": [100.0] * 9, "OpenVINO fp32": [200.0] * 9, "OpenVINO int8": [500.0] * 9, "copy": [30.0] * 9,
         },
-        "machine": {"processor": "Some CPU", "instructions": "AVX2", "threads": 2},
+        "machine": {"processor": "Some CPU", "instructions": "AVX2", "threads": 2, "clock": "time"},
     }  # fmt: skip
 
 
@@ -71,7 +71,11 @@ def test_a_page_takes_the_table_between_its_marks(tmp_path: Path) -> None:
         page.write([found(), found()], tmp_path / "out" / "speed", into)
     text = into.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert text.count("### some_recipe, 240x320") == 2 and "no compiler" in text and "Some CPU (AVX2)" in text
+    assert (
+        text.count("### some_recipe, 240x320") == 2
+        and "no compiler" in text
+        and "Some CPU (AVX2), 2 threads, time" in text
+    )
     for name in ("page.svg", "page_roofline.svg", "out/speed.svg", "out/speed_roofline.svg"):
         assert "<svg" in (tmp_path / name).read_text(encoding="utf-8")
     assert len(json.loads((tmp_path / "out" / "speed.json").read_text(encoding="utf-8"))) == 2
@@ -86,8 +90,8 @@ def test_the_page_has_its_marks() -> None:
 def test_it_measures(tmp_path: Path) -> None:
     for package in ("openvino", "onnx", "onnxruntime", "embreex"):
         pytest.importorskip(package)
-    words = ["nyud_fcn_edge", "--sizes", "64x96", "--quick", "--rounds", "2", "--seconds", "0.01", "--threads", "1"]
-    command = [sys.executable, "-m", "tests.benchmarks.speed", *words, "--out", str(tmp_path / "speed")]
+    words = ["nyud_fcn_edge", "--sizes", "64x96", "--quick", "--rounds", "2", "--seconds", "0.01"]
+    command = [sys.executable, "-m", "tests.benchmarks.speed", *words, "--processor", "--out", str(tmp_path / "speed")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "400"})
     assert done.returncode == 0, done.stderr
     [case] = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))

@@ -38,12 +38,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds, and no torch.compile")
     parser.add_argument("--without", nargs="+", default=[], metavar="ROW", help='leaves out rows: "torch.compile fp32"')
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--processor", action="store_true", help="one thread, and its processor time: for a machine that is not quiet"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/speed"), help="(out/speed)")
     parser.add_argument("--page", type=Path, help="a Markdown page between whose marks the table is put")
     parser.add_argument("--build", action="store_true", help="only builds, which needs no quiet machine")
     parser.add_argument("--table", action="store_true", help="only writes the table of what was measured before")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)  # a case and a row: prints its process's memory
     args = parser.parse_args()
+    args.threads = 1 if args.processor else args.threads
     os.environ["EDGEMTL_THREADS"] = str(args.threads)
     if args.quick:
         args.rounds, args.without = min(args.rounds, 3), [*args.without, "torch.compile fp32"]
@@ -60,7 +64,8 @@ def main() -> None:
         return
     for case in [] if args.table else chosen:
         print(f"{case.name} {case.size}", flush=True)
-        cases.build(case)
+        runtimes = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}
+        cases.build(case, [pair for pair in cases.OURS if not _left_out(f"{runtimes[pair[0]]} {pair[1]}, ours", args)])
         prepared = facts(case, args)
         if not args.build:
             measured = measure(case, args, prepared)
@@ -87,10 +92,12 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     if not missing:
         return found
     frame = smooth_frames(case.recipe.size, 1)[0]
-    if "work" not in found:
-        found["work"] = {name: [x.macs, x.elements] for name, x in rows.amounts(case, frame).items()}
+    forms = sorted({rows.form(row) for row in missing})
+    if not set(forms) <= found.get("work", {}).keys():
+        counted = rows.amounts(case, forms, frame)
+        found["work"] = found.get("work", {}) | {name: [x.macs, x.elements] for name, x in counted.items()}
         found["form"] = rows.cases.Whole(case, rows.cases.by_grid_sample).form
-    wanted = rows.references(case, frame)
+    wanted = {form: rows.reference(case, form, frame) for form in forms}
     for row in missing:
         try:
             maps = row.open(case)(frame)
@@ -99,7 +106,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
             print(f"  {row.name}: {known[row.name]['problem']}", flush=True)
             write_json(file, found)
             continue
-        apart, other = rows.difference(maps, wanted["int8" if row.precision == "int8" else "float"])
+        apart, other = rows.difference(maps, wanted[rows.form(row)])
         del maps
         gc.collect()
         command = [sys.executable, "-m", MODULE, *_words(args), "--alone", str(case.folder), row.name]
@@ -180,7 +187,7 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
                 call(0)
                 continue
             slow = bool(times[key]) and min(times[key][0]) > LONG
-            turn, own = _turn(call, args.seconds, slow)
+            turn, own = _turn(call, args.seconds, slow, time.process_time if args.processor else time.perf_counter)
             times[key].append(turn)
             processor_times[key].append(own)
     limits: dict[str, list[float]] = {}
@@ -204,12 +211,13 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
         "ceilings": limits,
         "machine": {
             "processor": processor.name(), "instructions": processor.describe_instructions(), "threads": args.threads,
+            "clock": "processor time" if args.processor else "time",
             "cores": os.cpu_count(), "load_before": round(load, 2), "versions": _versions(),
         },
     }  # fmt: skip
 
 
-def _turn(call: Any, seconds: float, is_slow: bool) -> tuple[list[float], float]:
+def _turn(call: Any, seconds: float, is_slow: bool, clock: Any) -> tuple[list[float], float]:
     """The seconds of each call of one turn, and the processor's (of all threads) of a call."""
     time.sleep(PAUSE)
     if not is_slow:
@@ -217,9 +225,9 @@ def _turn(call: Any, seconds: float, is_slow: bool) -> tuple[list[float], float]
     found: list[float] = []
     start = time.process_time()
     while not found or sum(found) < seconds:
-        begin = time.perf_counter()
+        begin = clock()
         call(len(found) % 4)
-        found.append(time.perf_counter() - begin)
+        found.append(clock() - begin)
     return found, (time.process_time() - start) / len(found)
 
 

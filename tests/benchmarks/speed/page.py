@@ -81,7 +81,8 @@ def lines(found: dict[str, Any]) -> list[Line]:
 
 def title(found: dict[str, Any]) -> str:
     machine = found["machine"]
-    return f"{machine['processor']} ({machine['instructions']}), {machine['threads']} threads"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{machine['processor']} ({machine['instructions']}), {threads}, {machine['clock']}"
 
 
 def ceilings(found: dict[str, Any]) -> str:
