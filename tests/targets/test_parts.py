@@ -89,4 +89,4 @@ def test_onnxs_parts_have_each_layer_once_and_hand_over_codes(tmp_path: Path) ->
     assert layers(shared) and all(len(layers(part)) == 1 for part in tasks.values())
     assert sorted(layers(shared) + [name for part in tasks.values() for name in layers(part)]) == layers(whole)
     for part in tasks.values():
-        assert {value.type.tensor_type.elem_type for value in part.graph.input} == {onnx.TensorProto.INT8}
+        assert {value.type.tensor_type.elem_type for value in part.graph.input} == {onnx.TensorProto.UINT8}
