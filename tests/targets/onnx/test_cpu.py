@@ -148,3 +148,18 @@ def test_what_follows_a_layer_changes_no_weight(after: str) -> None:
     values = rng.uniform(-30, 30, (1, 8, 5, 6)).astype(np.float32)
     one, other = (s.run(None, {"v": values})[0] for s in sessions)
     np.testing.assert_array_equal(one, other)
+
+
+def test_softplus_spelled_out() -> None:
+    make, values = onnx.helper, np.concatenate([np.linspace(-110, 110, 2001), [-1e30, 0, 1e30]]).astype(np.float32)
+    graph = make.make_graph(
+        [make.make_node("Softplus", ["v"], ["y"], "softplus")],
+        "one",
+        [make.make_tensor_value_info("v", onnx.TensorProto.FLOAT, values.shape)],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, values.shape)],
+    )
+    made = cpu.spelled_out(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8))
+    onnx.checker.check_model(made, full_check=True)
+    assert "Softplus" not in {node.op_type for node in made.graph.node}
+    wanted = np.logaddexp(0, values.astype(np.float64))
+    np.testing.assert_allclose(session(made).run(None, {"v": values})[0], wanted, rtol=2e-7, atol=1e-7)
