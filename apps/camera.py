@@ -8,7 +8,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from edgemtl.device import draw, live, play
+from edgemtl.device import draw, live, play, rates
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
 from edgemtl.device.predictor import Predictor
@@ -49,7 +49,8 @@ class View(live.View):
         """The picture of one frame; `reading` is written at its top right."""
         self._last = frame, maps, reading
         tasks = self.predictor.manifest.tasks
-        lines: dict[str, Any] = {"head": (self.title, reading), "foot": self.note or self.foot}
+        old = {name: f"{age} frame{'s' * (age > 1)} ago" for name, age in rates.ages(maps).items() if age}
+        lines: dict[str, Any] = {"head": (self.title, reading), "foot": self.note or self.foot, "notes": old}
         names = self.names
         size = draw.cell(frame.shape[:2], 1 + len(names) if self.kind == "tiles" else 1)
         predictions = self.predictor.decode({n: maps[n] for n in names}, size, frame=frame.shape[:2])

@@ -41,8 +41,10 @@ def run(predictor: Predictor, source: Source, *, other: str = "", **how: Any) ->
         raise UsageError(f"{other} and {predictor.folder} have no task in common")
     shown = View(predictor, second, tasks)
     infer = lambda frame: predictor.maps(frame) | {f"other {n}": m for n, m in second.maps(frame).items()}  # noqa: E731
-    done = play(infer, shown, source, **how)
-    return Compared(done.frames, done.fps, {name: float(np.mean(found)) for name, found in shown.differing.items()})
+    summary = play(infer, shown, source, **how)
+    return Compared(
+        summary.frames, summary.fps, {name: float(np.mean(shares)) for name, shares in shown.differing.items()}
+    )
 
 
 class View(live.View):

@@ -43,13 +43,13 @@ def run(
     if not isinstance(points, (list, tuple)) or len(points) not in (0, 4) or not 0 < field < 170:
         raise UsageError(f"points={points}, field={field}: four numbers [x,y,x,y] and degrees below 170 are needed")
     height, width = source.size
-    given = [((y + 0.5) / height, (x + 0.5) / width) for x, y in zip(points[::2], points[1::2])]
-    if any(not (0 <= row < 1 and 0 <= column < 1) for row, column in given):
+    pixels = [((y + 0.5) / height, (x + 0.5) / width) for x, y in zip(points[::2], points[1::2])]
+    if any(not (0 <= row < 1 and 0 <= column < 1) for row, column in pixels):
         raise UsageError(f"points={points}: a point lies outside the frame of {width}x{height}")
-    shown = View(predictor, given, field)
-    done = play(predictor.maps, shown, source, **how)
+    shown = View(predictor, pixels, field)
+    summary = play(predictor.maps, shown, source, **how)
     metres, off = (float(np.median(each)) if each else None for each in (shown.metres, shown.off))
-    return Measured(done.frames, done.fps, metres, off)
+    return Measured(summary.frames, summary.fps, metres, off)
 
 
 class View(live.View):

@@ -7,7 +7,7 @@ and gives back what it found in each as `Found`.
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Container, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class Row(NamedTuple):
     slots: tuple[str, ...]  # where it hangs in the network
     sha256: str | None  # of a weight's int8 codes
     reads: frozenset[tuple[str, ...]]  # where it stands, as in Found
+    least: int | None = None  # in how many places a file has it at the least, of a cut ledger; None: one for each slot
 
 
 class Ledger(NamedTuple):
@@ -193,6 +194,43 @@ def _known(*sources: tuple[str, ...], rows: dict[str, Row]) -> None:
         raise ValueError(f"it reads {unknown}, which has no entry")
 
 
+# ---- cutting
+
+
+def cut(ledger: Ledger, tasks: Container[str]) -> Ledger:
+    """What a file that has these tasks alone must hold: the rows that their maps are computed from.
+
+    A layer that runs several times may run less often there. Then its rows have fewer places, at least one, and a row
+    that nothing but some of its runs need may be missing. That hides no loss: what reads a place names its sources.
+    """
+    outputs = {task: names for task, names in ledger.outputs.items() if task in tasks}
+    if outputs.keys() == ledger.outputs.keys():
+        return ledger
+    before = {row.name: row.reads for row in ledger.rows if row.role == "activation"}
+    start = [name for names in outputs.values() for name in names]
+    possible = _above(start, before)
+    certain = _above(start, {name: reads for name, reads in before.items() if len(reads) == 1})
+    kept = []
+    for row in ledger.rows:
+        if row.name in possible:
+            least = 0 if row.name not in certain else 1
+            reads = frozenset(names for names in row.reads if possible.issuperset(names))
+            kept.append(row._replace(reads=reads, least=least))
+    return ledger._replace(rows=kept, outputs=outputs)
+
+
+def _above(names: Iterable[str], before: Mapping[str, Iterable[tuple[str, ...]]]) -> set[str]:
+    """These names, those that they read, and so on."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [other for read in before.get(name, ()) for other in read]
+    return found
+
+
 # ---- names and places
 
 
@@ -242,7 +280,8 @@ def compare_files(ledger: Ledger, files: Files) -> Result:
     results = {file: compare(ledger, found) for file, found in files.items()}
     if len(results) == 1:
         return next(iter(results.values()))
-    made = Result({row.name: row for row in ledger.rows}, {}, {}, {}, {}, len(results))
+    rows = {name: row for result in results.values() for name, row in result.rows.items()}
+    made = Result(rows, {}, {}, {}, {}, len(results))
     for file, result in results.items():
         for name, count in result.places.items():
             made.places[name] = made.places.get(name, 0) + count
@@ -271,11 +310,11 @@ def compare(ledger: Ledger, found: Sequence[Found]) -> Result:
             result.wrong[row.name] = differs[0]
         elif len(here) > len(row.slots):
             result.wrong[row.name] = f"{len(here)} places, the network has {len(row.slots)}"
-        elif here and len(here) < len(row.slots) and readers < len(row.slots):
+        elif here and len(here) < _least(row) and readers < _least(row):
             result.wrong[row.name] = f"{len(row.slots)} slots, but {len(here)} places with {readers} readers"
         elif here:
             result.places[row.name] = len(here)
-            if len(here) < len(row.slots):
+            if len(here) < _least(row):
                 result.merged[row.name] = f"{len(row.slots)} slots in {len(here)} node(s), which {readers} readers have"
     outputs = {one.name: one for one in found if one.role == OUTPUT}
     _Standing(ledger, places, outputs).judge(result)
@@ -283,6 +322,10 @@ def compare(ledger: Ledger, found: Sequence[Found]) -> Result:
         if name not in result.rows:
             result.unknown[name] = f"{here[0].role} that is not in the ledger"
     return result
+
+
+def _least(row: Row) -> int:
+    return len(row.slots) if row.least is None else row.least
 
 
 def _difference(row: Row, one: Found) -> str | None:
@@ -337,6 +380,8 @@ class _Standing:
             if not found and hidden:
                 break
             hidden |= set() if found else missing.keys() | broken
+        for name in [name for name, row in missing.items() if row.least == 0]:  # other tasks' alone, see `cut`
+            del missing[name], result.rows[name]
         for name in missing:
             result.wrong[name] = "the artifact does not have it"
         lost = missing.keys() | broken
@@ -345,6 +390,9 @@ class _Standing:
                 group = [other for other in self.ledger.rows if self.instead.get(other.name, other.name) == row.name]
                 wanted = frozenset(names for other in group for names in other.reads)
                 what = "its layer reads" if row.role == "weight" else "it stands on"
+                if any(other.least is not None for other in group):  # of a cut ledger: in some of the network's places
+                    got = {names for one in self.places[row.name] for names in one.reads}
+                    wanted = frozenset(names for names in wanted if self._renamed(names) in got) or wanted
                 self._hold(result, row.name, what, wanted, self.places[row.name], lost)
         for task, names in self.ledger.outputs.items():
             if task in self.outputs:

@@ -177,11 +177,15 @@ def read(path: Path) -> Recipe:
 
 
 def only(recipe: Recipe, tasks: list[str]) -> Recipe:
-    """A copy with some of the tasks alone; UsageError for a name that the recipe does not have."""
+    """A copy with some of the tasks alone, in its order; UsageError for none, one twice, or one it lacks."""
+    if not tasks:
+        raise UsageError(f"--tasks names no task; {recipe.name} has {', '.join(recipe.tasks)}")
     for name in tasks:
         if name not in recipe.tasks:
             raise unknown("task", name, recipe.tasks)
-    return recipe.model_copy(update={"tasks": {name: recipe.tasks[name] for name in tasks}})
+        if tasks.count(name) > 1:
+            raise UsageError(f"--tasks names {name} twice")
+    return recipe.model_copy(update={"tasks": {name: task for name, task in recipe.tasks.items() if name in tasks}})
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

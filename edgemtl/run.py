@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,13 @@ class Run:
         """What a manifest would say of these weights; UsageError where they are missing."""
         return describe_weights(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
 
-    def artifact(self, target: str, precision: str = "int8") -> Path:
-        """The folder of an artifact: named after the target for int8, "TARGET-fp32" and so on for the others."""
-        return self.folder / (target if precision == "int8" else f"{target}-{precision}")
+    def artifact(self, target: str, precision: str = "int8", tasks: Iterable[str] = ()) -> Path:
+        """The folder of an artifact: named after the target for int8, "TARGET-fp32" and so on for the others.
+
+        Of one that has some of the run's `tasks` alone, also after these: "TARGET-depth+normals".
+        """
+        name = target if precision == "int8" else f"{target}-{precision}"
+        return self.folder / "-".join(filter(None, (name, "+".join(tasks))))
 
     def artifacts(self) -> dict[Path, Manifest]:
         """The folders of all its artifacts, sorted, with their manifests."""

@@ -6,7 +6,7 @@ is a method here with a default, so a target inherits from `Target`, and its ses
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 
 from edgemtl import registry
 from edgemtl.artifact import Manifest
+from edgemtl.errors import UsageError
 from edgemtl.ledger import Check, Found
 from edgemtl.tasks import Size, Task
 
@@ -35,6 +36,17 @@ class Session(Protocol):
         Several threads may call it at once: each gets the maps of its own frame.
         """
         ...
+
+    def only(self, frame: np.ndarray, tasks: Collection[str]) -> dict[str, np.ndarray]:
+        """These tasks' maps alone; of a session that `apart` gave, nothing else is computed."""
+        return {task: map for task, map in self(frame).items() if task in tasks}
+
+    def apart(self) -> Session:
+        """The same with the tasks apart, so that `only` computes what they need and no more.
+
+        UsageError where the runtime computes all at once.
+        """
+        raise UsageError(f"{self.device} computes all tasks of every frame; targets openvino and onnx need not")
 
     def problems(self) -> list[Check]:
         """What went wrong inside in the frames so far; none where the runtime does not tell."""

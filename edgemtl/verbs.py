@@ -70,7 +70,7 @@ Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
 TargetName = Annotated[str, Parameter(converter=_module)]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
-Words = Annotated[list[str] | None, SEVERAL]
+Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
 
 
 def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
@@ -108,7 +108,7 @@ def train(
     run: Path,
     data: DataFolder = None,
     settings: Settings = None,
-    tasks: Words = None,
+    tasks: Tasks = None,
     init: Path | None = None,
     teacher: str | None = None,
     unlabelled: Path | None = None,
@@ -145,7 +145,7 @@ def train(
     from edgemtl import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [], data)
-    if tasks:
+    if tasks is not None:
         loaded = recipes.only(loaded, tasks)
     with needs("train"):
         from edgemtl.training.train import train
@@ -221,6 +221,7 @@ def convert(
     *,
     target: TargetName,
     precision: Literal["fp32", "fp16", "int8"] = "int8",
+    tasks: Tasks = None,
     settings: Settings = None,
 ) -> Any:
     """Convert a run's network into a target's artifact folder.
@@ -229,15 +230,17 @@ def convert(
         run: a run folder
         target: a name that `edgemtl list targets` shows
         precision: of the weights
+        tasks: these of the network's tasks alone, such as depth,normals (default: all)
         settings: what a target alone knows: ios=18 (coreml; default 17)
 
     Example:
         edgemtl convert runs/nyud --target openvino --precision int8
+        edgemtl convert runs/nyud --target onnx --tasks depth,normals
     """
     with needs("train"):
         from edgemtl.deployment.convert import convert
 
-    return convert(run, target=target, precision=precision, settings=settings or [])
+    return convert(run, target=target, precision=precision, tasks=tasks, settings=settings or [])
 
 
 def evaluate(
@@ -585,6 +588,7 @@ def demo(
     address: str = "",
     stats: str | None = None,
     view: Literal["tiles", "overlay"] = "tiles",
+    every: Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)] = None,
     limit: Count | None = None,
     app: str = "camera",
     settings: Settings = None,
@@ -609,6 +613,7 @@ def demo(
         address: HOST:PORT of --show web; :8765 is every one (default: 127.0.0.1:8765)
         stats: a file for a JSON line for each frame, - for standard output
         view: tasks side by side or over the frame
+        every: normals=4: compute these tasks of every so many frames; in between their last map is shown
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
         settings: what the app alone knows: density=0.2 (fog)
@@ -618,9 +623,11 @@ def demo(
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
+        edgemtl demo --source 0 --every normals=4,edge=4
     """
     from edgemtl import bundled, registry, signing
     from edgemtl import show as display
+    from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import open_tested
@@ -637,8 +644,10 @@ def demo(
         return
     own = settings_of(app, run, settings or [], view)
     wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
+    paces = rates.parse(every or [])
     predictor, camera = beside(
-        lambda: open_tested(bundled.folder(artifact), device, untested=untested), lambda: open_source(source, wanted)
+        lambda: open_tested(bundled.folder(artifact), device, untested=untested, every=paces),
+        lambda: open_source(source, wanted),
     )
     with camera as frames:
         summary = run(

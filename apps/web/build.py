@@ -57,11 +57,11 @@ def page() -> Path:
 
 def digest() -> str:
     """The SHA-256 of all sources of the page."""
-    found = hashlib.sha256()
+    hash = hashlib.sha256()
     for file in sorted(file for name in SOURCES for file in [HERE / name, *(HERE / name).rglob("*")] if file.is_file()):
         content = file.read_bytes()
-        found.update(f"{file.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+        hash.update(f"{file.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
+    return hash.hexdigest()
 
 
 def build() -> None:
@@ -76,7 +76,7 @@ def build() -> None:
 
 @contextmanager
 def copy_sources() -> Iterator[Path]:
-    """A copy of the sources and of their tests with the packages beside them, so that nothing is left among ours."""
+    """A copy of the sources and their tests with the packages beside them, so that our folder stays clean."""
     with TemporaryDirectory(prefix="edgemtl-page-") as temporary:
         work = Path(temporary).resolve()
         for name in (*SOURCES, "tests"):

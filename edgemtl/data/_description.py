@@ -66,8 +66,8 @@ def frame_names(root: Path, pattern: str) -> list[str]:
     """The names of all frames that have a file by this pattern, what stands for each * joined by /."""
     pieces = pattern.split("*")
     expression = re.compile("([^/]+)".join(map(re.escape, pieces)))
-    found = glob.glob("*".join(map(glob.escape, pieces)), root_dir=root)
-    matched = (expression.fullmatch(Path(path).as_posix()) for path in found)
+    paths = glob.glob("*".join(map(glob.escape, pieces)), root_dir=root)
+    matched = (expression.fullmatch(Path(path).as_posix()) for path in paths)
     return ["/".join(match.groups()) for match in matched if match]
 
 
@@ -189,7 +189,7 @@ def _colours(path: Path) -> np.ndarray:
 
 
 class Parts(Classes):
-    """Human parts, whose names are given: ids in their order, or a table of the names with other ids or colours."""
+    """Human parts, which have fixed names: ids in their order, or a table of the names with other ids or colours."""
 
     classes: Annotated[dict[str, tuple[Code, ...]], BeforeValidator(_classes)] = _classes(PARTS)
 
@@ -257,10 +257,10 @@ class Marks(Labels):
     def read(self, path: Path) -> np.ndarray:
         raw = _plane(path)
         left = np.isin(raw, self.ignored)
-        found = np.unique(raw[~left]).tolist() if self.above is None else []
-        if strange := [value for value in found if value not in (0, 1, 255)]:
+        values = np.unique(raw[~left]).tolist() if self.above is None else []
+        if strange := [value for value in values if value not in (0, 1, 255)]:
             raise UsageError(f"{path} holds {strange[0]}; allowed: 0, 1 or 255, or what `above` in {FILE} parts")
-        if 1 in found and 255 in found:
+        if 1 in values and 255 in values:
             raise UsageError(f"{path} holds 1 and 255: state in {FILE} which is `ignored`, or `above`")
         label = (raw > (self.above or 0)).astype(np.uint8)
         label[left] = IGNORED
@@ -305,13 +305,13 @@ class Description(Lines):
     @property
     def tasks(self) -> dict[str, Task]:
         """The tasks, as a recipe states them; UsageError for a field that one does not have."""
-        made = {}
+        tasks = {}
         for name, labels in self.by_task.items():
             try:
-                made[name] = labels.made(name)
+                tasks[name] = labels.made(name)
             except ValidationError as error:
                 raise UsageError(f"{FILE}: labels.{name}.task: {_problem(error)}") from None
-        return made
+        return tasks
 
 
 def read(root: Path) -> Description:

@@ -151,28 +151,28 @@ class PascalContext(DataSet):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from, whether they exist or not."""
         name, root = self.names[index], self.root
-        found: dict[str, tuple[Path, ...]] = {"image": (find(root / "JPEGImages", name, PHOTOGRAPHS),)}
+        files: dict[str, tuple[Path, ...]] = {"image": (find(root / "JPEGImages", name, PHOTOGRAPHS),)}
         regions = find(root / "pascal-context/trainval", name, [".mat"])
         for task in self.tasks:
             if task == "semseg":
                 voc, own = (find(root / "semseg" / folder, name, [".png"]) for folder in ("VOC12", "pascal-context"))
-                found[task] = (own if own.is_file() and not voc.is_file() else voc,)
+                files[task] = (own if own.is_file() and not voc.is_file() else voc,)
             elif task == "human_parts":
-                found[task] = (find(root / "human_parts", name, [".mat"]),)
+                files[task] = (find(root / "human_parts", name, [".mat"]),)
             elif task == "edge":
-                found[task] = (regions,)
+                files[task] = (regions,)
             else:
                 picture = find(root / f"{task}_distill", name, [".png"])
-                found[task] = (picture, regions) if task == "normals" else (picture,)
-        return found
+                files[task] = (picture, regions) if task == "normals" else (picture,)
+        return files
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths(index)
         sample = {"image": read_image(paths.pop("image")[0])}
         size = sample["image"].shape[:2]
         for task, files in paths.items():
-            there = all(file.is_file() for file in files)
-            label = READ[task](files, size) if there else TASKS[task].unlabelled(size)
+            complete = all(file.is_file() for file in files)
+            label = READ[task](files, size) if complete else TASKS[task].unlabelled(size)
             sample[task] = check_size(files[0], label, size)
         return sample
 
@@ -181,26 +181,26 @@ class PascalContext(DataSet):
 
         Ours lies in the user's cache folder; where that cannot be written, the next time takes as long.
         """
-        given = self.root / f"ImageSets/Parts/{self.split}.txt"
+        listing = self.root / f"ImageSets/Parts/{self.split}.txt"
         digest = hashlib.sha256("\n".join([str(self.root.resolve()), *self.names]).encode()).hexdigest()[:16]
-        own = user_cache() / "pascal_context" / f"{self.split}-{digest}.json"
-        for file in (given, own):
+        cache = user_cache() / "pascal_context" / f"{self.split}-{digest}.json"
+        for file in (listing, cache):
             try:
-                known = json.loads(file.read_text(encoding="utf-8"))
+                people = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if isinstance(known, dict) and set(known) == set(self.names):
+            if isinstance(people, dict) and set(people) == set(self.names):
                 break
         else:
             files = {name: find(self.root / "human_parts", name, [".mat"]) for name in self.names}
-            there = {name: file for name, file in files.items() if file.is_file()}
-            known = dict.fromkeys(self.names, [])
-            for name in show.track(list(there), "looking for people"):
-                known[name] = [kind for kind, _ in _objects(there[name])]
-            if len(there) == len(files):
+            present = {name: file for name, file in files.items() if file.is_file()}
+            people = dict.fromkeys(self.names, [])
+            for name in show.track(list(present), "looking for people"):
+                people[name] = [kind for kind, _ in _objects(present[name])]
+            if len(present) == len(files):
                 with contextlib.suppress(UsageError):
-                    write_json(own, known)
-        names = [name for name in self.names if PERSON in known[name]]
+                    write_json(cache, people)
+        names = [name for name in self.names if PERSON in people[name]]
         if not names:
             raise UsageError(f"PASCAL-Context data: no frame of {self.split} shows a person, as people_only asks for")
         return names

@@ -1,4 +1,4 @@
-"""What a deployed folder is made of, as a CycloneDX bill of materials with the model card's figures. No torch here."""
+"""A deployed folder's contents as a CycloneDX bill of materials, with the model card's figures. No torch here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bill(
 ) -> dict[str, Any]:
     """The bill of an artifact's deployed `files` (name -> sha256 and bytes) and of `packages`, such as "rich==15.0.0".
 
-    The same folder gets the same bill: it has no time, and its serial number is made of what it lists.
+    The same folder gets the same bill: it has no time, and its serial number follows from its entries.
     """
     digest = artifact.digest(manifest)
     height, width = manifest.size

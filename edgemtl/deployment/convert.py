@@ -16,7 +16,7 @@ from edgemtl.device.evaluate import Scores
 from edgemtl.errors import UsageError, unknown
 from edgemtl.files import read_json, replacing_folder, sha256
 from edgemtl.networks import checkpoint
-from edgemtl.networks.prepare import Deployed
+from edgemtl.networks.prepare import Deployed, narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
@@ -25,12 +25,20 @@ from edgemtl.target import Original, Target, load_target
 from edgemtl.tasks import Size
 
 
-def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: Sequence[str] = ()) -> Path:
+def convert(
+    run: Path | Run,
+    *,
+    target: str,
+    precision: str = "int8",
+    tasks: Sequence[str] | None = None,
+    settings: Sequence[str] = (),
+) -> Path:
     """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
-    `settings` are the target's own, such as "ios=18". An artifact that is already there is replaced when the new one is
-    complete. UsageError for a target, a precision or a setting that does not exist, a run without the weights, a
-    missing package, or a folder that cannot be written.
+    With `tasks` the artifact has these alone, and of the network what they need: RUN/TARGET-depth+normals. Their maps
+    are those of the whole artifact. `settings` are the target's own, such as "ios=18". An artifact that is already
+    there is replaced when the new one is complete. UsageError for a target, a precision, a task or a setting that does
+    not exist, a run without the weights, a missing package, or a folder that cannot be written.
     """
     chosen = load_target(target)
     if precision not in chosen.precisions:
@@ -38,13 +46,17 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
     options = _options(target, chosen, settings)
     run = Run(run)
     recipe, file = run.recipe, run.need(form_of(precision))
+    kept = recipe if tasks is None else recipes.only(recipe, list(tasks))
+    cut = [] if kept.tasks.keys() == recipe.tasks.keys() else list(kept.tasks)
     started = time.monotonic()
-    folder = run.artifact(target, precision)
+    folder = run.artifact(target, precision, cut)
     with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
-        facts = _facts(recipe, precision)
+        facts = _facts(kept, precision)
         deployed = weights.load(run, form_of(precision))
+        if cut:
+            narrow(deployed, cut)
         asked = chosen.options(**options)
-        original = Original(deployed, recipe.size, recipe.tasks, precision, facts, asked)
+        original = Original(deployed, recipe.size, kept.tasks, precision, facts, asked)
         names = chosen.convert(original, temporary)
         held = chosen.quantized(temporary) if precision == "int8" else None
         changes = {
@@ -54,9 +66,9 @@ def convert(run: Path | Run, *, target: str, precision: str = "int8", settings: 
             "toolchain": artifact.versions(("torch", "nncf", *chosen.packages)),
             "exact": _exact(deployed, recipe) if precision == "int8" else (),
             "needs": overflow.prove_no_overflow(held).needs if held is not None else (),
-            "scores": _scores(run, file),
+            "scores": {task: scores for task, scores in _scores(run, file).items() if task in kept.tasks},
         }
-        manifest = describe_weights(recipe, file, precision).model_copy(update=changes)
+        manifest = describe_weights(kept, file, precision).model_copy(update=changes)
         test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
         manifest = manifest.model_copy(update={"files": artifact.describe(temporary, [*names, test])})
         artifact.write(temporary, manifest)

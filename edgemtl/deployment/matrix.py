@@ -26,7 +26,7 @@ HOW = {
 }
 
 
-class Form(NamedTuple):
+class MatrixRow(NamedTuple):
     """One form of a run's network: an artifact, or the torch model itself."""
 
     target: str
@@ -50,7 +50,7 @@ def matrix(
     data: Path | None = None,
     limit: int | None = None,
     out: Path | None = None,
-) -> dict[Path, list[Form]]:
+) -> dict[Path, list[MatrixRow]]:
     """The rows of each run, after every stage that had no result of these very files was run again.
 
     All precisions of `targets` (default: all) for which the run has weights; scores are over the val split, or `limit`
@@ -81,7 +81,7 @@ def _command(runs: Sequence[Path], targets: Sequence[str], data: Path | None, li
     return shlex.join(words)
 
 
-def markdown(table: dict[Path, list[Form]], limit: int | None, command: str) -> str:
+def markdown(table: dict[Path, list[MatrixRow]], limit: int | None, command: str) -> str:
     """The tables as a page, which says by which command it was written."""
     ran = _ran([row for rows in table.values() for row in rows])
     parts = [
@@ -99,7 +99,7 @@ def markdown(table: dict[Path, list[Form]], limit: int | None, command: str) -> 
     return "\n".join(parts)
 
 
-def _ran(rows: Sequence[Form]) -> str:
+def _ran(rows: Sequence[MatrixRow]) -> str:
     """One sentence: how many artifacts ran in which way, and on which machines."""
     artifacts = [row for row in rows if row.target != "torch"]
     ways = {
@@ -117,7 +117,7 @@ def _ran(rows: Sequence[Form]) -> str:
     return f"Of {len(artifacts)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
-def _weights(run: Run, data: Path | None, limit: int | None) -> list[Form]:
+def _weights(run: Run, data: Path | None, limit: int | None) -> list[MatrixRow]:
     """The run's own weights, scored in torch."""
     rows = []
     for form in FORMS:
@@ -134,7 +134,7 @@ def _weights(run: Run, data: Path | None, limit: int | None) -> list[Form]:
     return rows
 
 
-def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Form]:
+def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[MatrixRow]:
     rows = []
     for name in targets:
         for precision in load_target(name).precisions:
@@ -143,7 +143,7 @@ def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int |
     return rows
 
 
-def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Form:
+def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> MatrixRow:
     """The row of one artifact; converts, verifies and scores it if that is not done yet."""
     folder = run.artifact(target, precision)
     try:
@@ -152,9 +152,9 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
             convert.convert(run, target=target, precision=precision)
             manifest = artifact.read(folder)
     except UsageError as error:
-        return Form(target, precision, checked=f"not converted: {error}")
+        return MatrixRow(target, precision, checked=f"not converted: {error}")
     except CheckFailed as error:
-        return Form(target, precision, checked=f"refused: {error}", ok=False)
+        return MatrixRow(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
     verification = _entry(run.verified, folder.name)
     if verification.get("digest") != digest:
@@ -165,7 +165,7 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
             why = str(error)
         verification = _entry(run.verified, folder.name)
         if verification.get("digest") != digest:  # it broke off before there was anything to keep
-            return Form(target, precision, checked=f"FAILED; {why}", ok=False)
+            return MatrixRow(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
     problem, scores = "", {}
     try:
@@ -218,14 +218,14 @@ def _entry(file: Path, name: str) -> dict[str, Any]:
     return entry
 
 
-def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Form:
+def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> MatrixRow:
     tasks = run.recipe.tasks
     base = read_scores(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )
     gain = delta_m(headlines, floats, tasks) if headlines and floats else None
-    return Form(target, precision, headlines=headlines, delta_m=gain)
+    return MatrixRow(target, precision, headlines=headlines, delta_m=gain)
 
 
 def _ledger(found: dict[str, Any] | None) -> str:
@@ -263,7 +263,7 @@ def _header(tasks: dict[str, Task]) -> list[str]:
     return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
 
 
-def _cells(row: Form, tasks: dict[str, Task]) -> list[str]:
+def _cells(row: MatrixRow, tasks: dict[str, Task]) -> list[str]:
     known = [row.headlines.get(name, math.nan) for name in tasks]
     scores = ["" if math.isnan(score) else f"{score:.4g}" for score in known]
     size = "" if row.megabytes is None else f"{row.megabytes:.2f}"

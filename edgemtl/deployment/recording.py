@@ -40,8 +40,9 @@ def check_recording(
     wanted: dict[str, dict[str, list[np.ndarray]]] = {by: {task: [] for task in manifest.tasks} for by in sessions}
     for image in show.track(list(recorded.frames), f"verify {recording}"):
         for by, session in sessions.items():
-            for task, map in session(image).items():
-                wanted[by][task].append(map)
+            maps = session(image)
+            for task, found in wanted[by].items():
+                found.append(maps[task])
     # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
     kind = "half" if manifest.precision == "int8" else manifest.precision
     own, usual = bounds_of(manifest, kind != "half"), BOUNDS[kind]

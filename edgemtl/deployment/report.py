@@ -92,13 +92,15 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     page = (out or run.folder) / PAGE
     stated, artifacts = run.recipe, run.artifacts()
     forms = _forms(run, stated, artifacts)
-    models, parameters = _models(run, artifacts)
+    whole = {folder: manifest for folder, manifest in artifacts.items() if manifest.tasks.keys() == stated.tasks.keys()}
+    cut = {folder.name for folder in artifacts if folder not in whole}  # of some tasks alone
+    models, parameters = _models(run, whole)
     html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     listed = [*forms, *_constant(run, stated)]
     table, notes = _table(listed, stated.tasks), _notes(run, forms)
     text = html.render(
         recipe=stated,
-        tiles=_tiles(forms, stated.tasks),
+        tiles=_tiles([form for form in forms if form.name not in cut], stated.tasks),
         clip=CLIP if page.with_name(CLIP).is_file() else None,
         table=table,
         notes=notes,
@@ -134,7 +136,7 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         entry = known.get(name, {})
         if entry.get("weights_sha256") != weights:  # of weights that have been replaced since
             return {}
-        headlines = {task: entry["tasks"][task][about.headline] for task, about in stated.tasks.items()}
+        headlines = {task: scores[stated.tasks[task].headline] for task, scores in entry["tasks"].items()}
         return {task: math.nan if score is None else score for task, score in headlines.items()}
 
     found = []
@@ -171,7 +173,10 @@ def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
         header.append((f"{name} {arrow}", f"{task.headline} {task.unit}"))
         columns.append(_column([form.scores.get(name) for form in forms]))
     base = next((form.scores for form in forms if form.name == "float"), {})
-    gains = [delta_m(f.scores, base, tasks) if f.scores and base and f.scores is not base else None for f in forms]
+    gains = [
+        delta_m(f.scores, base, tasks) if base and f.scores.keys() == base.keys() and f.scores is not base else None
+        for f in forms
+    ]
     header.append(("Δm", "%"))
     columns.append([{"text": DASH if gain is None else _signed(gain)} for gain in gains])
     for title, unit, values in (

@@ -17,10 +17,11 @@ from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
 from edgemtl.frames import fit
 from edgemtl.ledger import Check
+from edgemtl.networks.prepare import narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof, weights
 from edgemtl.quantization.proof import Proof
-from edgemtl.recipe import Recipe
+from edgemtl.recipe import Recipe, only
 from edgemtl.run import Run, form_of, run_of
 from edgemtl.target import Target, load_target
 
@@ -48,7 +49,9 @@ def verify(
         raise UsageError(f"frames={frames}: at least one is needed")
     manifest = artifact.read(path)
     run = run_of(path, run)
-    stated = run.recipe
+    stated, cut = run.recipe, manifest.tasks.keys() < run.recipe.tasks.keys()
+    if cut:
+        stated = only(stated, list(manifest.tasks))
     if problem := _difference(manifest, stated):
         raise CheckFailed(f"{path / artifact.FILE} does not say what {run} says: {problem}; convert again")
     predictor = Predictor(path, device)
@@ -57,8 +60,10 @@ def verify(
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     target = load_target(manifest.target)
     checks = target.check(path, manifest)
-    held = readback.compare_files(path, manifest, run) if manifest.precision == "int8" else None
+    held = readback.compare_with_ledger(path, manifest, run) if manifest.precision == "int8" else None
     reference = weights.session(run, form_of(manifest.precision), "cpu")
+    if cut:
+        narrow(reference.network, stated.tasks)
 
     source, images = frames_of(stated, data, frames)
     shown = proof.prove(reference.network, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None

@@ -110,9 +110,9 @@ def measure_here(folder: str, seconds: float, warmup: int, device: str | None, u
     if not untested:
         selftest.require_pass(predictor)
 
-    made = predictor.manifest
-    name, task = next(iter(made.tasks.items()))
-    fitted = fit(photo, made.size, made.fit)
+    manifest = predictor.manifest
+    name, task = next(iter(manifest.tasks.items()))
+    fitted = fit(photo, manifest.size, manifest.fit)
 
     def end_to_end() -> None:
         decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
@@ -122,10 +122,10 @@ def measure_here(folder: str, seconds: float, warmup: int, device: str | None, u
 
     return {
         "artifact": folder,
-        "recipe": made.recipe,
-        "target": made.target,
-        "precision": made.precision,
-        "size": list(made.size),
+        "recipe": manifest.recipe,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "size": list(manifest.size),
         "device": predictor.session.device,
         "cold_start_s": cold,
         "model": _time(lambda: predictor.session(fitted), seconds / 2, warmup),

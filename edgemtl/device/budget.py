@@ -1,4 +1,4 @@
-"""Budgets: how far scores may fall behind a baseline, and latency may rise. One grammar wherever one can be stated."""
+"""Budgets: how far scores may fall behind a baseline, and latency may rise. Every option reads the same grammar."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -125,10 +125,10 @@ def _size(recipe: Recipe) -> str:
 
 def cut(page: Path) -> tuple[str, str, str]:
     """A page's text before its tables, the tables, and the text after; UsageError without the lines around them."""
-    found = re.fullmatch(r"(.*<!-- tables -->\n)(.*)(<!-- end of tables -->.*)", page.read_text("utf-8"), re.S)
-    if not found:
+    match = re.fullmatch(r"(.*<!-- tables -->\n)(.*)(<!-- end of tables -->.*)", page.read_text("utf-8"), re.S)
+    if not match:
         raise UsageError(f"{page} has no lines `<!-- tables -->` and `<!-- end of tables -->`")
-    return found[1], found[2], found[3]
+    return match[1], match[2], match[3]
 
 
 def write_tables(page: Path, listed: Sequence[Entry]) -> None:

@@ -1,4 +1,4 @@
-"""A look through a data set before anyone trains on it: what is there, what is broken, what it looks like."""
+"""Looks through a data set before anybody trains on it: what is there, what is broken, what it looks like."""
 
 import hashlib
 import os
@@ -220,7 +220,7 @@ def _sizes(split: Split) -> str:
 
 
 def _notes(splits: dict[str, Split], official: Official) -> Iterator[str]:
-    """What is odd and yet no reason to fail: sizes of splits, frames in more than one, the same picture twice."""
+    """Oddities that are no reason to fail: sizes of splits, frames in more than one, the same picture twice."""
     for split in splits.values():
         if official[split.name] not in (None, len(split.whole)):
             yield f"{split.name} has {len(split.whole)} frames, the official split {official[split.name]}"

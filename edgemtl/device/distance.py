@@ -23,8 +23,8 @@ def distance(
 ) -> tuple[float, float | None]:
     """Metres between two points seen by a camera whose field of view is `field` degrees across, and their error.
 
-    The error follows from that of the depth, `rmse` metres, which the two points are taken to have independently of
-    each other; points of one surface err alike, so that there it is less. None where the depth's is not known.
+    The error follows from the depth's, `rmse` metres, as if the two points' errors were independent. Points of one
+    surface have similar errors, so that there it is less. None if the depth's error is not known.
     """
     height, width = depth.shape
     focal = width / 2 / math.tan(math.radians(field) / 2)

@@ -4,6 +4,7 @@ Everything takes and returns uint8 RGB (H, W, 3).
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import cv2
@@ -24,6 +25,7 @@ ROWS = 2
 TEXT = 13  # font size in pixels
 CANVAS = (960, 1280)  # no picture is larger
 ENLARGED = 640  # small frames grow to this width at most
+NONE: Mapping[str, str] = {}
 
 
 def tiles(
@@ -35,18 +37,18 @@ def tiles(
     foot: str = "",
     canvas: Size = CANVAS,
     named: bool = False,
+    notes: Mapping[str, str] = NONE,
 ) -> np.ndarray:
     """A grid of the frame and every prediction, each titled and with its legend; `head` is (left, right).
 
-    Titles are the tasks', or with `named` the keys of the predictions.
+    Titles are the tasks', or with `named` the keys of the predictions; behind them stand `notes`, by these keys.
     """
     columns, size = _grid(frame.shape[:2], 1 + len(predictions), canvas)
     cells = [_cell("Input", frame, size)]
     for name, prediction in predictions.items():
         task = tasks[name]
-        cells.append(
-            _cell(name if named else task.title, task.paint(prediction), size, _key(task, prediction, size[1]))
-        )
+        title = _titled(name if named else task.title, notes.get(name))
+        cells.append(_cell(title, task.paint(prediction), size, _key(task, prediction, size[1])))
     return _page(cells, columns, head, foot)
 
 
@@ -58,16 +60,26 @@ def overlay(
     head: tuple[str, str] = ("", ""),
     foot: str = "",
     canvas: Size = CANVAS,
+    notes: Mapping[str, str] = NONE,
 ) -> np.ndarray:
     """The frame with one prediction (of any size) laid over it, titled and with its legend."""
     size = cell(frame.shape[:2], 1, canvas)
     picture = blend(_resize(frame, size), prediction, task)
-    return _page([_cell(task.title, picture, size, _key(task, prediction, size[1]))], 1, head, foot)
+    return _page(
+        [_cell(_titled(task.title, notes.get(task.name)), picture, size, _key(task, prediction, size[1]))],
+        1,
+        head,
+        foot,
+    )
 
 
 def page(title: str, picture: np.ndarray, *, head: tuple[str, str] = ("", ""), foot: str = "") -> np.ndarray:
     """One picture alone, titled; what `cell` says of one is its size."""
     return _page([_cell(title, picture, picture.shape[:2])], 1, head, foot)
+
+
+def _titled(title: str, note: str | None) -> str:
+    return f"{title} · {note}" if note else title
 
 
 def blend(frame: np.ndarray, prediction: np.ndarray, task: Task) -> np.ndarray:

@@ -57,8 +57,8 @@ def take_scores(
 ) -> dict[str, Meter]:
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
-    Each is judged at its label's own resolution, where it has one; of padded frames their own pixels alone. UsageError
-    where there is nothing to score; CheckFailed where a map cannot be right, naming the frame and the task.
+    A prediction is judged at its label's resolution; of a padded frame only the frame's pixels count. UsageError if
+    there is nothing to score; CheckFailed, naming frame and task, if a map cannot be right.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
@@ -206,10 +206,10 @@ class _Subject(NamedTuple):
 
 
 def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
-    stated = recipe.load(name, list(settings))
+    recipe_of = recipe.load(name, list(settings))
     if not file.is_file():
         raise UsageError(f"{file} does not exist")
-    return _Subject(file, file.name, None, describe_weights(stated, file, "fp32"), stated)
+    return _Subject(file, file.name, None, describe_weights(recipe_of, file, "fp32"), recipe_of)
 
 
 def _subject(path: Path, weights: str) -> _Subject:
@@ -293,11 +293,11 @@ def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
     """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
     entry = read_scores(Run(subject.path).scores, subject.name)
-    wanted = {"frames": frames, "split": split, "weights_sha256": subject.about.weights_sha256}
+    key = {"frames": frames, "split": split, "weights_sha256": subject.about.weights_sha256}
     whole = all(
         task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
     )
-    return entry if wanted.items() <= entry.items() and whole else None
+    return entry if key.items() <= entry.items() and whole else None
 
 
 def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:

@@ -32,15 +32,15 @@ def named_frames(source: Any) -> Iterator[tuple[str, np.ndarray]]:
 def _files(text: str) -> Iterator[tuple[str, np.ndarray]]:
     path = Path(text).expanduser()
     if has_magic(text) and not path.exists() and "://" not in text:
-        found = sorted(map(Path, glob(str(path), recursive=True)), key=by_number)
-        if not found:
+        paths = sorted(map(Path, glob(str(path), recursive=True)), key=by_number)
+        if not paths:
             raise UsageError(f"no file is called {text}")
     elif path.is_dir():
-        found = images_in(path)
+        paths = images_in(path)
     else:
         yield from _opened(text)
         return
-    for file in found:
+    for file in paths:
         yield from _opened(str(file))
 
 

@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,7 @@ class Summary:
     fps: float
     latency_p50_ms: float
     latency_p95_ms: float
+    computed: dict[str, int] = field(default_factory=dict)  # of how many frames, where tasks have rates of their own
 
 
 class View:
@@ -114,11 +116,17 @@ class Clock:
         self._paused = False
         self._intervals: deque[float] = deque(maxlen=KEPT)
         self._latencies: deque[float] = deque(maxlen=KEPT)
+        self._computed: dict[str, int] = {}
 
-    def shown(self, captured: float) -> None:
-        """Notes that a frame captured at this time (time.perf_counter()) is on the screen now."""
+    def shown(self, captured: float, ages: Mapping[str, int] | None = None) -> None:
+        """Notes that a frame captured at this time (time.perf_counter()) is on the screen now.
+
+        `ages` are its maps', in frames, where tasks have rates of their own.
+        """
         now = time.perf_counter()
         self.frames += 1
+        for task, age in (ages or {}).items():
+            self._computed[task] = self._computed.get(task, 0) + (not age)
         if not self._paused:
             self._latencies.append(now - captured)
             if self._last is not None:
@@ -142,4 +150,4 @@ class Clock:
         """The whole run."""
         rate = float(1 / np.mean(self._intervals)) if self._intervals else 0.0
         p50, p95 = 1000 * np.percentile(self._latencies, [50, 95]) if self._latencies else (0.0, 0.0)
-        return Summary(self.frames, rate, float(p50), float(p95))
+        return Summary(self.frames, rate, float(p50), float(p95), self._computed)

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemtl import recipe
 from edgemtl import show as terminal
-from edgemtl.device import screens
+from edgemtl.device import rates, screens
 from edgemtl.device.camera import Source
 from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
@@ -85,10 +85,11 @@ def play(
                 # must, since its pictures would be shown late.
                 ahead = 2 if 2 * drawn < times["inferred"] - times["started"] else 1
                 shown.show(picture)
-                clock.shown(times["captured"])
+                ages = rates.ages(maps)
+                clock.shown(times["captured"], ages)
                 film.add(picture)
                 if journal:
-                    journal.add(frame=clock.frames - 1, drawn=drawn, lost=source.lost, **times)
+                    journal.add(frame=clock.frames - 1, drawn=drawn, lost=source.lost, ages=ages, **times)
         except KeyboardInterrupt:
             pass  # the usual way to end a headless run on a live camera; the film is completed
         except (UsageError, CheckFailed):

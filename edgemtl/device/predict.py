@@ -1,4 +1,4 @@
-"""A model over files: a picture for each frame, and the predictions as arrays where they are asked for."""
+"""Runs a model over files: writes a picture for each frame and, on request, the predictions as arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def predict(
 ) -> list[Path]:
     """The files that were written into `out`: NAME.png for every frame of the sources, and NAME_TASK.npy of `save`.
 
-    UsageError for a task that the model has not, a source that is nothing, or two frames of one name.
+    UsageError for a task that the model does not have, a source that does not exist, or two frames of one name.
     """
     tasks = predictor.manifest.tasks
     for task in save:

@@ -1,6 +1,6 @@
 """A trained model as a function: a frame in, every task's prediction out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,6 +10,7 @@ import numpy as np
 from edgemtl import artifact, bundled, signing
 from edgemtl.artifact import Manifest
 from edgemtl.device.inputs import named_frames
+from edgemtl.device.rates import Paced, Rates, ages
 from edgemtl.device.result import Result
 from edgemtl.errors import needs
 from edgemtl.frames import fit, predict
@@ -37,6 +38,10 @@ class Predictor:
     `trust`, a public key, signed (see edgemtl.signing).
 
     Where `weights` names them, the folder may be a run's as well: these of its weights run in torch.
+
+    With `every`, such as {"normals": 4}, these tasks are computed of every so many frames, one frame after the other;
+    in between a result has their last prediction, and its `ages` say how many frames old that is. OpenVINO and ONNX
+    Runtime can do so; such a predictor is for one stream of frames.
     """
 
     def __init__(
@@ -45,11 +50,17 @@ class Predictor:
         device: str | None = None,
         *,
         weights: str | None = None,
+        every: Mapping[str, int] | None = None,
         trust: Path | str | None = None,
     ) -> None:
         self.folder = bundled.folder(model)
         signing.require_signatures(trust, self.folder)
         self.manifest, self.session = opened(self.folder, device, weights=weights)
+        self._infer: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+        if every:
+            rates = Rates(self.manifest.tasks, every)
+            self.session = self.session.apart()
+            self._infer = Paced(self.session.only, rates)
 
     @overload
     def __call__(self, source: np.ndarray) -> Result: ...
@@ -73,15 +84,17 @@ class Predictor:
             yield self._result(name, frame)
 
     def _result(self, name: str, frame: np.ndarray) -> Result:
-        predictions = self.decode(self.maps(frame), frame.shape[:2])
-        return Result(predictions, frame, self.manifest.tasks, name)
+        maps = self.maps(frame)
+        predictions = self.decode(maps, frame.shape[:2])
+        return Result(predictions, frame, self.manifest.tasks, name, ages(maps))
 
     def maps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's map as the network returns it, (h, w) or (3, h, w).
 
         CheckFailed where one cannot be right: what is not finite, or no class, is never painted or scored.
         """
-        maps: dict[str, np.ndarray] = self.session(fit(frame, self.manifest.size, self.manifest.fit))
+        infer = self._infer or self.session
+        maps: dict[str, np.ndarray] = infer(fit(frame, self.manifest.size, self.manifest.fit))
         check_maps(maps, self.manifest.tasks)
         return maps
 

@@ -40,22 +40,22 @@ def name() -> str:
 
 def instructions() -> tuple[str, ...] | None:
     """Those of X86 or ARM that it has and that no variable keeps oneDNN from; None where this cannot be known."""
-    found: list[str]
+    names: list[str]
     if sys.platform == "darwin":
         said = _sysctl("hw.optional", "machdep.cpu.leaf7_features")
         if not said:
             return None
         lines = {line.strip() for line in said.splitlines()}
         words = {word for line in lines if line.startswith("machdep") for word in line.split()}
-        found = [ours for theirs, ours in MAC.items() if theirs in lines | words]
+        names = [ours for theirs, ours in MAC.items() if theirs in lines | words]
     else:
         listed = _line("flags") if x86() else _line("Features") if arm() else ""
         if not listed:
             return None
-        known = X86 if x86() else ARM
-        found = [known[word] for word in known if word in listed.split()]
+        flags = X86 if x86() else ARM
+        names = [flags[word] for word in flags if word in listed.split()]
     limit = cap()
-    return tuple(word for word in found if limit is None or word in ALLOWED[limit])
+    return tuple(word for word in names if limit is None or word in ALLOWED[limit])
 
 
 def cap() -> str | None:
@@ -71,17 +71,17 @@ def overflows() -> bool | None:
     """
     if not x86():
         return False
-    known = instructions()
-    return None if known is None else not VNNI_FLAGS & set(known)
+    names = instructions()
+    return None if names is None else not VNNI_FLAGS & set(names)
 
 
 def describe_instructions() -> str:
     """The instructions in words, such as "AVX2 without VNNI"."""
-    known = instructions()
-    if known is None:
+    names = instructions()
+    if names is None:
         return "unknown instructions"
-    words = ", ".join(known) or "none of int8's instructions"
-    if x86() and not VNNI_FLAGS & set(known):
+    words = ", ".join(names) or "none of int8's instructions"
+    if x86() and not VNNI_FLAGS & set(names):
         words += " without VNNI"
     limit = cap()
     return f"{words}, limited to {limit} by the environment" if limit else words

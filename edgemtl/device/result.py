@@ -33,9 +33,15 @@ class Result(Mapping[str, np.ndarray]):
     """
 
     def __init__(
-        self, predictions: Mapping[str, np.ndarray], frame: np.ndarray, tasks: Mapping[str, Task], name: str = "frame"
+        self,
+        predictions: Mapping[str, np.ndarray],
+        frame: np.ndarray,
+        tasks: Mapping[str, Task],
+        name: str = "frame",
+        ages: Mapping[str, int] | None = None,
     ) -> None:
         self.frame, self.tasks, self.name = frame, tasks, name
+        self.ages = dict(ages or dict.fromkeys(predictions, 0))  # how many frames ago each was computed
         self._predictions = dict(predictions)
 
     def __getitem__(self, task: str) -> np.ndarray:

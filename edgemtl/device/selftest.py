@@ -1,7 +1,7 @@
-"""An artifact's own test: two frames and what torch computed for them, run where the artifact landed. No torch here.
+"""An artifact's own test: two frames and torch's maps of them, for any machine that runs the artifact. No torch here.
 
-`convert` stores it as selftest.npz: the frames, of each task's map for each frame the SHA-256, class ids in full and
-numbers at every so many rows and columns, so that a failure can say by how much.
+`convert` stores it as selftest.npz. It holds the frames, the SHA-256 of each map, class ids in full, and numbers at
+every n-th row and column, so that a failure can say how large the difference is.
 """
 
 import functools
@@ -87,7 +87,7 @@ def write(
 ) -> str:
     """The name of the file written into `folder`: these frames and torch's maps of each; same input, same bytes.
 
-    `words` are what the manifest says (see edgemtl.artifact), if it is to say the same when the test runs.
+    `words`: what the manifest says (see edgemtl.artifact), if the test is to check that it still says the same.
     """
     about: dict[str, Any] = {"format": FORMAT, "tasks": {}} | ({"words": words} if words else {})
     arrays = {"frames": np.stack(frames)}
@@ -160,10 +160,10 @@ def read(folder: Path, manifest: Manifest) -> Stored:
 
 
 def judge_session(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
-    """What the session's maps of the stored frames are, by task, beside torch's.
+    """By task, how the session's maps of the stored frames compare with torch's.
 
-    A task that the manifest calls exact must be equal where the session computes in float32; everything else is to be
-    within the bounds of the artifact's precision.
+    A task that the manifest calls exact must be equal if the session computes in float32. All others must be within the
+    bounds of the artifact's precision.
     """
     return _judge([dict(session(frame)) for frame in stored.frames], manifest, stored, session.float32)
 
@@ -260,13 +260,19 @@ def run(predictor: Predictor) -> dict[str, Any]:
 
 
 def open_tested(
-    path: Path | str, device: str | None = None, *, weights: str = "float", untested: bool = False
+    path: Path | str,
+    device: str | None = None,
+    *,
+    weights: str = "float",
+    untested: bool = False,
+    every: Mapping[str, int] | None = None,
 ) -> Predictor:
     """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
-    CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
+    CheckFailed if it does not pass. `untested` skips the test. Weights that run in torch need none: they are the
+    reference.
     """
-    predictor = Predictor(path, device, weights=weights)
+    predictor = Predictor(path, device, weights=weights, every=every)
     if not untested:
         require_pass(predictor)
     return predictor

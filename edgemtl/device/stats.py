@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from contextlib import ExitStack
-from typing import IO
+from typing import IO, Any
 
 from edgemtl import show
 from edgemtl.device.power import Joules
@@ -15,11 +15,12 @@ SMOOTH = 30  # frames that `fps` is taken from
 
 
 class Stats:
-    """Writes a line for each frame into a file, or on standard output where it is called "-".
+    """Writes a line for each frame into a file, or on standard output if the file's name is "-".
 
-    frame: its number. started: when its inference began, time.time(). age_ms: how old it was then. inference_ms,
-    draw_ms, latency_ms: from its capture until it was shown. fps: of the last 30. passed: frames of a live source that
-    a newer one replaced, lost: that could not be read, so far. joules: since the line before, where the machine tells.
+    frame: its number. started: when its inference began, time.time(). age_ms: its age then. inference_ms, draw_ms.
+    latency_ms: from its capture until it was shown. fps: of the last 30 frames. passed: frames of a live source that a
+    newer one replaced so far. lost: frames that could not be read so far. joules: since the line before, if the machine
+    measures them. ages: how many frames ago each task was computed, if tasks have rates of their own.
     """
 
     def __init__(self, file: str) -> None:
@@ -42,14 +43,23 @@ class Stats:
         self._stack.close()
 
     def add(
-        self, *, frame: int, captured: float, started: float, inferred: float, drawn: float, passed: int, lost: int
+        self,
+        *,
+        frame: int,
+        captured: float,
+        started: float,
+        inferred: float,
+        drawn: float,
+        passed: int,
+        lost: int,
+        ages: dict[str, int] | None = None,
     ) -> None:
         """Writes a line; all times are time.perf_counter()'s."""
         now = time.perf_counter()
         self._times.append(now)
         gone = self._times[-1] - self._times[0]
         total = self._joules.total
-        line: dict[str, float | None] = {
+        line: dict[str, Any] = {
             "frame": frame,
             "started": round(time.time() - (now - started), 4),
             "age_ms": round(1000 * (started - captured), 2),
@@ -60,6 +70,8 @@ class Stats:
             "passed": passed,
             "lost": lost,
         }
+        if ages:
+            line["ages"] = ages
         if total is not None and self._before is not None:
             line["joules"] = round(total - self._before, 4)
             self._before = total

@@ -48,8 +48,9 @@ def open_stream(
 ) -> Source:
     """A source of what OpenCV's VideoCapture opens; UsageError with `problem` where it gives no frame.
 
-    With live=None whatever does not know its length is live. A live one is lost when it ends, unless it `ends`.
-    The frames of a `stamped` one carry the time at which they were sent. A `device` is asked for what is wanted.
+    With live=None a source that does not know its length is live. A live source that ends is lost, unless `ends` says
+    that it may. Frames of a `stamped` one carry the time at which they were sent. A `device` gets the settings
+    `wanted`.
     """
 
     def connect() -> cv2.VideoCapture:
@@ -232,9 +233,9 @@ class Reader:
 
 
 class StreamClock:
-    """When the frames of a stream were sent, by their time stamps: the least delayed one was sent as it came.
+    """When the frames of a stream were sent, by their time stamps; the least delayed frame counts as not delayed.
 
-    What all of them are late by, the camera's encoder and the way here, cannot be seen so; a queue can.
+    So a delay that all frames share, by the camera's encoder and the network, does not show; a queue does.
     """
 
     def __init__(self) -> None:

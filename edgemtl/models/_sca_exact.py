@@ -1,7 +1,7 @@
 """The exact form of SCA-MTL's attention: softmax, linear attention and excitation as functions of codes.
 
-Sums of products of codes are whole numbers below 2**24; what is divided are numbers small enough that no quotient is
-near a tie (see edgemtl.networks.exact). Products with the square root of the heads' width are in the layers before.
+Sums of products of codes are whole numbers below 2**24. Numbers that are divided are so small that no quotient is near
+a tie (see edgemtl.networks.exact). The factor of the square root of the heads' width is in the layers before.
 """
 
 import math
@@ -69,7 +69,7 @@ class ExactWeigh(nn.Module):
 class ExactSummarise(nn.Module):
     """A Summarise of codes; the means' count is a power of two, which their ratio does not feel.
 
-    Where the pixels are too many for a sum of products, their parts are summed and rounded first.
+    If there are too many pixels for a sum of products, it sums and rounds parts of them first.
     """
 
     purpose = purposes.ATTENTION

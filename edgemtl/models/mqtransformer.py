@@ -223,7 +223,7 @@ class CrossTask(nn.Module):
 
 
 class Itself(nn.Module):
-    """What a token (B, width, h, w) takes from itself.
+    """The self-attention of a single token (B, width, h, w).
 
     At one image the published self-attention has a single key: its softmax is 1 and what remains is value and output
     projection. Query and key weights have no effect; they are kept (`query_key`) for checkpoints and counts to agree.

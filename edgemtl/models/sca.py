@@ -186,8 +186,10 @@ class Summarise(nn.Module):
 
 
 class Read(nn.Module):
-    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries: its values
-    weighed by how keys fit."""
+    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries.
+
+    An answer is the summary's values, weighted by how well its keys fit the query.
+    """
 
     purpose = purposes.ATTENTION
 

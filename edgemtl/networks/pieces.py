@@ -1,4 +1,4 @@
-"""Filling our network with another's tensors, when each of ours is all of one of theirs or a part of it."""
+"""Fills our network with another one's tensors, if each of ours is one of theirs or a part of one."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -31,14 +31,14 @@ IGNORED_KEYS = (
 def load_pieces(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, dead: str = "") -> None:
     """Loads the network; UsageError where a key is missing or left over, or a shape is another.
 
-    Entries whose keys match `dead` are of layers without effect: they may be there.
+    Keys that match `dead` belong to layers without effect: the state_dict may have them.
     """
     ignored = re.compile(f"{IGNORED_KEYS}|{dead}" if dead else IGNORED_KEYS)
-    own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    pieces = {key: find(key.split(".")) for key in own}
+    ours = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    pieces = {key: find(key.split(".")) for key in ours}
     needed: dict[str, list[int]] = {}
     for key, piece in pieces.items():
-        shape = list(own[key].shape)
+        shape = list(ours[key].shape)
         shape[piece.axis] += piece.start
         needed[piece.key] = max(needed.get(piece.key, shape), shape)
 
@@ -54,9 +54,9 @@ def load_pieces(network: nn.Module, find: Find, state: dict[str, Tensor], what: 
             raise UsageError(f"state_dict does not fit {what}: {key!r} has shape {found}, expected {shape}")
 
     for key, (theirs, axis, start, order) in pieces.items():
-        value = state[theirs].reshape(needed[theirs]).narrow(axis, start, own[key].shape[axis])
-        own[key] = value if order is None else value[..., order]
-    network.load_state_dict(own, strict=False)
+        value = state[theirs].reshape(needed[theirs]).narrow(axis, start, ours[key].shape[axis])
+        ours[key] = value if order is None else value[..., order]
+    network.load_state_dict(ours, strict=False)
 
 
 def rows(state: dict[str, Tensor], key: str, otherwise: int) -> int:

@@ -7,7 +7,7 @@ place), activations and argmax come into the graph, and the camera's 0..255 fram
 
 import copy
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,23 @@ class Deployed(nn.Module):
     def forward(self, frame: Tensor) -> Maps:
         maps: Maps = self.activate(self.raw(frame))
         return maps
+
+
+class Kept(nn.Module):
+    """The maps of some tasks alone; what only the others need is dead code in an exported graph."""
+
+    def __init__(self, activate: nn.Module, tasks: Iterable[str]) -> None:
+        super().__init__()
+        self.whole, self.tasks = activate, tuple(tasks)
+
+    def forward(self, raw: dict[str, Tensor]) -> Maps:
+        maps: Maps = self.whole({task: raw[task] for task in self.tasks})
+        return maps
+
+
+def narrow(deployed: Any, tasks: Iterable[str]) -> None:
+    """Cuts a network in deployment form to some of its tasks, in place."""
+    deployed.activate = Kept(deployed.activate, tasks)
 
 
 def prepare(network: nn.Module, recipe: Recipe, *, blank: bool = False) -> Deployed:

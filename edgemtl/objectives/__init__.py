@@ -23,9 +23,9 @@ class Pixels(NamedTuple):
 
 
 class Objective:
-    """A task's side of torch. It keeps nothing: what a recipe states comes along as the `task`.
+    """What torch knows of a task. It has no state: every method takes the recipe's `task`.
 
-    What is not left to each task holds for numbers of which L1 is a distance, such as metres.
+    The defaults suit numbers for which L1 is a distance, such as metres.
     """
 
     regression = False  # whether its loss is a distance between numbers, for which `balance` takes another factor
@@ -47,7 +47,7 @@ class Objective:
     def loss(self, raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
         """A sum over the pixels that count, divided by a count over the whole batch; a scalar.
 
-        `raw` is float32 and has the label's size. What is not valid has no say, in the value or in the gradient.
+        `raw` is float32 and has the label's size. Pixels that are not valid change neither the value nor the gradient.
         """
         raise NotImplementedError
 

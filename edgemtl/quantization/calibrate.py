@@ -57,9 +57,10 @@ def quantize(
     graph = Replay(quantized, first)
     needless = {name for name in quantizers.idle(graph.program) if not quantizers.at_point(name)}
     needless |= set(quantizers.doubled(graph.program))
-    for name in needless:
-        for slot in _slots_of(quantized, name):
-            quantizers.remove(quantized, slot)
+    filled = quantizers.slots(quantized)
+    gone = {filled[quantizers.slot(name)] for name in needless}
+    for slot in [slot for slot, module in filled.items() if module in gone]:
+        quantizers.remove(quantized, slot)
     wrong = set(quantizers.on_coordinates(graph.program, quantized)) - needless
     if wrong and not _offsets_are_codes(quantized):
         raise CheckFailed(f"a quantizer sits on a sampling coordinate: {', '.join(sorted(wrong))}")
@@ -85,12 +86,6 @@ def count_quantizers(network: nn.Module) -> dict[str, Any]:
         "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
         "channels_at_smallest_scale": smallest,
     }  # fmt: skip
-
-
-def _slots_of(network: nn.Module, scale: str) -> list[str]:
-    """The slots of the quantizer whose scale has this name in an exported graph."""
-    module = quantizers.slots(network)[quantizers.slot(scale)]
-    return [slot for slot, other in quantizers.slots(network).items() if other is module]
 
 
 def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[str] = ()) -> set[str]:
@@ -155,20 +150,24 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
     reached: dict[str, float] = {}
 
     def watch(quantizer: FakeQuantize, x: Tensor) -> None:
-        if quantizer.role == "activation":
-            reached[quantizer.name] = max(reached.get(quantizer.name, 0.0), x.abs().max().item())
-        if quantizer.role != "activation" or quantizer in fixed:
+        if quantizer.role != "activation":
+            return
+        least, most = x.aminmax()
+        most = torch.maximum(-least, most)
+        reached[quantizer.name] = max(reached.get(quantizer.name, 0.0), most.item())
+        if quantizer in fixed:
             return
         if not powers:
-            largest.setdefault(quantizer, []).append(x.abs().max())
+            largest.setdefault(quantizer, []).append(most)
             return
         if quantizer not in scales:
-            fitting = quantizers.power(x.abs().max() / quantizer.high)
+            fitting = quantizers.power(most / quantizer.high)
             scales[quantizer] = (fitting * torch.tensor([0.25, 0.5, 1.0, 2.0])).clamp(min=ledger.SMALLEST)
             errors[quantizer] = torch.zeros(len(scales[quantizer]), dtype=torch.float64)
         for index, scale in enumerate(scales[quantizer]):
-            rounded = quantizers.decode(quantizers.codes(x, scale, None, quantizer.bits), scale, None)
-            errors[quantizer][index] += (x - rounded).square().sum()
+            # What `quantizers.codes` and `decode` give, in one piece of memory: new ones cost more than the arithmetic.
+            rounded = (x * scale.reciprocal()).round_().clamp_(*CODES[quantizer.bits]).mul_(scale)
+            errors[quantizer][index] += rounded.sub_(x).square_().sum()
 
     for each in images:
         graph.run(each, watch=watch)

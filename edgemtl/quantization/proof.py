@@ -87,6 +87,7 @@ def prove(deployed: nn.Module, frame: torch.Tensor, settle: bool = False) -> Pro
     weights get a coarser scale, which such a channel cannot feel.
     """
     program = quantizers.export(deployed, frame)
+    program.graph.eliminate_dead_code()  # what only tasks need that the network was cut of
     return _Walk(program, _tensors(deployed), settle).run(deployed)
 
 

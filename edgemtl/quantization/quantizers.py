@@ -141,6 +141,13 @@ def points(network: nn.Module) -> dict[str, Point]:
     return {POINT + path: module for path, module in network.named_modules() if isinstance(module, Point)}
 
 
+def _point(network: nn.Module, slot: str) -> Point:
+    """The point of a slot, found without a walk through the network: there are hundreds of both."""
+    point = network.get_submodule(slot.removeprefix(POINT))
+    assert isinstance(point, Point), slot
+    return point
+
+
 def slots(network: nn.Module) -> dict[str, nn.Module]:
     """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
     filled = {slot: point.quantizer for slot, point in points(network).items()}
@@ -167,7 +174,7 @@ def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
 def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
     """Hangs a quantizer into a slot of the network, in place."""
     if slot.startswith(POINT):
-        points(network)[slot].quantizer = quantizer
+        _point(network, slot).quantizer = quantizer
     else:
         nncf.hang(network, slot, quantizer)
 
@@ -175,7 +182,7 @@ def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
 def remove(network: nn.Module, slot: str) -> None:
     """Empties a slot."""
     if slot.startswith(POINT):
-        points(network)[slot].quantizer = nn.Identity()
+        _point(network, slot).quantizer = nn.Identity()
     else:
         nncf.unhang(network, slot)
 

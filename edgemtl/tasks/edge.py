@@ -42,7 +42,10 @@ class Edge(Probability):
     thresholds: Annotated[int, Field(gt=0)] = 99
 
     def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
-        """Where it shrinks, a pixel is an edge if any it covers is, and ignored only if all are: thin lines stay."""
+        """The label at another size.
+
+        To keep thin lines, a pixel of a smaller one is an edge if any pixel that it covers is, and ignored if all are.
+        """
         label = np.asarray(label, np.uint8) + np.uint8(1)  # wraps: ignored 0, no edge 1, edge 2, so the largest wins
         for axis, length in enumerate(size):
             if length < label.shape[axis]:
@@ -94,7 +97,7 @@ class EdgeMeter(Sums):
         return {"odsf": float(np.max(200 * matched / (predicted + labelled)))}
 
     def constant(self) -> float:
-        """`odsf` of the same probability everywhere, which thinning reduces to a line in the middle of the frame."""
+        """The `odsf` of one probability everywhere, which thinning reduces to a line in the middle of the frame."""
         matched, predicted, labelled = self._constant.tolist()
         return 200 * matched / (predicted + labelled) if labelled else float("nan")
 

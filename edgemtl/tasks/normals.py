@@ -177,7 +177,7 @@ class NormalsMeter(Sums):
         }
 
     def constant(self) -> float:
-        """`mean` of the best direction among the labels' mean one and the most frequent ones, to about 0.1 degrees."""
+        """The `mean` of the best constant: the labels' mean direction or a frequent one, to about 0.1 degrees."""
         count, *sums = self._directions[:, self._directions[0] > 0]
         if not count.size:
             return math.nan

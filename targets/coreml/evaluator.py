@@ -1,8 +1,8 @@
 """A Core ML program evaluated on any machine: the operations of a saved package, one after the other, in torch.
 
-It reads the package alone, its protobuf and its weight.bin, and computes what Apple's documentation of the operations
-says (see `operators`). So it checks the graph, the stored weights and the arithmetic that the program declares; how a
-phone's own kernels round, and on which unit they run, it cannot tell.
+It reads only the package, its protobuf and weight.bin, and computes what Apple's documentation of the operations says
+(see `operators`). So it checks the graph, the stored weights and the arithmetic that the program declares. It cannot
+tell how a phone's kernels round, or on which unit they run.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Step:
 class Program:
     """A package's function `main`, ready to run.
 
-    `types` "declared" rounds every result to the type that the program declares for it, as a device that adds up in
-    float32 would; "float32" leaves out the rounding to float16, which leaves the graph and the weights to be checked.
-    UsageError, with the operation's name, for whatever the package holds that is not known here, or that does not fit.
+    With `types` "declared" every result is rounded to the type that the program declares for it, as on a device that
+    adds up in float32. With "float32" nothing is rounded to float16, so that only the graph and the weights are
+    checked. UsageError, with the operation's name, for anything in the package that is unknown here or does not fit.
     """
 
     def __init__(self, path: Path, types: str = "declared") -> None:
@@ -134,7 +134,7 @@ class Program:
     def image(self, height: int, width: int) -> str:
         """The name of the program's one input, once it is known to be an RGB image of this size.
 
-        UsageError where it is not, or where the package's description of the outputs is not that of the program.
+        UsageError if it is not, or if the package describes other outputs than the program has.
         """
         described = self.package.model.description
         for made in described.output:
@@ -172,7 +172,7 @@ class Program:
         return Type(TYPE_NAMES[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions))
 
     def _add(self, operation: Any) -> None:
-        """Takes over one operation: computed at once where all it needs is constant, else kept as a step."""
+        """Adds one operation: computes it at once if all its inputs are constant, else keeps it as a step."""
         name = operation.outputs[0].name if operation.outputs else "without outputs"
         label = f"{self.path}: {operation.type} {name}"
         outputs = [(made.name, self._type(made.type, made.name)) for made in operation.outputs]

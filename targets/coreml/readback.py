@@ -25,8 +25,7 @@ MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  
 def quantized(folder: Path) -> list[Found]:
     """One entry for each weight's operation, for each pair of quantize and dequantize, and for each output.
 
-    An operation that the package's metadata does not name comes under its own name. UsageError where the package is
-    broken.
+    An operation that the package's metadata does not name keeps its name. UsageError where the package is broken.
     """
     graph = _Graph(package.read(folder / package.FOLDER))
     entries = []

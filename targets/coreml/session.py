@@ -41,7 +41,7 @@ def open_session(folder: Path, manifest: Manifest, device: str | None = None) ->
 def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) -> Iterator[tuple[str, np.ndarray]]:
     """Every layer's, quantizer's and task's values for one frame, with the batch axis, by torch's names.
 
-    By the evaluator on any machine, since Core ML itself gives the maps alone.
+    The evaluator computes them on any machine, because Core ML returns only the maps.
     """
     from edgemtl.targets.coreml.readback import activations
 

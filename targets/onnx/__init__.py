@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -12,7 +13,7 @@ from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import Original, Session, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import cpu, webgpu
+from edgemtl.targets.onnx import cpu, parts, webgpu
 from edgemtl.threads import threads
 
 FILE = "model.onnx"
@@ -56,7 +57,14 @@ class ONNX(Target):
         options.log_severity_level = 3
         options.intra_op_num_threads = threads() or 0
         names, file = list(manifest.tasks), folder / DEVICES[name]
-        return ONNXSession(_onnx.runtime(file, file, options, names), names, name)
+
+        def apart() -> Session:
+            with needs("onnx"):
+                shared, tasks = parts.split(_onnx.load(file), names)
+            return parts.ApartSession(shared, tasks, lambda model: _onnx.runtime(model, file, options), session.device)
+
+        session = ONNXSession(_onnx.runtime(file, file, options, names), names, name, apart if len(names) > 1 else None)
+        return session
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact."""
@@ -92,8 +100,10 @@ class ONNXSession(Session):
 
     how, float32 = "executed", True
 
-    def __init__(self, session: Any, names: list[str], device: str = "CPU") -> None:
-        self.session = session
+    def __init__(
+        self, session: Any, names: list[str], device: str = "CPU", apart: Callable[[], Session] | None = None
+    ) -> None:
+        self.session, self._apart = session, apart
         self.device = f"{device} (f32)"
         self._names = names
 
@@ -101,6 +111,10 @@ class ONNXSession(Session):
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
         return {name: map[0] for name, map in zip(self._names, maps)}
+
+    def apart(self) -> Session:
+        """A session of the same model in parts, see parts.py."""
+        return super().apart() if self._apart is None else self._apart()
 
 
 target = ONNX()

@@ -11,8 +11,9 @@ from edgemtl.artifact import Manifest
 from edgemtl.device import processor
 from edgemtl.errors import needs, reading
 from edgemtl.ledger import Found
-from edgemtl.target import Original, Target
-from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, parse, read
+from edgemtl.target import Original, Session, Target
+from edgemtl.targets.openvino.parts import ApartSession, split
+from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, compiler_for, parse, read
 
 
 class OpenVINO(Target):
@@ -51,9 +52,14 @@ class OpenVINO(Target):
         with needs("openvino"):
             import openvino as ov
 
-        compiled, device = compile(ov.Core(), folder / XML, device)
-        with reading(folder / XML, "OpenVINO"):  # where it lacks a task's map
-            return OpenVINOSession(compiled, list(manifest.tasks), device)
+        core, file, names = ov.Core(), folder / XML, list(manifest.tasks)
+        compiler, device = compiler_for(core, file, device)
+
+        def apart(whole: Session) -> ApartSession:
+            return ApartSession(split(read(core, file), names), compiler, whole)
+
+        with reading(file, "OpenVINO"):  # where it lacks a task's map
+            return OpenVINOSession(compiler(file), names, device, apart if len(names) > 1 else None)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The CPU's float32 for int8, if `device` has other arithmetic, whose bounds are wide."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ class OpenVINOSession(Session):
 
     how: How = "executed"
 
-    def __init__(self, compiled: Any, names: list[str], device: str) -> None:
+    def __init__(
+        self, compiled: Any, names: list[str], device: str, apart: Callable[[Session], Session] | None = None
+    ) -> None:
         self.compiled = compiled
         self.device = device
+        self._apart = apart
         self.float32 = "(f32," in device or f"({FLOAT}," in device
         self._ports = {name: compiled.output(name) for name in names}
         self._own = threading.local()  # a request holds the frame and the maps of one caller
@@ -43,9 +47,19 @@ class OpenVINOSession(Session):
         results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
+    def apart(self) -> Session:
+        """A session of the same model in parts, see parts.py."""
+        return super().apart() if self._apart is None else self._apart(self)
+
 
 def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
     """The model (or the IR in a file) compiled for a device, and the device's name in full."""
+    compiler, device = compiler_for(core, model, device)
+    return compiler(model), device
+
+
+def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
+    """What compiles the model (or the IR in a file), or parts of it, for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
@@ -60,13 +74,17 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
-    with reading(model if isinstance(model, Path) else "the network", f"OpenVINO, for {name}:{arithmetic},"):
-        made = isinstance(model, Path)  # and not changed since
-        compiled = cache.compile(core, model, name, options) if made else core.compile_model(model, name, options)
-        # The option is none of the documented ones, so another version may do without it.
-        if arithmetic == FLOAT and (kept := _int8_products(compiled)):
-            raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {kept} layers still use them")
-        return compiled, f"{name} ({arithmetic}, {hint})"
+
+    def compiled(model: Any) -> Any:
+        with reading(model if isinstance(model, Path) else "the network", f"OpenVINO, for {name}:{arithmetic},"):
+            kept = isinstance(model, Path)  # and not changed since
+            made = cache.compile(core, model, name, options) if kept else core.compile_model(model, name, options)
+            # The option is none of the documented ones, so another version may do without it.
+            if arithmetic == FLOAT and (layers := _int8_products(made)):
+                raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {layers} layers still use them")
+            return made
+
+    return compiled, f"{name} ({arithmetic}, {hint})"
 
 
 def read(core: Any, path: Path) -> Any:

@@ -52,9 +52,9 @@ class TensorRT(Target):
     def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
 
-        UsageError for an arithmetic that there is not. CheckFailed where the lint finds something that TensorRT refuses
-        or computes otherwise, where float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too
-        far from the float32 file.
+        UsageError for an unknown arithmetic. CheckFailed if the lint finds something that TensorRT refuses or computes
+        differently, if float16 cannot hold a constant, or if the float16 twin's maps in ONNX Runtime are too far from
+        the float32 file's.
         """
         model = _onnx.build(original, "tensorrt")
         import onnx
@@ -84,11 +84,11 @@ class TensorRT(Target):
         return [*models, SCRIPT]
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
-        """A session of TensorRT where it and a GPU are there, else of ONNX Runtime on the same file, as a stand-in.
+        """A session of TensorRT, if it and a GPU are there; else of ONNX Runtime on the same file, as a stand-in.
 
-        `device`: "TensorRT" insists on it, "CPU" takes the stand-in, "CPU:fp16" the stand-in on the float16 twin; the
-        default, "AUTO", says which it took. UsageError for another device or where TensorRT was asked for and cannot
-        run, with the reason.
+        `device`: "TensorRT" takes nothing else, "CPU" the stand-in, "CPU:fp16" the stand-in on the float16 twin. The
+        default, "AUTO", prints which one it took. UsageError for another device, and with the reason if "TensorRT"
+        cannot run.
         """
         name = _device(device)
         if name in ("AUTO", "TensorRT"):
@@ -159,7 +159,7 @@ class TensorRT(Target):
 def _check_of_twin(folder: Path) -> Check:
     """Whether the float16 twin is what the float32 file becomes, in every operation and constant.
 
-    Running it shows little: in float16 a map may be far from torch's. The float32 file may not.
+    Running the twin shows little, because in float16 a map may be far from torch's.
     """
     import onnx
 
@@ -212,7 +212,7 @@ class StandIn(Session):
 
 
 def cast_first(model: Any) -> None:
-    """Makes Cast the first to read the camera's uint8, in place: TensorRT converts an input of that type, no more."""
+    """Puts a Cast before all readers of the camera's uint8, in place: TensorRT only converts inputs of that type."""
     [frame] = model.graph.input
     nodes = model.graph.node
     first = [node for node in nodes if frame.name in node.input]
@@ -237,7 +237,7 @@ def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:
 
 
 def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool = False) -> Any:
-    """ONNX Runtime on a model as it is written: optimised, it moves Q/DQ about, and its float16 overflowed (1.31)."""
+    """ONNX Runtime without optimisation, which would move Q/DQ, and whose float16 overflowed (1.31)."""
     with needs("tensorrt"):
         import onnxruntime
 
@@ -252,8 +252,8 @@ def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool 
 def _same(model: Any, twin: Any, size: Size) -> None:
     """CheckFailed where the float16 twin computes other maps than the model, in ONNX Runtime on smooth frames.
 
-    In an int8 model a value near a tie may take the next step, and steps add up: so do two optimisation levels of ONNX
-    Runtime differ on one and the same file. Twice their difference is allowed on top of DRIFT.
+    In an int8 model a value near a tie may round the other way, and such steps add up. Two optimisation levels of ONNX
+    Runtime differ in this way on the same file. The twin may differ by twice that, on top of MAP_DRIFT.
     """
     first, again, second = (
         _runtime(m.SerializeToString(), optimised=optimised)

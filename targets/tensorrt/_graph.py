@@ -1,4 +1,4 @@
-"""An ONNX graph as the lint and the float16 pass read it: who makes and who reads a tensor, its type and shape."""
+"""An ONNX graph for the lint and the float16 pass: which nodes compute and read a tensor, its type and shape."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Graph:
         return list(found.values())
 
     def coordinates(self) -> list[NodeProto]:
-        """What computes the grids of GridSample: everything between them and the layers that give the offsets."""
+        """The nodes that compute the grids of GridSample, from the layers that compute the offsets on."""
         grids = [node.input[1] for node in self.of("GridSample")]
         return self.upstream(grids, lambda node: node.op_type in WEIGHTED and COORDINATES_PATH not in node.name)
 

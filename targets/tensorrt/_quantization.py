@@ -1,4 +1,4 @@
-"""The lint's rules about QuantizeLinear and DequantizeLinear. Each finds (where, what) in a Graph, for a version."""
+"""The lint's rules about QuantizeLinear and DequantizeLinear. A rule yields (where, what) for a Graph and version."""
 
 from __future__ import annotations
 
@@ -118,13 +118,13 @@ def wrong_axis(graph: Graph, version: Version) -> Iterator[Finding]:
         while (maker := graph.maker.get(name)) is not None and maker.op_type == "Transpose":
             path.append(attribute(maker, "perm"))
             name = maker.input[0]
-        found = _quantized(graph, name)
-        if found is None or graph.constant(_source(graph, found)) is None:
+        quantizer = _quantized(graph, name)
+        if quantizer is None or graph.constant(_source(graph, quantizer)) is None:
             continue
-        scale, shape = graph.constant(found.input[1]), graph.shape(found.output[0])
+        scale, shape = graph.constant(quantizer.input[1]), graph.shape(quantizer.output[0])
         if scale is None or scale.size == 1 or not shape:
             continue
-        axis = attribute(found, "axis", 1) % len(shape)
+        axis = attribute(quantizer, "axis", 1) % len(shape)
         for perm in reversed(path):
             axis = list(perm or reversed(range(len(shape)))).index(axis)
         last = len(shape) - 1
@@ -177,8 +177,8 @@ def float_skip(graph: Graph, version: Version) -> Iterator[Finding]:
 
 def quantized_branch(graph: Graph, version: Version) -> Iterator[Finding]:
     for node, branch, skip in _sums(graph):
-        found = _quantized(graph, branch)
-        if found is not None and _quantized(graph, skip) and _int8_layer(graph, _source(graph, found)):
+        quantizer = _quantized(graph, branch)
+        if quantizer is not None and _quantized(graph, skip) and _int8_layer(graph, _source(graph, quantizer)):
             yield readable_name(node), "Q/DQ between the layer and the sum keeps them from being fused"
 
 
@@ -193,8 +193,8 @@ def needless(graph: Graph, version: Version) -> Iterator[Finding]:
 
 def unequal_scales(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Concat"):
-        found = [_quantized(graph, tensor) for tensor in node.input]
-        scales = [graph.constant(maker.input[1]) for maker in found if maker is not None]
+        quantizers = [_quantized(graph, tensor) for tensor in node.input]
+        scales = [graph.constant(maker.input[1]) for maker in quantizers if maker is not None]
         values = {float(scale) for scale in scales if scale is not None and scale.size == 1}
         if len(scales) == len(node.input) and len(values) > 1:
             yield readable_name(node), f"its inputs have {len(values)} different scales, so it computes in float"

@@ -1,8 +1,8 @@
-"""The lint's rules from onnx-tensorrt's list of operators: what is imported, since which release, within what limits.
+"""The lint's rules from onnx-tensorrt's list of operators: which it imports, since which release, within what limits.
 
-The list was read in the branches 8.5, 8.6 and 10.1, its change log up to 10.6. What the importer of TensorRT 11 takes
-of newer operators, and limits that the list leaves out, were seen in TensorRT-RTX, whose parser is of that line, on the
-small models that ONNX brings for each operator.
+The sources are the list in the branches 8.5, 8.6 and 10.1, and its change log up to 10.6. Which newer operators the
+importer of TensorRT 11 takes, and limits that the list leaves out, come from TensorRT-RTX, which has that parser: it
+ran on the small models that ONNX has for each operator.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def unsorted(graph: Graph, version: Version) -> Iterator[Finding]:
 
 def recurrent(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("GRU", "LSTM", "RNN"):
-        there = list(attribute(node, "activations", []))
-        half = len(there) // 2
-        if attribute(node, "direction", "forward") == "bidirectional" and there[:half] != there[half:]:
+        activations = list(attribute(node, "activations", []))
+        half = len(activations) // 2
+        if attribute(node, "direction", "forward") == "bidirectional" and activations[:half] != activations[half:]:
             yield readable_name(node), f"{node.op_type} with other activations on the way back"
         if node.op_type == "LSTM" and attribute(node, "input_forget", 0):
             yield readable_name(node), "LSTM with input_forget"

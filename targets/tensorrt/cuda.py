@@ -1,6 +1,6 @@
 """The CUDA runtime of the system, by ctypes: what cuda-python's functions of these names give, status first.
 
-So a board needs no package of which the version would have to be that of its CUDA.
+So a board needs no package whose version must match its CUDA.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What TensorRT makes of an ONNX file, told from the file alone: rules with their sources, by TensorRT's version.
+"""What TensorRT does with an ONNX file, judged by the file alone: rules with their sources, by TensorRT's version.
 
-No TensorRT and no GPU are needed, and a clean file is no proof: the rules know what was documented or seen by others.
+This takes neither TensorRT nor a GPU. A clean file proves nothing: the rules know only what is documented or was seen.
 """
 
 from __future__ import annotations

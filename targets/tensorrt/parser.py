@@ -1,11 +1,11 @@
-"""Is an ONNX file accepted by TensorRT's own parser and builder? Asked of TensorRT-RTX, which needs no GPU to build.
+"""Whether TensorRT's own parser and builder accept an ONNX file; TensorRT-RTX answers, which builds without a GPU.
 
-TensorRT-RTX's ONNX parser is the one of TensorRT 11, and it builds engines ahead of time for SM 8.6, the nearest to
-Orin's 8.7 that it offers. What it accepts can be imported and lowered to GPU code. It proves nothing about numbers,
+TensorRT-RTX has the ONNX parser of TensorRT 11. It builds engines ahead of time for SM 8.6, the nearest to Orin's 8.7
+that it offers. A file that it accepts can be imported and lowered to GPU code. That proves nothing about numbers,
 speed, int8 kernels, older parsers or DLA, and nothing has run on a Jetson.
 
-Each question is asked in a process of its own, since a native crash must not take the caller along and the first logger
-of a process gets the messages of all.
+Each file has a process of its own: a native crash must not end the caller, and the first logger of a process gets the
+messages of all files.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Opinion(NamedTuple):
 
 
 def missing() -> str | None:
-    """Why nothing can be asked here, or None."""
+    """Why the parser cannot run here, or None."""
     if find_spec("tensorrt_rtx") is None:
         return 'tensorrt-rtx is not installed; pip install "edgemtl[tensorrt-check]"'
     return None
 
 
 def name() -> str:
-    """Who is asked, with its version."""
+    """The name of the parser, with its version."""
     try:
         return f"TensorRT-RTX {version(PACKAGE)}"
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def name() -> str:
 def ask(files: Sequence[Path], build: bool = True) -> list[Opinion]:
     """One verdict for each file; a crash or a file that takes too long is an error of that file alone.
 
-    Without `build` the parser alone is asked.
+    Without `build` only the parser runs.
     """
     command = (*COMMAND, *(() if build else (PARSE,)))
     verdicts: list[Opinion] = []

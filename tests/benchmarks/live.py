@@ -51,12 +51,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=1, help="of the runtime; drawing needs a core of its own")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--every", nargs="+", default=[], metavar="TASK=N", help="rates of the whole demo, not alone")
     parser.add_argument("--elsewhere", type=float, metavar="MS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     os.environ["EDGEMTL_THREADS"] = str(args.threads)
     from edgemtl import Predictor  # reads the variable
     from edgemtl.apps import camera
+    from edgemtl.device import rates
     from edgemtl.device.camera import Source
     from edgemtl.device.predictor import smooth_frames
 
@@ -64,6 +66,7 @@ def main() -> None:
     predictor = Predictor(args.artifact)
     if args.elsewhere:
         predictor.session = Elsewhere(predictor, args.elsewhere / 1000)
+    demo = Predictor(args.artifact, every=rates.parse(args.every)) if args.every else predictor
     images = smooth_frames((480, 640), 8)
     fitted = [fit(image, predictor.manifest.size, predictor.manifest.fit) for image in images]
     for frame in fitted:
@@ -80,7 +83,7 @@ def main() -> None:
             live = frames(images, time.perf_counter() + each)
             source = Source("benchmark", live, size=(480, 640), fps=120, live=True)
             film = Path(folder, "film.mp4") if args.record else None
-            whole.append(camera.run(predictor, source, headless=True, record=film).fps)
+            whole.append(camera.run(demo, source, headless=True, record=film).fps)
     best = max(end / model for end, model in zip(whole, alone))
     print(f"model alone {np.median(alone):.1f} frames/s, end to end {np.median(whole):.1f}: "
           f"{100 * np.median(whole) / np.median(alone):.0f} % (turns: "

@@ -115,7 +115,7 @@ def test_doctor_says_what_it_means(
     info: str, said: str, machine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(info)
-    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.Package(r.name, extra, "", "1.0"))
+    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.PackageState(r.name, extra, "", "1.0"))
     doctor.doctor(target="openvino")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("processor: ")] == [
@@ -135,7 +135,9 @@ def test_doctor_says_nothing_of_a_runtime_that_is_not_there(
 ) -> None:
     machine(HASWELL)
     fix = {"openvino": "pip install it"}
-    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.Package(r.name, extra, "", "?", fix.get(extra, "")))
+    monkeypatch.setattr(
+        doctor, "inspect", lambda r, extra: doctor.PackageState(r.name, extra, "", "?", fix.get(extra, ""))
+    )
     doctor.doctor()
     out = capsys.readouterr().out
     assert "int8, openvino" not in out and "int8, onnx" in out

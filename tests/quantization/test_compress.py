@@ -681,7 +681,7 @@ KILLS = {  # name: whose function it is, which call of it never returns
     "while a state is half written": (Path, "write_bytes", 3),
     "before the last step": (loop, "set_rate", 3),
     "while the int8 weights are half written": (Path, "write_bytes", 4),
-    "between weights and ledger": (compress.pairing, "entries", 1),
+    "between weights and ledger": (compress.pairing, "ledger_entries", 1),
     "in the end": (Path, "unlink", 2),
 }
 

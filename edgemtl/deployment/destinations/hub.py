@@ -35,7 +35,7 @@ class Known(NamedTuple):
 def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     """The folder of a model repository, its card from what manifest and run say."""
     model, checked, unchecked = _known(source, manifest)
-    place = artifact_folder(manifest)
+    place = artifact_folder(manifest, model.run)
     copied(artifact.files(source, manifest), source, folder / place)
     if run := model.run:
         files = [run.recipe_file, run.ledger, *(run.weights(form) for form in PUBLISHED_FORMS)]
@@ -51,9 +51,10 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     return Packed(f"hf upload YOU/{model.name} {{folder}} .", tuple(checked), tuple(unchecked))
 
 
-def artifact_folder(manifest: Manifest) -> str:
-    """What the artifact's folder is called, as in a run."""
-    return Run(".").artifact(manifest.target, manifest.precision).name
+def artifact_folder(manifest: Manifest, run: Run | None = None) -> str:
+    """What the artifact's folder is called, as in a run; of one with some of the run's tasks alone, after these."""
+    cut = manifest.tasks if run and manifest.tasks.keys() != run.recipe.tasks.keys() else ()
+    return Run(".").artifact(manifest.target, manifest.precision, cut).name
 
 
 def _known(source: Path, manifest: Manifest) -> tuple[Known, list[str], list[str]]:

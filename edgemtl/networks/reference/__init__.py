@@ -87,7 +87,7 @@ def load(network: nn.Module, recipe: Recipe, path: Path) -> None:
         raise UsageError(f"{path}: {error}") from None
 
 
-def tensors(held: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state_dict, or of a checkpoint that holds one, without the prefix that DataParallel adds."""
-    state = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), Mapping)), held)
+    state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}

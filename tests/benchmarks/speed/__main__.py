@@ -38,12 +38,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds, and no torch.compile")
     parser.add_argument("--without", nargs="+", default=[], metavar="ROW", help='leaves out rows: "torch.compile fp32"')
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--processor", action="store_true", help="one thread, and its processor time: for a machine that is not quiet"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/speed"), help="(out/speed)")
     parser.add_argument("--page", type=Path, help="a Markdown page between whose marks the table is put")
     parser.add_argument("--build", action="store_true", help="only builds, which needs no quiet machine")
     parser.add_argument("--table", action="store_true", help="only writes the table of what was measured before")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)  # a case and a row: prints its process's memory
     args = parser.parse_args()
+    args.threads = 1 if args.processor else args.threads
     os.environ["EDGEMTL_THREADS"] = str(args.threads)
     if args.quick:
         args.rounds, args.without = min(args.rounds, 3), [*args.without, "torch.compile fp32"]
@@ -60,7 +64,8 @@ def main() -> None:
         return
     for case in [] if args.table else chosen:
         print(f"{case.name} {case.size}", flush=True)
-        cases.build(case)
+        runtimes = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}
+        cases.build(case, [pair for pair in cases.OURS if not _left_out(f"{runtimes[pair[0]]} {pair[1]}, ours", args)])
         prepared = facts(case, args)
         if not args.build:
             measured = measure(case, args, prepared)
@@ -77,6 +82,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     Kept in the case's folder. A row that cannot run has the reason alone.
     """
     from edgemtl.device.predictor import smooth_frames
+    from edgemtl.files import write_json
     from tests.benchmarks.speed import rows
 
     file = case.folder / "facts.json"
@@ -86,18 +92,21 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     if not missing:
         return found
     frame = smooth_frames(case.recipe.size, 1)[0]
-    if "work" not in found:
-        found["work"] = {name: [x.macs, x.elements] for name, x in rows.amounts(case, frame).items()}
+    forms = sorted({rows.form(row) for row in missing})
+    if not set(forms) <= found.get("work", {}).keys():
+        counted = rows.amounts(case, forms, frame)
+        found["work"] = found.get("work", {}) | {name: [x.macs, x.elements] for name, x in counted.items()}
         found["form"] = rows.cases.Whole(case, rows.cases.by_grid_sample).form
-    wanted = rows.references(case, frame)
+    wanted = {form: rows.reference(case, form, frame) for form in forms}
     for row in missing:
         try:
             maps = row.open(case)(frame)
         except Exception as error:  # a runtime that refuses a graph, or no compiler
             known[row.name] = {"problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             print(f"  {row.name}: {known[row.name]['problem']}", flush=True)
+            write_json(file, found)
             continue
-        apart, other = rows.difference(maps, wanted["int8" if row.precision == "int8" else "float"])
+        apart, other = rows.difference(maps, wanted[rows.form(row)])
         del maps
         gc.collect()
         command = [sys.executable, "-m", MODULE, *_words(args), "--alone", str(case.folder), row.name]
@@ -107,7 +116,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
             **json.loads(done.stdout.splitlines()[-1]),
         }  # fmt: skip
         print(f"  {row.name}: {known[row.name]}", flush=True)
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(file, found)
     return found
 
 
@@ -170,6 +179,7 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
     copy = ceilings.copy()
     calls["copy", ""] = lambda _: copy()
     times: dict[tuple[str, str], list[list[float]]] = {key: [] for key in calls}
+    processor_times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     load = os.getloadavg()[0]
     for number in range(args.rounds + 1):
         for key, call in calls.items():
@@ -177,7 +187,9 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
                 call(0)
                 continue
             slow = bool(times[key]) and min(times[key][0]) > LONG
-            times[key].append(_turn(call, args.seconds, slow))
+            turn, own = _turn(call, args.seconds, slow, time.process_time if args.processor else time.perf_counter)
+            times[key].append(turn)
+            processor_times[key].append(own)
     limits: dict[str, list[float]] = {}
     for (runtime, precision), layers in ideal.items():
         name = f"{runtime} {precision}"
@@ -192,28 +204,31 @@ def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> di
         "rows": [
             {"form": row.form, "runtime": row.runtime, "precision": row.precision, **known[row.name]}
             | {kind: times[row.name, kind] for kind in ("model", "end_to_end")}
+            | {"processor": processor_times[row.name, "model"]}
             for row in able
         ],
         "problems": {name: found["problem"] for name, found in known.items() if "problem" in found},
         "ceilings": limits,
         "machine": {
-            "processor": processor.name(), "instructions": processor.describe(), "threads": args.threads,
+            "processor": processor.name(), "instructions": processor.describe_instructions(), "threads": args.threads,
+            "clock": "processor time" if args.processor else "time",
             "cores": os.cpu_count(), "load_before": round(load, 2), "versions": _versions(),
         },
     }  # fmt: skip
 
 
-def _turn(call: Any, seconds: float, is_slow: bool) -> list[float]:
-    """The seconds of each call of one turn."""
+def _turn(call: Any, seconds: float, is_slow: bool, clock: Any) -> tuple[list[float], float]:
+    """The seconds of each call of one turn, and the processor's (of all threads) of a call."""
     time.sleep(PAUSE)
     if not is_slow:
         call(0)
     found: list[float] = []
+    start = time.process_time()
     while not found or sum(found) < seconds:
-        begin = time.perf_counter()
+        begin = clock()
         call(len(found) % 4)
-        found.append(time.perf_counter() - begin)
-    return found
+        found.append(clock() - begin)
+    return found, (time.process_time() - start) / len(found)
 
 
 def _versions() -> dict[str, str]:

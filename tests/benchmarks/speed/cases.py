@@ -108,7 +108,7 @@ def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS) -> None:
             recipe = case.recipe.model_copy(update={"data": FRAMES})
             checkpoint.save(run.weights("float"), _weights(recipe), {})
             write_json(run.recipe_file, {"recipe": recipe.model_dump(mode="json")})
-    if not run.ledger.is_file():
+    if not run.ledger.is_file() and any(precision == "int8" for _, precision in artifacts):
         compress(run, iterations=0, settings=["compression.calibration=4", "compression.budget=", "training.workers=0"])
     for target, precision in artifacts:
         if not (run.artifact(target, precision) / "manifest.json").is_file():

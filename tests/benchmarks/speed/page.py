@@ -13,8 +13,8 @@ from edgemtl.files import replacing, write_json
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 NOISY = 0.1  # of a median: an interval wider than that does not tell
 HEADER = (
-    "", "median ms", "95 % interval", "p95 ms", "frames/s, end to end", "times the authors' form in torch", "GMACs",
-    "GMAC/s", "of the ceiling", "MiB it adds", "MB", "from torch",
+    "", "median ms", "95 % interval", "p95 ms", "processor ms", "frames/s, end to end",
+    "times the authors' form in torch", "GMACs", "GMAC/s", "of the ceiling", "MiB it adds", "MB", "from torch",
 )  # fmt: skip
 COLOURS = {"authors' form": "0.6", "ours": "tab:blue"}
 MARKS = {"fp32": "o", "bf16": "s", "int8": "^"}
@@ -38,6 +38,7 @@ class Line:
         rounds = 1000 * np.array([statistics.median(got) for got in row["model"]])
         self.median, self.p95 = float(np.median(rounds)), float(np.percentile(every, 95))
         self.low, self.high = interval(rounds)
+        self.processor = 1000 * statistics.median(row["processor"])
         self.is_noisy = self.high - self.low > NOISY * self.median
         whole = np.array([statistics.median(got) for got in row["end_to_end"]])
         self.rate = float(1 / np.median(whole))
@@ -61,9 +62,10 @@ class Line:
     def cells(self) -> list[str]:
         return [
             self.name, f"{self.median:.1f}", f"{self.low:.1f}-{self.high:.1f}{' (noisy)' if self.is_noisy else ''}",
-            f"{self.p95:.1f}", f"{self.rate:.1f}", f"{self.times:.2f} ({self.times_low:.2f}-{self.times_high:.2f})",
-            f"{self.gmacs:.2f}", f"{self.speed:.0f}", f"{100 * self.speed / self.ceiling:.0f} %", f"{self.mib:.0f}",
-            f"{self.megabytes:.1f}", self.difference(),
+            f"{self.p95:.1f}", f"{self.processor:.1f}", f"{self.rate:.1f}",
+            f"{self.times:.2f} ({self.times_low:.2f}-{self.times_high:.2f})",
+            f"{self.gmacs:.2f}", f"{self.speed:.0f}", f"{100 * self.speed / self.ceiling:.0f} %",
+            f"{self.mib:.0f}", f"{self.megabytes:.1f}", self.difference(),
         ]  # fmt: skip
 
     def difference(self) -> str:
@@ -79,7 +81,8 @@ def lines(found: dict[str, Any]) -> list[Line]:
 
 def title(found: dict[str, Any]) -> str:
     machine = found["machine"]
-    return f"{machine['processor']} ({machine['instructions']}), {machine['threads']} threads"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{machine['processor']} ({machine['instructions']}), {threads}, {machine['clock']}"
 
 
 def ceilings(found: dict[str, Any]) -> str:

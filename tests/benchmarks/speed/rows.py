@@ -1,6 +1,6 @@
 """The rows: every way to run a case, each as a function from a frame (H, W, 3) uint8 to every task's map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 class Row:
     """One way to run a case."""
 
-    form: str  # "authors'" or "ours"
+    form: str  # "authors' form" or "ours"
     runtime: str
     precision: str
     open: Callable[[Case], Run]
@@ -137,16 +137,21 @@ def rows() -> list[Row]:
     ]
 
 
-def references(case: Case, frame: np.ndarray) -> dict[str, Maps]:
-    """torch's own maps of a frame, by what is held against them: "float" and "int8"."""
-    return {"float": _eager(case)(frame), "int8": weights.session(case.run, "int8", "cpu")(frame)}
+def form(row: Row) -> str:
+    """Which of a run's weights a row runs with."""
+    return "int8" if row.precision == "int8" else "float"
 
 
-def amounts(case: Case, frame: np.ndarray) -> dict[str, Work]:
-    """What the authors' form multiplies and moves, and ours, float and int8."""
+def reference(case: Case, form: str, frame: np.ndarray) -> Maps:
+    """torch's own maps of a frame, which rows of that form are held against."""
+    return _eager(case)(frame) if form == "float" else weights.session(case.run, form, "cpu")(frame)
+
+
+def amounts(case: Case, forms: Iterable[str], frame: np.ndarray) -> dict[str, Work]:
+    """What the authors' form multiplies and moves, and ours in these forms."""
     whole = cases.Whole(case, cases.by_grid_sample)
     found = {"authors' form": cases.work(lambda: whole(one(frame)))}
-    for form in ("float", "int8"):
+    for form in forms:
         session = weights.session(case.run, form, "cpu")
         found[form] = cases.work(lambda session=session: session.network(one(frame)))
     return found

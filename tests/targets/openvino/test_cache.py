@@ -88,7 +88,7 @@ def test_another_runtime_or_machine_compiles_anew(
     if what == "version":
         monkeypatch.setattr(ov, "get_version", lambda: "2027.0.0-1")
     elif what == "instructions":
-        monkeypatch.setattr(processor, "describe", lambda: "AVX2, AVX_VNNI")
+        monkeypatch.setattr(processor, "describe_instructions", lambda: "AVX2, AVX_VNNI")
     elif what == "threads":
         monkeypatch.setenv("EDGEMTL_THREADS", "1")
     else:
