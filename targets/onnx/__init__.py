@@ -33,9 +33,9 @@ class ONNX(Target):
         import onnx
 
         if original.precision != "int8":
-            onnx.save(model, folder / FILE)
+            onnx.save(cpu.spelled_out(model), folder / FILE)
             return [FILE]
-        onnx.save(cpu.rewritten(model), folder / FILE)
+        onnx.save(cpu.spelled_out(cpu.rewritten(model)), folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         return [FILE, WEBGPU]
 

@@ -23,8 +23,11 @@ from edgemtl.ledger import HIGH, LOW, Found
 from edgemtl.targets import _onnx
 
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0
+ONE = "one"
 CLIP, STEPS, RAW = "/Clip", "/steps", "/unclipped"  # after names of nodes and values
 LAYERS = ("Conv", "ConvTranspose")
+PASSED = (*_onnx.MOVES, "Clip", "Flatten", "Gather", "MaxPool", "Relu", "Slice", "Split")  # between layers and codes
+MOVED = ("Mul", "Add", "Sub", "Div")  # operations with a constant, that could move into a layer
 
 
 def rewritten(model: Any) -> Any:
@@ -54,7 +57,10 @@ def rewritten(model: Any) -> Any:
         elif node.op_type == "DequantizeLinear" and node.input[0] in zeros:
             node.input[2] = zeros[node.input[0]]
             nodes.append(node)
-        elif node.op_type == "DequantizeLinear" and _stays_float(readers[node.output[0]], makers, readers):
+        elif node.op_type == "DequantizeLinear" and all(
+            layer.op_type in LAYERS and not _int8(layer, makers, readers) and not _scaled(layer, constants, readers)
+            for layer in readers[node.output[0]]
+        ):
             codes = constants[node.input[0]]
             scale, axis = constants[node.input[1]], next((a.i for a in node.attribute if a.name == "axis"), 1)
             shape = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.shape else []
@@ -65,6 +71,31 @@ def rewritten(model: Any) -> Any:
         else:
             nodes.append(node)
     return _closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
+
+
+def spelled_out(model: Any) -> Any:
+    """A copy with each Softplus as Relu(x) + Log(1 + Exp(-Abs(x))), which ONNX Runtime has vector instructions for.
+
+    Its own takes ten nanoseconds for a number: a fifth of nyud_sca_edge's time. The sum differs by float32's error; of
+    the exact form, the codes that this is rounded to are far enough from it.
+    """
+    from onnx import helper
+
+    made, *_ = _opened(model)
+    nodes: list[Any] = []
+    for node in made.graph.node:
+        if node.op_type != "Softplus":
+            nodes.append(node)
+            continue
+        [x], [y] = node.input, node.output
+        for kind, inputs, output in (
+            ("Abs", [x], f"{y}/abs"), ("Neg", [f"{y}/abs"], f"{y}/neg"), ("Exp", [f"{y}/neg"], f"{y}/exp"),
+            ("Add", [f"{y}/exp", ONE], f"{y}/above"), ("Log", [f"{y}/above"], f"{y}/log"), ("Relu", [x], f"{y}/relu"),
+            ("Add", [f"{y}/relu", f"{y}/log"], y),
+        ):  # fmt: skip
+            name = node.name + output.removeprefix(y)
+            nodes.append(helper.make_node(kind, inputs, [output], name))
+    return _closed(made, nodes, {ONE: np.float32(1)})
 
 
 def plain(model: Any) -> Any:
@@ -123,18 +154,25 @@ def _limit(clip: Any, constants: dict[str, np.ndarray]) -> float | None:
     return None if low is None or high is None or low != 0 else float(high)
 
 
-def _stays_float(layers: list[Any], makers: dict[str, Any], readers: dict[str, list[Any]]) -> bool:
-    """Whether none of the layers that read a weight can be an int8 one, and all are convolutions."""
-    return all(layer.op_type in LAYERS and not _int8(layer, makers, readers) for layer in layers)
-
-
 def _int8(layer: Any, makers: dict[str, Any], readers: dict[str, list[Any]]) -> bool:
-    """Whether a layer reads codes, and what it gives is quantized at once or clipped before."""
+    """Whether a layer reads codes and gives nothing but what becomes codes, so that ONNX Runtime may take it for int8.
+
+    It also looks past what moves values. Where it finds a float weight there it makes codes of its own, other ones.
+    """
     source, after = makers.get(layer.input[0]), readers[layer.output[0]]
-    if [node.op_type for node in after] in (["Relu"], ["Clip"]):
+    while source is not None and source.op_type in PASSED:
+        source = makers.get(source.input[0])
+    while len(after) == 1 and after[0].op_type in PASSED:
         after = readers[after[0].output[0]]
     reads = source is not None and source.op_type == "DequantizeLinear"
     return reads and [node.op_type for node in after] == ["QuantizeLinear"]
+
+
+def _scaled(layer: Any, constants: dict[str, np.ndarray], readers: dict[str, list[Any]]) -> bool:
+    """Whether a constant is multiplied or added to what a layer gives: ONNX Runtime would move it into weights that it
+    knows, which rounds otherwise."""
+    after = readers[layer.output[0]]
+    return len(after) == 1 and after[0].op_type in MOVED and any(value in constants for value in after[0].input)
 
 
 def _clips_codes(clip: Any, source: Any, constants: dict[str, np.ndarray]) -> bool:

@@ -115,3 +115,51 @@ def test_a_changed_constant_is_a_problem(tmp_path: Path, name: str, value: int) 
         for name in ("good", "bad")
     )
     assert good == [None] and bad[0]
+
+
+@pytest.mark.parametrize("after", ["Reshape", "Mul", "Relu", "Add"])
+def test_what_follows_a_layer_changes_no_weight(after: str) -> None:
+    make, rng = onnx.helper, np.random.default_rng(0)
+    codes = rng.integers(-50, 50, (4, 8, 1, 1)).astype(np.int8)
+    stored = {
+        "in/scale": np.float32(0.25), "zero": np.int8(0), "w/codes": codes, "w/scale": np.float32([0.5, 1, 2, 4]),
+        "w/zero": np.zeros(4, np.int8), "bias": np.float32([1, 2, 3, 4]), "out/scale": np.float32(4),
+        "shape": np.array([1, 4, 30]), "third": np.float32(1 / 3),
+    }  # fmt: skip
+    taken = {"Reshape": ["c", "shape"], "Mul": ["c", "third"], "Relu": ["c"], "Add": ["c", "c"]}[after]
+    graph = make.make_graph(
+        [
+            make.make_node("QuantizeLinear", ["v", "in/scale", "zero"], ["q"], "in/QuantizeLinear"),
+            make.make_node("DequantizeLinear", ["q", "in/scale", "zero"], ["x"], "in"),
+            make.make_node("DequantizeLinear", ["w/codes", "w/scale", "w/zero"], ["w"], "w", axis=0),
+            make.make_node("Conv", ["x", "w", "bias"], ["c"], "layer"),
+            make.make_node(after, taken, ["r"], "after"),
+            make.make_node("QuantizeLinear", ["r", "out/scale", "zero"], ["p"], "out/QuantizeLinear"),
+            make.make_node("DequantizeLinear", ["p", "out/scale", "zero"], ["y"], "out"),
+        ],
+        "one",
+        [make.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [1, 8, 5, 6])],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    plain = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    none = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    sessions = session(plain, graph_optimization_level=none), session(cpu.rewritten(plain))
+    values = rng.uniform(-30, 30, (1, 8, 5, 6)).astype(np.float32)
+    one, other = (s.run(None, {"v": values})[0] for s in sessions)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_softplus_spelled_out() -> None:
+    make, values = onnx.helper, np.concatenate([np.linspace(-110, 110, 2001), [-1e30, 0, 1e30]]).astype(np.float32)
+    graph = make.make_graph(
+        [make.make_node("Softplus", ["v"], ["y"], "softplus")],
+        "one",
+        [make.make_tensor_value_info("v", onnx.TensorProto.FLOAT, values.shape)],
+        [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, values.shape)],
+    )
+    made = cpu.spelled_out(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8))
+    onnx.checker.check_model(made, full_check=True)
+    assert "Softplus" not in {node.op_type for node in made.graph.node}
+    wanted = np.logaddexp(0, values.astype(np.float64))
+    np.testing.assert_allclose(session(made).run(None, {"v": values})[0], wanted, rtol=2e-7, atol=1e-7)
