@@ -215,7 +215,7 @@ def _ball(task: Task, diameter: int) -> np.ndarray | None:
 def _resize(picture: np.ndarray, size: Size) -> np.ndarray:
     if picture.shape[:2] == tuple(size):
         return picture
-    shrinks = picture.shape[0] > 1.5 * size[0]  # for less, the slow average looks no better
+    shrinks = picture.shape[0] > 2 * size[0]  # for less, the slow average looks no better
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
