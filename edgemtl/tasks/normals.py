@@ -9,6 +9,7 @@ import numpy as np
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
 
+TINY = 1e-9  # what is shorter has no direction
 DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
 
 
@@ -51,7 +52,10 @@ class Normals(Task):
         return (square > self.SHORTEST**2) & (square < math.inf)
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
-        return _unit(bilinear(np.moveaxis(np.asarray(map), 0, -1), size))
+        x, y, z = (bilinear(part, size) for part in np.asarray(map))  # one by one takes a quarter of the time
+        length = np.sqrt(x * x + y * y + z * z)
+        length[~(length > TINY)] = np.inf
+        return cv2.merge([x / length, y / length, z / length])
 
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """Red is right, green up, blue towards the camera; grey where unknown."""
@@ -115,7 +119,7 @@ class Normals(Task):
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """(..., 3) the vectors scaled to length 1; zero stays zero, and so is what resizing leaves of it, 1e-15 or so."""
     length = np.sqrt(np.einsum("...c,...c->...", vectors, vectors))
-    return vectors / np.where(length > 1e-9, length, np.inf).astype(vectors.dtype)[..., None]
+    return vectors / np.where(length > TINY, length, np.inf).astype(vectors.dtype)[..., None]
 
 
 class NormalsMeter(Sums):
