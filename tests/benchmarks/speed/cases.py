@@ -7,7 +7,8 @@ statistics of its BatchNorms those of a few rendered frames, and int8 is calibra
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _weights(recipe: Recipe) -> dict[str, Tensor]:
 
 
 def _export(case: Case, folder: Path) -> None:
-    """The plain form as it is, into OpenVINO and ONNX, as anybody would do it."""
+    """The plain form as it is, into OpenVINO and ONNX, as anybody would do it; a format that refuses it says why."""
     import openvino as ov
 
     whole, example = Whole(case, by_grid_sample), torch.zeros(1, 3, *case.recipe.size)
@@ -146,14 +147,35 @@ def _export(case: Case, folder: Path) -> None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
-            model = ov.convert_model(whole, example_input=example, input=list(example.shape))
-            ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
-            torch.onnx.export(
-                Ordered(whole), (example,), folder / "model.onnx", opset_version=17, dynamo=False,
-                input_names=["frame"], output_names=list(case.recipe.tasks),
-            )  # fmt: skip
+            with _noting(folder / "model.xml"):
+                model = ov.convert_model(whole, example_input=example, input=list(example.shape))
+                ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+            with _noting(folder / "model.onnx"):
+                torch.onnx.export(
+                    Ordered(whole), (example,), folder / "model.onnx", opset_version=17, dynamo=False,
+                    input_names=["frame"], output_names=list(case.recipe.tasks),
+                )  # fmt: skip
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+
+
+@contextmanager
+def _noting(file: Path) -> Iterator[None]:
+    """Around an export: what keeps it from writing the file stands in a text beside it."""
+    try:
+        yield
+    except Exception as error:  # exporters have no error of their own in common
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        file.with_name(f"{file.name}.txt").write_text(lines[-1] if lines else type(error).__name__, encoding="utf-8")
+
+
+def exported(case: Case, name: str) -> Path:
+    """The plain export of that name; RuntimeError with the exporter's reason where there is none."""
+    file = case.folder / PLAIN / name
+    reason = file.with_name(f"{name}.txt")
+    if reason.is_file():
+        raise RuntimeError(f"no export: {reason.read_text(encoding='utf-8')}")
+    return file
 
 
 class Whole(nn.Module):

@@ -61,7 +61,7 @@ def _plain_openvino(case: Case) -> Run:
 
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     options |= {"INFERENCE_NUM_THREADS": threads()} if threads() else {}
-    compiled = ov.Core().compile_model(case.folder / PLAIN / "model.xml", "CPU", options)
+    compiled = ov.Core().compile_model(cases.exported(case, "model.xml"), "CPU", options)
     ports = {name: compiled.output(name) for name in case.recipe.tasks}
     request = compiled.create_infer_request()
 
@@ -77,7 +77,7 @@ def _plain_onnx(case: Case) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads() or 0
-    file = str(case.folder / PLAIN / "model.onnx")
+    file = str(cases.exported(case, "model.onnx"))
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = list(case.recipe.tasks)
 
