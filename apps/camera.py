@@ -14,6 +14,7 @@ from edgemtl.device.live import Summary
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 from edgemtl.files import replacing
+from edgemtl.tasks import Size
 
 KEYS = "1-9 tasks · v view · space pause · s snapshot · r record · q quit"
 
@@ -39,6 +40,7 @@ class View(live.View):
         self.shown = dict.fromkeys(made.tasks, True)
         self.selected = next(iter(made.tasks))  # the overlay's task
         self._last: tuple[np.ndarray, live.Maps, str]
+        self._known: dict[str, tuple[np.ndarray, Size, Size, np.ndarray]] = {}  # map, its sizes, its prediction
 
     @property
     def names(self) -> list[str]:
@@ -53,12 +55,19 @@ class View(live.View):
         lines: dict[str, Any] = {"head": (self.title, reading), "foot": self.note or self.foot, "notes": old}
         names = self.names
         size = draw.cell(frame.shape[:2], 1 + len(names) if self.kind == "tiles" else 1)
-        predictions = self.predictor.decode({n: maps[n] for n in names}, size, frame=frame.shape[:2])
+        predictions = self._predictions({n: maps[n] for n in names}, size, frame.shape[:2])
         if self.kind == "tiles":
             self.picture = draw.tiles(frame, predictions, tasks, **lines)
         else:
             self.picture = draw.overlay(frame, predictions[self.selected], tasks[self.selected], **lines)
         return self.picture
+
+    def _predictions(self, maps: live.Maps, size: Size, frame: Size) -> dict[str, np.ndarray]:
+        """The maps' predictions; those of maps that are shown once more are known."""
+        old = {n: known for n, (map, *at, known) in self._known.items() if map is maps.get(n) and at == [size, frame]}
+        made = old | self.predictor.decode({n: map for n, map in maps.items() if n not in old}, size, frame=frame)
+        self._known = {n: (map, size, frame, made[n]) for n, map in maps.items()}
+        return {n: made[n] for n in maps}
 
     def again(self) -> np.ndarray | None:
         """The last frame's picture as it is to be now."""

@@ -37,14 +37,10 @@ class Session(Protocol):
         """
         ...
 
-    def only(self, frame: np.ndarray, tasks: Collection[str]) -> dict[str, np.ndarray]:
-        """These tasks' maps alone; of a session that `apart` gave, nothing else is computed."""
-        return {task: map for task, map in self(frame).items() if task in tasks}
+    def of(self, tasks: Collection[str]) -> Session:
+        """A session of the same network cut to these of its tasks; the maps are the same bits.
 
-    def apart(self) -> Session:
-        """The same with the tasks apart, so that `only` computes what they need and no more.
-
-        UsageError where the runtime computes all at once.
+        UsageError where the runtime computes all tasks or none.
         """
         raise UsageError(f"{self.device} computes all tasks of every frame; targets openvino and onnx need not")
 

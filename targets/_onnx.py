@@ -210,6 +210,22 @@ def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
     return None
 
 
+def cut(model: Any, names: Iterable[str]) -> Any:
+    """The ModelProto with these outputs alone, and what they are computed from."""
+    import onnx
+
+    graph, needed = model.graph, set(names)
+    outputs = [made for made in graph.output if made.name in needed]
+    nodes: list[Any] = []
+    for node in reversed(graph.node):  # they are in the order in which they run
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.insert(0, node)
+    constants = [made for made in graph.initializer if made.name in needed]
+    made = onnx.helper.make_graph(nodes, graph.name, list(graph.input), outputs, constants)
+    return onnx.helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
 # ---- reading back
 
 

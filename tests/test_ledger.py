@@ -29,7 +29,7 @@ def found(row: Row, *readers: str, **changes: Any) -> Found:
     return Found(row.name, row.role, 8, row.axis, row.scale, codes, readers, tuple(row.reads))._replace(**changes)
 
 
-def compare(rows: list[Row], places: list[Found], **outputs: tuple[str, ...]) -> ledger.Result:
+def compare(rows: list[Row], places: list[Found], **outputs: tuple[str, ...]) -> ledger.Comparison:
     return ledger.compare(ledger.Ledger("", "float16", rows, outputs), places)
 
 

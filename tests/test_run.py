@@ -49,6 +49,7 @@ def test_artifacts_lie_in_their_run(tmp_path: Path, fake_artifact: Path, monkeyp
 )
 def test_an_artifact_is_named_after_its_target_and_made_of_one_form(precision: str, folder: str, form: str) -> None:
     assert Run("run").artifact("onnx", precision) == Path("run", folder)
+    assert Run("run").artifact("onnx", precision, ["depth", "edge"]) == Path("run", f"{folder}-depth+edge")
     assert form_of(precision) == form
 
 

@@ -12,6 +12,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.device.inputs import named_frames
 from edgemtl.device.rates import Paced, Rates, ages
 from edgemtl.device.result import Result
+from edgemtl.device.sets import Sets
 from edgemtl.errors import needs
 from edgemtl.frames import fit, predict
 from edgemtl.recipe import Recipe
@@ -59,8 +60,8 @@ class Predictor:
         self._infer: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
         if every:
             rates = Rates(self.manifest.tasks, every)
-            self.session = self.session.apart()
-            self._infer = Paced(self.session.only, rates)
+            sets = Sets(self.session, self.manifest.tasks, {tasks: self.session.of(tasks) for tasks in rates.sets})
+            self.session, self._infer = sets, Paced(sets.only, rates)
 
     @overload
     def __call__(self, source: np.ndarray) -> Result: ...

@@ -1,5 +1,6 @@
 """Tasks at rates of their own: depth of every frame, normals of every fourth; in between their last map is shown."""
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from edgemtl.errors import UsageError, unknown
 
+MANY = 10_000  # frames that are looked at for what is due together
 Only = Callable[[np.ndarray, Collection[str]], dict[str, np.ndarray]]  # a frame and tasks -> the maps of these
 
 
@@ -47,6 +49,13 @@ class Rates:
     def due(self, frame: int) -> list[str]:
         """The tasks to compute in the frame of that number, counted from 0."""
         return [task for task, number in self.every.items() if not frame or (frame - self._turn[task]) % number == 0]
+
+    @property
+    def sets(self) -> list[frozenset[str]]:
+        """The sets of tasks that are due together, but for all; of rates that hardly ever meet, not every one."""
+        turn = min(math.lcm(*self.every.values()), MANY)
+        found = dict.fromkeys(frozenset(self.due(frame)) for frame in range(1, turn + 1))
+        return [tasks for tasks in found if 0 < len(tasks) < len(self.every)]
 
 
 class Paced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -13,7 +13,7 @@ from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import Original, Session, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import cpu, parts, webgpu
+from edgemtl.targets.onnx import cpu, webgpu
 from edgemtl.threads import threads
 
 FILE = "model.onnx"
@@ -58,13 +58,12 @@ class ONNX(Target):
         options.intra_op_num_threads = threads() or 0
         names, file = list(manifest.tasks), folder / DEVICES[name]
 
-        def apart() -> Session:
+        def cut(tasks: list[str]) -> Any:
             with needs("onnx"):
-                shared, tasks = parts.split(_onnx.load(file), names)
-            return parts.ApartSession(shared, tasks, lambda model: _onnx.runtime(model, file, options), session.device)
+                model = _onnx.cut(_onnx.load(file), tasks)
+            return _onnx.runtime(model.SerializeToString(), file, options, tasks)
 
-        session = ONNXSession(_onnx.runtime(file, file, options, names), names, name, apart if len(names) > 1 else None)
-        return session
+        return ONNXSession(_onnx.runtime(file, file, options, names), names, name, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact."""
@@ -101,9 +100,9 @@ class ONNXSession(Session):
     how, float32 = "executed", True
 
     def __init__(
-        self, session: Any, names: list[str], device: str = "CPU", apart: Callable[[], Session] | None = None
+        self, session: Any, names: list[str], device: str = "CPU", cut: Callable[[list[str]], Any] | None = None
     ) -> None:
-        self.session, self._apart = session, apart
+        self.session, self._name, self._cut = session, device, cut  # makes a session of these outputs alone
         self.device = f"{device} (f32)"
         self._names = names
 
@@ -112,9 +111,11 @@ class ONNXSession(Session):
         maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
         return {name: map[0] for name, map in zip(self._names, maps)}
 
-    def apart(self) -> Session:
-        """A session of the same model in parts, see parts.py."""
-        return super().apart() if self._apart is None else self._apart()
+    def of(self, tasks: Collection[str]) -> ONNXSession:
+        """A session of the same model with these tasks' outputs alone."""
+        assert self._cut is not None
+        names = [name for name in self._names if name in tasks]
+        return ONNXSession(self._cut(names), names, self._name)
 
 
 target = ONNX()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.device import processor
 from edgemtl.errors import needs, reading
 from edgemtl.ledger import Found
-from edgemtl.target import Original, Session, Target
-from edgemtl.targets.openvino.parts import ApartSession, split
+from edgemtl.target import Original, Target
 from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, compiler_for, parse, read
 
 
@@ -55,11 +54,12 @@ class OpenVINO(Target):
         core, file, names = ov.Core(), folder / XML, list(manifest.tasks)
         compiler, device = compiler_for(core, file, device)
 
-        def apart(whole: Session) -> ApartSession:
-            return ApartSession(split(read(core, file), names), compiler, whole)
+        def cut(tasks: list[str]) -> Any:
+            model = read(core, file)
+            return compiler(ov.Model([model.output(task).node for task in tasks], model.get_parameters()))
 
         with reading(file, "OpenVINO"):  # where it lacks a task's map
-            return OpenVINOSession(compiler(file), names, device, apart if len(names) > 1 else None)
+            return OpenVINOSession(compiler(file), names, device, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The CPU's float32 for int8, if `device` has other arithmetic, whose bounds are wide."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ class OpenVINOSession(Session):
     how: How = "executed"
 
     def __init__(
-        self, compiled: Any, names: list[str], device: str, apart: Callable[[Session], Session] | None = None
+        self, compiled: Any, names: list[str], device: str, cut: Callable[[list[str]], Any] | None = None
     ) -> None:
         self.compiled = compiled
         self.device = device
-        self._apart = apart
+        self._cut = cut  # compiles the model with these outputs alone
         self.float32 = "(f32," in device or f"({FLOAT}," in device
         self._ports = {name: compiled.output(name) for name in names}
         self._own = threading.local()  # a request holds the frame and the maps of one caller
@@ -47,9 +47,11 @@ class OpenVINOSession(Session):
         results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
-    def apart(self) -> Session:
-        """A session of the same model in parts, see parts.py."""
-        return super().apart() if self._apart is None else self._apart(self)
+    def of(self, tasks: Collection[str]) -> OpenVINOSession:
+        """A session of the same model with these tasks' outputs alone, on the same device."""
+        assert self._cut is not None
+        names = [name for name in self._ports if name in tasks]
+        return OpenVINOSession(self._cut(names), names, self.device)
 
 
 def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
@@ -59,7 +61,7 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
 
 
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
-    """What compiles the model (or the IR in a file), or parts of it, for a device, and the device's name in full."""
+    """What compiles the model (or the IR in a file) for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):

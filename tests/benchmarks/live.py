@@ -42,7 +42,7 @@ class Elsewhere:
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         time.sleep(self.seconds)
-        return self.maps
+        return {task: map.copy() for task, map in self.maps.items()}  # what is shown again is not drawn anew
 
 
 def main() -> None:

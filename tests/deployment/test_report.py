@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -157,6 +158,24 @@ def test_a_float_network_that_scores_zero_has_no_gains(run: Path, tmp_path: Path
     tasks = len(Run(run).recipe.tasks)
     assert rows["float"][:tasks] == ["0.00"] * tasks and rows["openvino"][tasks] == "–"
     assert "% Δm" not in page.text
+
+
+def test_an_artifact_of_some_tasks_is_a_row_and_not_what_the_page_is_about(run: Path, tmp_path: Path) -> None:
+    measured(run)
+    whole, cut = artifact.read(run / "openvino"), run / "openvino-depth"
+    shutil.copytree(run / "openvino", cut)
+    artifact.write(cut, whole.model_copy(update={"tasks": {"depth": whole.tasks["depth"]}}))
+    scores, times = (json.loads((run / name).read_text()) for name in ("scores.json", "bench.json"))
+    scores[cut.name] = {**scores["openvino"], "tasks": {"depth": {whole.tasks["depth"].headline: 7.0}}}
+    times[cut.name] = times["openvino"] | {"end_to_end": {"p50_ms": 1.0}}
+    write_json(run / "scores.json", scores)
+    write_json(run / "bench.json", times)
+    page = Page(report.report(run, out=tmp_path / "out", data=tmp_path, frames=1))
+    rows = {row[0].split()[0]: row[1:] for row in page.cells}
+    names = list(Run(run).recipe.tasks)
+    assert rows[cut.name][: len(names)] == ["7.00" if name == "depth" else "–" for name in names]
+    assert rows[cut.name][len(names)] == "–" and rows["openvino"][len(names)] != "–"
+    assert "125frames/s" in page.text and "1000frames/s" not in page.text
 
 
 def test_the_page_shows_what_was_measured(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,15 +93,19 @@ def test_the_app_says_how_old_a_map_is(tmp_path: Path, monkeypatch: pytest.Monke
 
     for number in range(6):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((60, 80, 3), 40 * number, np.uint8))
+    edge = Predictor().manifest.tasks["edge"]
     titles = []
     found = camera.draw._cell
     monkeypatch.setattr(camera.draw, "_cell", lambda title, *rest: titles.append(title) or found(title, *rest))
+    decoded = []
+    decode = type(edge).decode
+    monkeypatch.setattr(type(edge), "decode", lambda *args: decoded.append(1) or decode(*args))
     stats = tmp_path / "stats.jsonl"
     with open_source(str(tmp_path)) as source:
         summary = camera.run(Predictor(every={"edge": 3}), source, headless=True, stats=str(stats))
-    edge = Predictor().manifest.tasks["edge"].title
-    of_edge = [title for title in titles if title.startswith(edge)]
-    assert of_edge == [edge, f"{edge} · 1 frame ago", f"{edge} · 2 frames ago"] * 2
+    of_edge = [title for title in titles if title.startswith(edge.title)]
+    assert of_edge == [edge.title, f"{edge.title} · 1 frame ago", f"{edge.title} · 2 frames ago"] * 2
+    assert len(decoded) == 2  # what is shown again is not decoded again
     assert summary.computed == {"semseg": 6, "depth": 6, "normals": 6, "edge": 2}
     lines = [json.loads(line) for line in stats.read_text().splitlines()]
     assert [line["ages"]["edge"] for line in lines] == [0, 1, 2, 0, 1, 2]

@@ -1,5 +1,6 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -88,3 +89,15 @@ def test_legend_states_the_painted_colours():
     for text, way in (ways | {"unknown": (0, 0, 0)}).items():
         assert np.abs(Normals().paint(np.array([[way]], np.float32))[0, 0].astype(int) - rows[text]).max() <= 1, text
     assert "unknown" not in dict(Normals().legend(np.array([[(0, 0, 1)]], np.float32)))
+
+
+@pytest.mark.parametrize("size", [(12, 20), (31, 17), (5, 6)])
+def test_a_map_becomes_unit_vectors_of_any_size(size):
+    map = np.moveaxis(directions(np.random.default_rng(0), 12, 20), -1, 0) * np.float32(3)
+    map[:, :4, :4] = 0
+    made = Normals().decode(map, size)
+    assert made.shape == (*size, 3) and made.dtype == np.float32
+    wide = cv2.resize(np.ascontiguousarray(np.moveaxis(map, 0, -1)), size[::-1], interpolation=cv2.INTER_LINEAR)
+    length = np.linalg.norm(wide.astype(np.float64), axis=-1, keepdims=True)
+    np.testing.assert_allclose(made, np.divide(wide, length, where=length > 1e-9, out=np.zeros_like(wide)), atol=1e-6)
+    assert not made[0, 0].any()

@@ -185,7 +185,7 @@ def roofline(every: list[dict[str, Any]], file: Path) -> None:
             best[precision] = max(best.get(precision, 0.0), statistics.median(values))
     bandwidth = best.pop("copy")
     with plots.figure(9, 4.2, salt=file.stem) as (made, [[axis]]):
-        xs = np.geomspace(2, 1000, 200)
+        xs = np.geomspace(3, 200, 200)
         for precision, ceiling in best.items():
             axis.loglog(xs, np.minimum(ceiling, xs * bandwidth), color="0.8", linewidth=1, zorder=0)
             axis.text(xs[-1], 1.04 * ceiling, f"{precision}: {ceiling:.0f} GMAC/s", ha="right", fontsize=7)
@@ -206,6 +206,9 @@ def roofline(every: list[dict[str, Any]], file: Path) -> None:
             )
         for precision, mark in MARKS.items():
             axis.plot([], [], mark, color="0.4", label=precision)
+        axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        axis.set_yticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+        axis.minorticks_off()
         axis.set_title(
             f"GMAC/s over MACs a byte of its products' maps and weights; filled: ours, hollow: authors' form, large:"
             f" OpenVINO; {bandwidth:.0f} GB/s"
