@@ -5,6 +5,7 @@
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
 #             only ExecuTorch and LiteRT, which are no targets, in their section of that page; with PROVE=--jetson only
 #             the archive of `deploy --to jetson`, started in an emulated Debian: docs/jetson.md
+# make speed  how fast the networks run here, beside their authors' form: docs/performance.md; SPEED="RECIPE --quick"
 # make docs   these pages and the API's as a site, out/docs/index.html; no network is needed once it is installed
 # make clean  removes what both made, except .venv
 # Each stage leaves a file; only stages whose file is missing run again.
@@ -12,7 +13,7 @@
 .DELETE_ON_ERROR:
 .SECONDARY:
 .NOTPARALLEL:
-.PHONY: demo lint fast test prove docs format clean
+.PHONY: demo lint fast test prove speed docs format clean
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -43,7 +44,7 @@ $(RUN)/.trained: | .venv/installed
 	touch $@
 
 $(RUN)/.compressed: $(RUN)/.trained
-	$(EDGEMTL) compress $(RUN)
+	$(EDGEMTL) compress $(RUN) --resume
 	touch $@
 
 $(RUN)/openvino-fp32/manifest.json: $(RUN)/.trained
@@ -104,6 +105,9 @@ test: lint
 
 prove: .venv/installed-dev
 	$(BIN)/python -m tests.prove $(PROVE)
+
+speed: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.speed $(SPEED)
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

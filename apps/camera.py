@@ -94,7 +94,7 @@ class View(live.View):
             return ""
         frame, maps, _ = self._last
         size = frame.shape[:2]
-        place = draw.place((y, x), size, 1 + len(self.names) if self.kind == "tiles" else 1)
+        place = draw.position_in_frame((y, x), size, 1 + len(self.names) if self.kind == "tiles" else 1)
         if place is None:
             return ""
         at = draw.cell(size, 1 + len(maps))  # no larger than it is drawn, however large the frame

@@ -35,14 +35,16 @@ def run(predictor: Predictor, source: Source, *, other: str = "", **how: Any) ->
     """Runs the artifact in the folder `other` on the same frames; UsageError where it has none of the tasks."""
     if not other:
         raise UsageError("what is it to be compared with? --set other=ARTIFACT")
-    second = selftest.opened(Path(other), None)
+    second = selftest.open_tested(Path(other), None)
     tasks = [name for name in predictor.manifest.tasks if name in second.manifest.tasks]
     if not tasks:
         raise UsageError(f"{other} and {predictor.folder} have no task in common")
     shown = View(predictor, second, tasks)
     infer = lambda frame: predictor.maps(frame) | {f"other {n}": m for n, m in second.maps(frame).items()}  # noqa: E731
-    done = play(infer, shown, source, **how)
-    return Compared(done.frames, done.fps, {name: float(np.mean(found)) for name, found in shown.differing.items()})
+    summary = play(infer, shown, source, **how)
+    return Compared(
+        summary.frames, summary.fps, {name: float(np.mean(shares)) for name, shares in shown.differing.items()}
+    )
 
 
 class View(live.View):

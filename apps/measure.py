@@ -9,7 +9,7 @@ import numpy as np
 
 from edgemtl.device import draw, live
 from edgemtl.device.camera import Source
-from edgemtl.device.distance import Point, distance, in_metres
+from edgemtl.device.distance import Pixel, distance, in_metres
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
@@ -43,19 +43,19 @@ def run(
     if not isinstance(points, (list, tuple)) or len(points) not in (0, 4) or not 0 < field < 170:
         raise UsageError(f"points={points}, field={field}: four numbers [x,y,x,y] and degrees below 170 are needed")
     height, width = source.size
-    given = [((y + 0.5) / height, (x + 0.5) / width) for x, y in zip(points[::2], points[1::2])]
-    if any(not (0 <= row < 1 and 0 <= column < 1) for row, column in given):
+    pixels = [((y + 0.5) / height, (x + 0.5) / width) for x, y in zip(points[::2], points[1::2])]
+    if any(not (0 <= row < 1 and 0 <= column < 1) for row, column in pixels):
         raise UsageError(f"points={points}: a point lies outside the frame of {width}x{height}")
-    shown = View(predictor, given, field)
-    done = play(predictor.maps, shown, source, **how)
+    shown = View(predictor, pixels, field)
+    summary = play(predictor.maps, shown, source, **how)
     metres, off = (float(np.median(each)) if each else None for each in (shown.metres, shown.off))
-    return Measured(done.frames, done.fps, metres, off)
+    return Measured(summary.frames, summary.fps, metres, off)
 
 
 class View(live.View):
     """The depth over the frame, and the line between the two points."""
 
-    def __init__(self, predictor: Predictor, points: list[Point], field: float) -> None:
+    def __init__(self, predictor: Predictor, points: list[Pixel], field: float) -> None:
         self.predictor, self.points, self.field = predictor, points, field
         self.depth = in_metres(predictor, "measuring")
         self.task = predictor.manifest.tasks[self.depth]
@@ -82,7 +82,7 @@ class View(live.View):
 
     def click(self, x: int, y: int) -> None:
         """The first or second point; a third click begins anew."""
-        if place := draw.place((y, x), self._frame, 1):
+        if place := draw.position_in_frame((y, x), self._frame, 1):
             self.points = [*self.points, place] if len(self.points) < 2 else [place]
             self.metres, self.off = [], []
 

@@ -25,7 +25,7 @@ REASONS = {
 
 
 def user_cache() -> Path:
-    """The user's own folder for what can be made again."""
+    """The user's folder for files that can be computed again."""
     return Path(platformdirs.user_cache_dir("edgemtl", appauthor=False))
 
 
@@ -100,9 +100,9 @@ def add_json(path: Path, key: str, value: Any) -> None:
 
 
 def keep(path: Path, key: str, value: Any) -> list[str]:
-    """As `add_json`, for results that were shown: why they cannot be kept, in a line, instead of an exception.
+    """As `add_json`, for results that were shown: returns why they cannot be written, instead of raising it.
 
-    So that whoever calls it can say first what is wrong with the results themselves.
+    So the caller can first say what is wrong with the results.
     """
     try:
         add_json(path, key, value)
@@ -148,9 +148,9 @@ def sha256(path: Path) -> str:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a journal, one JSON object with an `iteration` per line; none without the file.
 
-    Any other line is left out: of a killed process the last may be half a line.
+    Any other line is skipped: the last line of a killed process may be cut off.
     """
-    found = []
+    records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
@@ -158,5 +158,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             continue
         parts = (record.get(key, {}) for key in ("loss", "scores")) if isinstance(record, dict) else [None]
         if all(isinstance(part, dict) for part in parts) and isinstance(record.get("iteration"), int):
-            found.append(record)
-    return found
+            records.append(record)
+    return records

@@ -1,8 +1,8 @@
-"""Frames brought to a network's size, and its maps brought back: by one rule for training's scores, devices and demos.
+"""Brings frames to a network's size and its maps back, by one rule for training's scores, devices and demos.
 
-A frame is stretched, or it is padded: centred on a canvas of the network's aspect and at least its size, mean colour
-around it, and the canvas is stretched. So a padded frame keeps its aspect and is never enlarged. Which of both a
-network was trained for is part of its artifact.
+A frame is stretched or padded. To pad it means to centre it on a canvas of the mean colour, which has the network's
+aspect and at least its size, and to stretch the canvas. So a padded frame keeps its aspect and is never enlarged. The
+artifact says which of both its network was trained for.
 """
 
 import cv2
@@ -38,7 +38,7 @@ def predict(
 ) -> np.ndarray:
     """The task's prediction for a frame of size `frame` that was fitted into `size`, cut back to that frame alone.
 
-    `at`: the size that the prediction is wanted in, where it is not the frame's.
+    `at`: the size of the prediction, where it is not the frame's.
     """
     at = at or frame
     rows, columns = (
@@ -47,10 +47,10 @@ def predict(
     return np.ascontiguousarray(task.decode(map, (rows, columns))[window(at, (rows, columns))])
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of `count` frames' numbers, evenly spaced from the first to the last."""
-    found: list[int] = np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
-    return found
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers of `count` frames, evenly spaced from the first to the last."""
+    indices: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return indices
 
 
 def canvas(frame: Size, size: Size, how: Fit) -> Size:

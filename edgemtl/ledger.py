@@ -1,7 +1,7 @@
-"""The ledger, `scales.json`: every quantized tensor of an int8 model, and what a finished artifact holds of each.
+"""The ledger, `scales.json`, lists every quantized tensor of an int8 model; artifacts' files are compared with it.
 
-NumPy only, and nothing here knows a file format: a target's `quantized(folder)` reads its own files, from their bytes,
-and gives back what it found in each as `Found`.
+NumPy only. This module knows no file format: a target's `quantized(folder)` reads the bytes of its own files and
+returns the quantized tensors of each file as `Found`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SLOT = re.compile(r"(pre|post)_hooks\..+__\d+\.\d+|points\..+")  # before or aft
 
 
 class Check(NamedTuple):
-    """One static check of an artifact: what a target's `check(folder, manifest)` gives back a list of."""
+    """The result of one static check of an artifact; a target's `check(folder, manifest)` returns a list of them."""
 
     name: str
     ok: bool
@@ -34,7 +34,7 @@ class Check(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One quantized tensor as one of a target's files holds it, one for each place; or one of the file's maps."""
+    """One place of a quantized tensor in one of a target's files, or one of the file's maps."""
 
     name: str  # the ledger's; of a map, its task
     role: str  # "weight", "activation" or "output"
@@ -42,13 +42,13 @@ class Found(NamedTuple):
     axis: int | None  # of the channels with a scale each; None: one scale
     scale: np.ndarray  # float32, () or (C,)
     codes: np.ndarray | None = None  # int8 of a weight, in torch's layout; formats that shift them are shifted back
-    # Names of the operations that read it (those that only move values stepped over). A converter that makes one node
-    # of several equal quantizers on a tensor leaves its readers, and by them the ledger sees that nothing got lost.
+    # Names of the operations that read it, not counting those that only move values. A converter may make one node of
+    # several equal quantizers on a tensor. It keeps their readers, which show that no quantizer was lost.
     readers: tuple[str, ...] = ()
-    # Where it stands, as `sources`: of the tensor that an activation is rounded from, of what else each layer with this
-    # weight reads, of a map.
+    # Where it stands, as `sources`: those of the tensor that an activation is rounded from; of a weight, those of the
+    # other input of each layer that has it; those of a map.
     reads: tuple[tuple[str, ...], ...] = ()
-    problem: str | None = None  # what breaks the one int8 form here, such as a zero point of 3
+    problem: str | None = None  # how this place breaks the one int8 form, such as by a zero point of 3
 
     @property
     def sha256(self) -> str | None:
@@ -82,13 +82,13 @@ class Ledger(NamedTuple):
     outputs: dict[str, tuple[str, ...]]  # the sources of each map
 
 
-class Result(NamedTuple):
-    """What a comparison found: texts by the tensor's name."""
+class Comparison(NamedTuple):
+    """The result of a comparison: texts by the tensor's name."""
 
     rows: dict[str, Row]
-    places: dict[str, int]  # of the bit-equal entries: in how many places the artifact has them
+    places: dict[str, int]  # of each bit-equal entry: the number of its places in the artifact
     wrong: dict[str, str]  # what differs, or that the artifact does not have it
-    merged: dict[str, str]  # what the converter made one node of, and how the artifact shows it
+    merged: dict[str, str]  # entries that share a node with others, and how the artifact shows it
     unknown: dict[str, str]  # quantized tensors of the artifact that are not in the ledger
     files: int = 1
 
@@ -198,10 +198,11 @@ def _known(*sources: tuple[str, ...], rows: dict[str, Row]) -> None:
 
 
 def cut(ledger: Ledger, tasks: Container[str]) -> Ledger:
-    """What a file that has these tasks alone must hold: the rows that their maps are computed from.
+    """The ledger of a file with only these tasks: the rows that their maps are computed from.
 
-    A layer that runs several times may run less often there. Then its rows have fewer places, at least one, and a row
-    that nothing but some of its runs need may be missing. That hides no loss: what reads a place names its sources.
+    A layer that runs several times may run less often in such a file. Then its rows have fewer places, but at least
+    one, and a row that only some of its runs need may be missing. A loss still shows, because each reader names its
+    sources.
     """
     outputs = {task: names for task, names in ledger.outputs.items() if task in tasks}
     if outputs.keys() == ledger.outputs.keys():
@@ -210,61 +211,61 @@ def cut(ledger: Ledger, tasks: Container[str]) -> Ledger:
     start = [name for names in outputs.values() for name in names]
     possible = _above(start, before)
     certain = _above(start, {name: reads for name, reads in before.items() if len(reads) == 1})
-    kept = []
+    rows = []
     for row in ledger.rows:
         if row.name in possible:
             least = 0 if row.name not in certain else 1
             reads = frozenset(names for names in row.reads if possible.issuperset(names))
-            kept.append(row._replace(reads=reads, least=least))
-    return ledger._replace(rows=kept, outputs=outputs)
+            rows.append(row._replace(reads=reads, least=least))
+    return ledger._replace(rows=rows, outputs=outputs)
 
 
 def _above(names: Iterable[str], before: Mapping[str, Iterable[tuple[str, ...]]]) -> set[str]:
-    """These names, those that they read, and so on."""
-    found: set[str] = set()
+    """These names, the names that they read, and so on."""
+    above: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in above:
+            above.add(name)
             waiting += [other for read in before.get(name, ()) for other in read]
-    return found
+    return above
 
 
 # ---- names and places
 
 
-def place(name: str, index: int) -> str:
-    """What the index-th node of one entry is called in a file, where names must differ."""
+def node_name(name: str, index: int) -> str:
+    """The name in a file of an entry's node number `index`; names of nodes must differ."""
     return name if index == 0 else f"{name} #{index + 1}"
 
 
-def name(place: str) -> str:
-    """The ledger's name of a node called by `place`."""
+def entry_name(place: str) -> str:
+    """The ledger's name of a node with this name in a file."""
     return place.partition(" #")[0]
 
 
 def sources(
     start: Iterable[Any], named: Callable[[Any], str | None], before: Callable[[Any], Iterable[Any]]
 ) -> tuple[str, ...]:
-    """Names of the quantized tensors that the nodes `start` are computed from, the nearest ones on every way up.
+    """The names of the quantized tensors that the nodes `start` are computed from: the nearest on every path up.
 
-    Whatever operations lie between, and however a converter splits, fuses or reorders them, this stays the same, if
-    `before` leaves out what reads no values but a shape. It changes where a quantizer stands on another tensor, and
-    where a reader takes the float tensor instead.
+    A converter may split, fuse or reorder the operations in between without changing this, if `before` leaves out nodes
+    that read only a shape. It does change if a quantizer stands on another tensor, or if a reader takes the float
+    tensor instead.
     """
-    found, seen, waiting = set(), set(), list(start)
+    names, passed, waiting = set(), set(), list(start)
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in passed:
             continue
-        seen.add(node)
-        known = named(node)
-        if known is None:
+        passed.add(node)
+        name = named(node)
+        if name is None:
             waiting += before(node)
         else:
-            found.add(known)
-    return tuple(sorted(found))
+            names.add(name)
+    return tuple(sorted(names))
 
 
 def output(task: str, made_of: tuple[str, ...]) -> Found:
@@ -275,33 +276,38 @@ def output(task: str, made_of: tuple[str, ...]) -> Found:
 # ---- comparing
 
 
-def compare_files(ledger: Ledger, files: Files) -> Result:
-    """Every row against every file by itself; texts name the file where there are several."""
+def compare_files(ledger: Ledger, files: Files) -> Comparison:
+    """Compares every row with every file. With several files, texts name the file."""
     results = {file: compare(ledger, found) for file, found in files.items()}
     if len(results) == 1:
         return next(iter(results.values()))
     rows = {name: row for result in results.values() for name, row in result.rows.items()}
-    made = Result(rows, {}, {}, {}, {}, len(results))
+    total = Comparison(rows, {}, {}, {}, {}, len(results))
     for file, result in results.items():
         for name, count in result.places.items():
-            made.places[name] = made.places.get(name, 0) + count
-        for texts, own in ((made.wrong, result.wrong), (made.merged, result.merged), (made.unknown, result.unknown)):
-            for name, text in own.items():
+            total.places[name] = total.places.get(name, 0) + count
+        for texts, more in (
+            (total.wrong, result.wrong),
+            (total.merged, result.merged),
+            (total.unknown, result.unknown),
+        ):
+            for name, text in more.items():
                 texts[name] = f"{texts[name]}; {file}: {text}" if name in texts else f"{file}: {text}"
-    return made
+    return total
 
 
-def compare(ledger: Ledger, found: Sequence[Found]) -> Result:
-    """Every row against every place where one file has it, bit for bit, and against where it stands.
+def compare(ledger: Ledger, found: Sequence[Found]) -> Comparison:
+    """Compares every row with all its places in one file: their bits, and where they stand.
 
-    A file has a row in as many places as the network, or in fewer where it shows why: its nodes have as many readers as
-    the row has slots, or another row's node with the same numbers stands on the same tensor and is read instead.
+    A file has a row in as many places as the network. It may have fewer if it shows why: the row's nodes have as many
+    readers as the row has slots, or another row's node with the same numbers stands on the same tensor and is read
+    instead.
     """
     places: dict[str, list[Found]] = {}
     for one in found:
         if one.role != OUTPUT:
             places.setdefault(one.name, []).append(one)
-    result = Result({row.name: row for row in ledger.rows}, {}, {}, {}, {})
+    result = Comparison({row.name: row for row in ledger.rows}, {}, {}, {}, {})
     for row in ledger.rows:
         here = places.get(row.name, [])
         differs = [text for text in (_difference(row, one) for one in here) if text]
@@ -329,7 +335,7 @@ def _least(row: Row) -> int:
 
 
 def _difference(row: Row, one: Found) -> str | None:
-    """What a place holds otherwise than the ledger, or None."""
+    """How a place differs from the ledger, or None."""
     if one.problem:
         return one.problem
     for key in ("role", "axis"):
@@ -343,10 +349,10 @@ def _difference(row: Row, one: Found) -> str | None:
     unequal = np.flatnonzero(scale.reshape(-1).view(np.uint32) != row.scale.reshape(-1).view(np.uint32))
     if unequal.size:
         channel = int(unequal[0])
-        got, wanted = (float(s.reshape(-1)[channel]) for s in (scale, row.scale))
+        value, expected = (float(s.reshape(-1)[channel]) for s in (scale, row.scale))
         where = "scale" if row.axis is None else f"scale of channel {channel}"
         more = f" (and {unequal.size - 1} more)" if unequal.size > 1 else ""
-        return f"{where} {got:.9g}, the ledger has {wanted:.9g}{more}"
+        return f"{where} {value:.9g}, the ledger has {expected:.9g}{more}"
     if row.role == "activation":
         return None
     if one.codes is None or one.codes.dtype != np.int8:
@@ -360,17 +366,17 @@ def _difference(row: Row, one: Found) -> str | None:
 
 
 class _Standing:
-    """Where the rows of a ledger stand in one file, from what their places read."""
+    """Where the rows of a ledger stand in one file, judged by what their places read."""
 
     def __init__(self, ledger: Ledger, places: dict[str, list[Found]], outputs: dict[str, Found]) -> None:
         self.ledger, self.places, self.outputs = ledger, places, outputs
         self.instead: dict[str, str] = {}  # a row without a node -> the row whose node stands for it
 
-    def judge(self, result: Result) -> None:
-        """Adds what stands elsewhere, what is missing and what was merged to the result."""
+    def judge(self, result: Comparison) -> None:
+        """Adds to the result the rows that stand elsewhere, are missing or were merged."""
         missing = {row.name: row for row in self.ledger.rows if row.name not in self.places}
         broken = {name for name, here in self.places.items() if any(one.problem for one in here)}
-        hidden: set[str] = set()  # what a row that is lost keeps from being told is not held against others
+        hidden: set[str] = set()  # rows about which a lost row leaves doubt: they do not count against others
         while missing:
             found = {name: known for name, row in missing.items() if (known := self._stand_in(row, hidden))}
             for name, (stand_in, reader) in found.items():
@@ -402,14 +408,14 @@ class _Standing:
 
     def _hold(
         self,
-        result: Result,
+        result: Comparison,
         name: str,
         what: str,
         wanted: frozenset[tuple[str, ...]],
         here: list[Found],
         lost: set[str],
     ) -> None:
-        """Notes where `here` does not read what is wanted; not where a lost row keeps that from being told."""
+        """Notes where `here` does not read what it should, unless a lost row leaves that in doubt."""
         if any(lost & set(names) for names in wanted):
             return
         wanted = frozenset(map(self._renamed, wanted))

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 LONG = 8  # entries of a list that are shown
 
 
-class Options(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Data(Options):
+class Data(Section):
     name: str  # a file in edgemtl/data
     options: dict[str, Any] = {}  # keyword arguments of that file's `open`
 
@@ -40,7 +40,7 @@ class Data(Options):
         return samples
 
 
-class Network(Options):
+class Network(Section):
     method: str  # a file in edgemtl/models
     backbone: str  # a timm name
     weights: str | None = None  # local file with the backbone's weights, or "zoo:NAME", those of a bundled model
@@ -52,7 +52,7 @@ class Network(Options):
         return self.model_copy(update={"pretrained": False, "weights": None})
 
 
-class Augment(Options):
+class Augment(Section):
     scale: tuple[float, float] = (1.0, 1.0)  # the image is enlarged by a factor drawn from this range
     scales: tuple[float, ...] = ()  # or by one of these
     turn: float = Field(0.0, ge=0, le=180)  # degrees: the image is turned by an angle drawn from -turn to turn
@@ -70,7 +70,7 @@ def _by_task(raw: Any) -> Any:
     return raw
 
 
-class Losses(Options):
+class Losses(Section):
     depth_square: float = 0.0  # weight of half the squared depth error beside the absolute one
     # Of each class, by task; none: all equal.
     class_weights: Annotated[dict[str, tuple[float, ...]], BeforeValidator(_by_task)] = {}
@@ -79,7 +79,7 @@ class Losses(Options):
     bce_mean: Literal["labelled", "all"] = "labelled"  # pixels that a probability's loss is averaged over
 
 
-class Training(Options):
+class Training(Section):
     iterations: int = Field(gt=0)
     batch: int = Field(gt=0)  # samples per optimizer step, over all processes
     accumulate: int = Field(1, gt=0)  # micro-batches per optimizer step
@@ -101,15 +101,18 @@ class Training(Options):
         "fixed"  # factors on those weights: see edgemtl/training/balance.py
     )
     losses: Losses = Losses()
+    teacher: float = Field(1.0, ge=0)  # weight of a teacher's raw outputs beside the labels, where there is one
     workers: int = Field(2, ge=0)
     cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
     seed: int = Field(0, ge=0)
 
 
-class Compression(Options):
+class Compression(Section):
     calibration: int = Field(128, gt=0)  # frames
     iterations: int = Field(0, ge=0)  # of quantization-aware fine-tuning
     batch: int = Field(8, gt=0)
+    accumulate: int = Field(1, gt=0)  # micro-batches per optimizer step
+    save_every: int = Field(50, gt=0)  # iterations
     rate: float = Field(3e-5, gt=0)
     teacher: float = Field(1.0, ge=0)  # weight of the float model's maps beside the labels
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
@@ -126,7 +129,7 @@ class Compression(Options):
         return self.exact and self.scales == "power-of-two"
 
 
-class Published(Options):
+class Published(Section):
     """What a paper reports for the network of a recipe's file, which holds it as `published`."""
 
     paper: str
@@ -136,7 +139,7 @@ class Published(Options):
     scores: dict[str, float] = {}  # headline score of each task
 
 
-class Recipe(Options):
+class Recipe(Section):
     name: str
     summary: str
     data: Data
@@ -189,7 +192,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """A copy with settings such as "training.rate=1e-3" or "size=[240,320]" applied, types checked."""
     raw = recipe.model_dump(mode="json")
     for setting in settings:
-        key, value = parse(setting)
+        key, value = parse_setting(setting)
         *path, last = key.split(".")
         holder = raw
         for part in path:
@@ -205,7 +208,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         raise UsageError(f"--set {first_problem(error)}") from None
 
 
-def flat(recipe: Recipe) -> list[tuple[str, str]]:
+def flat_fields(recipe: Recipe) -> list[tuple[str, str]]:
     """Every field as `--set` names it, with its value as JSON; long lists only by their length."""
     rows: list[tuple[str, str]] = []
 
@@ -222,7 +225,7 @@ def flat(recipe: Recipe) -> list[tuple[str, str]]:
     return rows
 
 
-def parse(setting: str) -> tuple[str, Any]:
+def parse_setting(setting: str) -> tuple[str, Any]:
     """The key and the value of a setting such as "training.rate=1e-3"."""
     key, equals, text = setting.partition("=")
     if not equals:

@@ -34,6 +34,8 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"  # losses and scores while it was trained, one record a line
         self.tensorboard = self.folder / "tensorboard"  # the same, for TensorBoard
         self.state = self.folder / "last.safetensors"  # all that training needs to go on
+        self.finetuning = self.folder / "finetuning.safetensors"  # all that fine-tuning needs to go on, until it ends
+        self.finetuning_metrics = self.folder / "finetuning.jsonl"  # losses while it was fine-tuned
         self.ledger = self.folder / "scales.json"  # every quantized tensor of the int8 weights, see edgemtl.ledger
         self.sensitivity = self.folder / "sensitivity.json"  # what each layer's int8 costs each task
         # By the name of weights or of an artifact's folder:
@@ -80,7 +82,7 @@ class Run:
 
     def describe(self, form: str) -> Manifest:
         """What a manifest would say of these weights; UsageError where they are missing."""
-        return describe(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
+        return describe_weights(self.recipe, self.need(form), "fp32" if form == "float" else "int8")
 
     def artifact(self, target: str, precision: str = "int8", tasks: Iterable[str] = ()) -> Path:
         """The folder of an artifact: named after the target for int8, "TARGET-fp32" and so on for the others.
@@ -95,7 +97,7 @@ class Run:
         return {file.parent: artifact.read(file.parent) for file in sorted(self.folder.glob(f"[!.]*/{artifact.FILE}"))}
 
 
-def describe(recipe: Recipe, file: Path, precision: str) -> Manifest:
+def describe_weights(recipe: Recipe, file: Path, precision: str) -> Manifest:
     """What a manifest would say of a file of weights for a recipe's network."""
     digest = sha256(file)
     return Manifest(

@@ -1,4 +1,4 @@
-"""Samples of a data set, held against what their tasks allow before anything is made of them."""
+"""Reads the samples of a data set and checks that every label is one that its task allows."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from edgemtl.tasks import Task
 
 
 class _Samples(DataSet):
-    """What is made of a data set's samples, frame by frame."""
+    """A data set whose samples are those of another one, changed."""
 
     def __init__(self, samples: DataSet) -> None:
         self.samples = samples
@@ -34,7 +34,7 @@ class _Samples(DataSet):
 class Checked(_Samples):
     """The samples of a data set; reading one raises UsageError, naming its file, where a label cannot be right.
 
-    That is one of another size than its image, or with values that its task does not have: class ids past the last,
+    Such a label has another size than its image, or values that its task does not have: class ids past the last,
     millimetres for metres.
     """
 
@@ -61,13 +61,13 @@ class Checked(_Samples):
 
 
 class Held(_Samples):
-    """The samples of a data set, read once and held in memory. A sample's UsageError is raised when it is asked for."""
+    """The samples of a data set, read once and held in memory. Indexing a broken one raises its UsageError."""
 
     def __init__(self, samples: DataSet) -> None:
         super().__init__(samples)
         with ThreadPoolExecutor() as pool:  # decoders run outside Python's lock
-            read = pool.map(lambda index: _read(samples, index), range(len(samples)))
-            self.held = list(show.track(read, "reading frames", len(samples)))
+            samples_read = pool.map(lambda index: _read(samples, index), range(len(samples)))
+            self.held = list(show.track(samples_read, "reading frames", len(samples)))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         sample = self.held[index]
@@ -83,9 +83,9 @@ def _read(samples: DataSet, index: int) -> dict[str, np.ndarray] | UsageError:
         return error
 
 
-def load(data: Data, root: Path | None, split: str, tasks: Mapping[str, Task]) -> Checked:
+def load_samples(data: Data, root: Path | None, split: str, tasks: Mapping[str, Task]) -> Checked:
     """The samples of a split with the labels of some tasks; UsageError where it cannot be had or is empty."""
-    found = data.open(root, split, tasks)
-    if len(found) == 0:
+    samples = data.open(root, split, tasks)
+    if len(samples) == 0:
         raise UsageError(f"the {split} split of {data.name} is empty{f' in {root}' if root else ''}")
-    return Checked(found, tasks)
+    return Checked(samples, tasks)

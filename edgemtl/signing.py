@@ -34,7 +34,7 @@ def sign(folder: Path, key: Path) -> None:
     config.set_hashing_config(ignored).sign(folder, folder / SIGNATURE)
 
 
-def check(folder: Path, key: Path) -> None:
+def check_signature(folder: Path, key: Path) -> None:
     """CheckFailed where a folder is not, in every file, what the owner of this public key signed.
 
     UsageError for no such key.
@@ -57,10 +57,10 @@ def check(folder: Path, key: Path) -> None:
         raise CheckFailed(f"{folder} is not what the owner of {key} signed: {reason}") from None
 
 
-def demand(key: Path | str | None, *folders: Path) -> None:
-    """As `check`, for each of the folders; nothing where there is no key."""
+def require_signatures(key: Path | str | None, *folders: Path) -> None:
+    """As `check_signature`, for each of the folders; without a key it checks nothing."""
     for folder in folders if key is not None else ():
-        check(folder, Path(str(key)))
+        check_signature(folder, Path(str(key)))
 
 
 def _there(key: Path) -> None:

@@ -1,7 +1,7 @@
 """What a target is: a file or folder in `targets/` that converts a network into an artifact and opens it again.
 
-Two methods every target has, `convert` in the workshop and `open` on the device. Whatever else it can do is spelled
-here with what it means to leave it out, so a target inherits from `Target`, and its sessions from `Session`.
+Every target has two methods: `convert` in the workshop and `open` on the device. Everything else that a target may do
+is a method here with a default, so a target inherits from `Target`, and its sessions from `Session`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
-Data = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+DataFolder = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
 FrameRate = Annotated[float, Parameter(validator=_rate)]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
@@ -68,7 +68,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)
 Paths = Annotated[list[Path] | None, SEVERAL]
 Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
-Target = Annotated[str, Parameter(converter=_module)]
+TargetName = Annotated[str, Parameter(converter=_module)]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
 Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
 
@@ -87,7 +87,7 @@ def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None,
     from edgemtl.device import catalogue
 
     if kind == "recipes":
-        listed = catalogue.entries()
+        listed = catalogue.recipes_by_name()
         print(jsons.dumps(catalogue.as_json(listed), indent=1)) if as_json else catalogue.show_table(listed)
         return
     found = {
@@ -106,10 +106,12 @@ def train(
     /,
     *,
     run: Path,
-    data: Data = None,
+    data: DataFolder = None,
     settings: Settings = None,
     tasks: Tasks = None,
     init: Path | None = None,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     resume: Flag = False,
     dry_run: Flag = False,
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -127,6 +129,8 @@ def train(
         settings: override fields of the recipe, such as training.rate=1e-3
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
+        teacher: learn beside the labels from this run, bundled model or ONNX file
+        unlabelled: a folder of pictures to learn from the teacher on, too
         resume: go on after the run's last checkpoint
         dry_run: take three steps, write nothing, and say how long all would take and how much memory
         precision: arithmetic
@@ -147,12 +151,13 @@ def train(
         from edgemtl.training.train import train
 
     return train(
-        loaded, run=run, data=data, resume=resume, init=init, precision=precision, accelerator=accelerator,
+        loaded, run=run, data=data, resume=resume, init=init, teacher=teacher, unlabelled=unlabelled,
+        precision=precision, accelerator=accelerator,
         devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy, dry_run=dry_run,
     )  # fmt: skip
 
 
-def show(recipe: str, /, *, data: Data = None, settings: Settings = None, as_json: Json = False) -> None:
+def show(recipe: str, /, *, data: DataFolder = None, settings: Settings = None, as_json: Json = False) -> None:
     """Show all that a recipe states, as `train` would take it.
 
     Args:
@@ -171,16 +176,17 @@ def show(recipe: str, /, *, data: Data = None, settings: Settings = None, as_jso
     if as_json:
         print(loaded.model_dump_json(indent=1))
         return
-    display.table(loaded.summary, ("field", "value"), recipes.flat(loaded), left=2)
+    display.table(loaded.summary, ("field", "value"), recipes.flat_fields(loaded), left=2)
 
 
-def compress(run: Path, /, *, data: Data = None, settings: Settings = None) -> Any:
+def compress(run: Path, /, *, data: DataFolder = None, settings: Settings = None, resume: Flag = False) -> Any:
     """Quantize a run's network to int8: calibrate, then fine-tune.
 
     Args:
         run: a run folder with float weights
         data: where the data set lies (default: the variable EDGEMTL_DATA)
         settings: override fields of the recipe, such as compression.iterations=200
+        resume: go on with a fine-tuning that was interrupted
 
     Example:
         edgemtl compress runs/nyud --data NYUDv2 --set compression.iterations=200
@@ -188,10 +194,10 @@ def compress(run: Path, /, *, data: Data = None, settings: Settings = None) -> A
     with needs("train"):
         from edgemtl.quantization.compress import compress
 
-    return compress(run, data=data, settings=settings or [])
+    return compress(run, data=data, settings=settings or [], resume=resume)
 
 
-def sensitivity(run: Path, /, *, data: Data = None, frames: Count = 4, out: Path | None = None) -> None:
+def sensitivity(run: Path, /, *, data: DataFolder = None, frames: Count = 4, out: Path | None = None) -> None:
     """Measure what each layer's int8 costs each task, after compress.
 
     Args:
@@ -204,16 +210,16 @@ def sensitivity(run: Path, /, *, data: Data = None, frames: Count = 4, out: Path
         edgemtl sensitivity runs/nyud --data NYUDv2 --out sensitivity.svg
     """
     with needs("train"):
-        from edgemtl.quantization.float_layers import measure
+        from edgemtl.quantization.float_layers import measure_sensitivity
 
-    measure(run, data=data, frames=frames, out=out)
+    measure_sensitivity(run, data=data, frames=frames, out=out)
 
 
 def convert(
     run: Path,
     /,
     *,
-    target: Target,
+    target: TargetName,
     precision: Literal["fp32", "fp16", "int8"] = "int8",
     tasks: Tasks = None,
     settings: Settings = None,
@@ -241,7 +247,7 @@ def evaluate(
     path: Path,
     /,
     *,
-    data: Data = None,
+    data: DataFolder = None,
     reference: Path | None = None,
     settings: Settings = None,
     weights: str = "float",
@@ -278,7 +284,7 @@ def evaluate(
     from edgemtl import signing
     from edgemtl.device.evaluate import evaluate
 
-    signing.demand(trust, path)
+    signing.require_signatures(trust, path)
     return evaluate(
         path, data=data, weights=weights, split=split, budget=budget, baseline=baseline, limit=limit, as_json=as_json,
         device=device, reference=reference, settings=settings or [], untested=untested,
@@ -312,7 +318,7 @@ def verify(
     *,
     run: Path | None = None,
     recording: Path | None = None,
-    data: Data = None,
+    data: DataFolder = None,
     frames: Count = 8,
     device: str | None = None,
     blame: Flag = False,
@@ -349,9 +355,9 @@ def verify(
         return walk(artifact, run=run, data=data, device=device, bound=bound, as_json=as_json)
     if recording:
         with needs("train"):
-            from edgemtl.deployment.recording import check
+            from edgemtl.deployment.recording import check_recording
 
-        return check(artifact, recording, run=run, as_json=as_json)
+        return check_recording(artifact, recording, run=run, as_json=as_json)
     with needs("train"):
         from edgemtl.deployment.verify import verify
 
@@ -404,10 +410,10 @@ def predict(
     """
     from edgemtl import bundled, signing
     from edgemtl.device.predict import predict
-    from edgemtl.device.selftest import opened
+    from edgemtl.device.selftest import open_tested
 
-    signing.demand(trust, bundled.folder(model))
-    predictor = opened(bundled.folder(model), device, untested=untested)
+    signing.require_signatures(trust, bundled.folder(model))
+    predictor = open_tested(bundled.folder(model), device, untested=untested)
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
@@ -426,7 +432,7 @@ def selftest(artifact: Path, /, *, device: str | None = None, trust: Path | None
     from edgemtl import signing
     from edgemtl.device.selftest import selftest
 
-    signing.demand(trust, artifact)
+    signing.require_signatures(trust, artifact)
     return selftest(artifact, device=device, as_json=as_json)
 
 
@@ -464,9 +470,9 @@ def lint(file: Path, /, *, tensorrt: str | None = None, jetpack: str | None = No
     Example:
         edgemtl lint model.onnx --jetpack 6.2
     """
-    from edgemtl.targets.tensorrt.lint import report
+    from edgemtl.targets.tensorrt.lint import print_findings
 
-    report(file, tensorrt=tensorrt, jetpack=jetpack, as_json=as_json)
+    print_findings(file, tensorrt=tensorrt, jetpack=jetpack, as_json=as_json)
 
 
 def matrix(
@@ -474,7 +480,7 @@ def matrix(
     /,
     *,
     target: Targets = None,
-    data: Data = None,
+    data: DataFolder = None,
     limit: Count | None = None,
     out: Path | None = None,
 ) -> Any:
@@ -548,7 +554,7 @@ def bench(
     from edgemtl.files import add_json, dumps
     from edgemtl.run import Run, run_of
 
-    signing.demand(trust, *artifacts)
+    signing.require_signatures(trust, *artifacts)
     if len(artifacts) > 1:
         if threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
@@ -623,11 +629,11 @@ def demo(
     from edgemtl import show as display
     from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
-    from edgemtl.device.play import settings_of
-    from edgemtl.device.selftest import opened
+    from edgemtl.device.play import beside, settings_of
+    from edgemtl.device.selftest import open_tested
     from edgemtl.files import dumps
 
-    signing.demand(trust, bundled.folder(artifact))
+    signing.require_signatures(trust, bundled.folder(artifact))
     module = registry.load("apps", app)
     run = module.app()
     if to := getattr(module, "DEPLOYED", None):
@@ -637,8 +643,13 @@ def demo(
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)
-    predictor = opened(bundled.folder(artifact), device, untested=untested, every=rates.parse(every or []))
-    with open_source(source, Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)) as frames:
+    wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
+    paces = rates.parse(every or [])
+    predictor, camera = beside(
+        lambda: open_tested(bundled.folder(artifact), device, untested=untested, every=paces),
+        lambda: open_source(source, wanted),
+    )
+    with camera as frames:
         summary = run(
             predictor, frames, record=record, headless=headless, limit=limit, show=show, address=address, stats=stats,
             **own,
@@ -653,7 +664,7 @@ def demo(
 
 def doctor(
     *,
-    target: Target | None = None,
+    target: TargetName | None = None,
     data: Path | None = None,
     dataset: str | None = None,
     limit: Count | None = None,
@@ -686,7 +697,7 @@ def doctor(
     checkup(data, dataset=dataset, limit=limit, out=out)
 
 
-def report(run: Path, /, *, out: Path | None = None, data: Data = None, frames: Count = 4) -> None:
+def report(run: Path, /, *, out: Path | None = None, data: DataFolder = None, frames: Count = 4) -> None:
     """Write a page with a run's scores, sizes, latencies and pictures.
 
     Args:

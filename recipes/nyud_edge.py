@@ -9,5 +9,4 @@ def recipe() -> Recipe:
         name="nyud_edge",
         summary="EfficientNet-Lite0 and a narrow DeMT at 240x320",
         network=narrow_demt(),
-        budget="",  # a float layer would be the only one that is not exact
     )

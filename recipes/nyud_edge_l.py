@@ -10,5 +10,4 @@ def recipe() -> Recipe:
         summary="EfficientNet-Lite2 and a wider DeMT at 288x384",
         network=narrow_demt("tf_efficientnet_lite2", width=128, head_width=64),
         size=(288, 384),
-        budget="",
     )

@@ -10,5 +10,4 @@ def recipe() -> Recipe:
         summary="EfficientNet-Lite0 and a narrower DeMT at 192x256",
         network=narrow_demt(width=48, key_width=16, offset_groups=4, head_width=32),
         size=(192, 256),
-        budget="",
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET, IR = 17, 8
 SIMPLIFIER = (sys.executable, "-m", "onnxsim")
 SIMPLIFIER_SECONDS = 180.0
-CODES = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
+CODES_SUFFIX = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
 QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it
 MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values stay as they are
 
@@ -33,9 +33,9 @@ MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # 
 def build(original: Original, extra: str) -> Any:
     """The ModelProto: input `frame` uint8 (1, H, W, 3) RGB, an output for each task.
 
-    int8 weights are stored as int8 with a DequantizeLinear behind them, biases as float. The graph is simplified where
-    onnxsim manages it in time and the result computes the same; otherwise one line says why not. `extra` is what to
-    install where onnx is missing.
+    int8 weights are stored as int8 with a DequantizeLinear behind them, biases as float. onnxsim simplifies the graph,
+    if it does so in time and the result computes the same; otherwise a note says why not. UsageError naming `extra`,
+    the extra to install, where onnx is missing.
     """
     with needs(extra):
         import onnx
@@ -62,7 +62,7 @@ def build(original: Original, extra: str) -> Any:
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
-    from edgemtl.quantization.names import named
+    from edgemtl.quantization.names import tagged
 
     class Camera(torch.nn.Module):
         """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
@@ -76,7 +76,7 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
             return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), named(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -97,22 +97,22 @@ def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
 
 
 def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
-    """Replaces every QuantizeLinear of a constant by the `codes` of the weight that it is named after, in place."""
+    """Replaces every QuantizeLinear of a weight by the weight's `codes`, in place; its name says which weight."""
     from onnx import numpy_helper
 
     from edgemtl.quantization.names import name_in
 
     graph = model.graph
-    constants = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     renamed: dict[str, str] = {}  # output of an Identity that the exporter put on a shared constant -> the constant
-    kept = []
+    nodes = []
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         if node.op_type == "Identity" and node.input[0] in constants:
             renamed[node.output[0]] = node.input[0]
         elif node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-            kept.append(node)
+            nodes.append(node)
         elif node.op_type == "QuantizeLinear" and node.input[0] in constants:
             weight, _, zero = (constants[name] for name in node.input)
             assert zero.dtype == np.int8 and not zero.any()
@@ -121,39 +121,39 @@ def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
             constants[node.output[0]] = steps
             graph.initializer.append(numpy_helper.from_array(steps, node.output[0]))
         else:
-            kept.append(node)
-    used = {name for node in kept for name in node.input}
-    initializers = [made for made in graph.initializer if made.name in used]
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     graph.initializer.extend(initializers)
 
 
 def _name_quantized(graph: Any) -> None:
-    """Names what quantizers became as the ledger does: DequantizeLinear, its scale and the int8 weight it stands on.
+    """Gives the nodes of quantizers the ledger's names: DequantizeLinear, its scale and its int8 weight.
 
-    The path of modules that the exporter made a node's name of holds the ledger's name (see `labels`).
+    The exporter makes a node's name of its modules' path, which holds the ledger's name (see `labels`).
     """
     from edgemtl.quantization.names import name_in, natural
 
     places: Counter[str] = Counter()
-    stored = {made.name for made in graph.initializer}
+    stored = {tensor.name for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     renamed: dict[str, str] = {}
     for node in sorted(graph.node, key=lambda node: natural(node.name)):
         name = name_in(node.name) if node.op_type == "DequantizeLinear" else None
         if name is None:
             continue
-        node.name = ledger.place(name, places[name])
+        node.name = ledger.node_name(name, places[name])
         places[name] += 1
         if node.input[0] in makers:
             makers[node.input[0]].name = f"{node.name}{QUANTIZE}"
-        for value, meaning in zip(node.input, (f"{name}{CODES}", f"{name}/scale")):
+        for value, meaning in zip(node.input, (f"{name}{CODES_SUFFIX}", f"{name}/scale")):
             if value in stored:
                 renamed.setdefault(value, meaning)
     assert len(set(renamed.values())) == len(renamed) and stored.isdisjoint(renamed.values())
-    for made in graph.initializer:
-        made.name = renamed.get(made.name, made.name)
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
     for node in graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
 
@@ -161,8 +161,8 @@ def _name_quantized(graph: Any) -> None:
 def simplify(source: Path, result: Path) -> str | None:
     """Writes the simplified graph to `result`; returns None, or the reason why `source` should be kept.
 
-    onnxsim runs in a process of its own, since it may crash or never end, and its result must compute what `source`
-    computes on random frames.
+    onnxsim runs in a process of its own, because it may crash or never end. Its result must compute what `source`
+    computes, on random frames.
     """
     try:
         run = subprocess.run(
@@ -243,7 +243,7 @@ def load(path: Path) -> Any:
 
 
 def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] = ()) -> Any:
-    """A session of ONNX Runtime on the CPU for a file, or for what was made of the one at `path`.
+    """A session of ONNX Runtime on the CPU for a file, or for a model that was made of the file at `path`.
 
     UsageError in one line, with the node's name, where ONNX Runtime refuses it or it lacks one of the outputs `names`.
     """
@@ -260,26 +260,27 @@ def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] 
 
 
 def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
-    """One for each DequantizeLinear of the graph, for each QuantizeLinear without one, and for each output."""
+    """An entry for each DequantizeLinear of the graph, for each QuantizeLinear without one, and for each output."""
     constants, reading = _constants(graph), reading or Reading(graph)
-    found, paired = [], set()
+    entries, paired = [], set()
     for node in graph.node:
         if node.op_type == "DequantizeLinear":
             source = reading.makers.get(node.input[0])
             if source is not None and source.op_type == "QuantizeLinear":
                 paired.add(source.output[0])
-            found.append(_found(node, source, constants, reading))
+            entries.append(_found(node, source, constants, reading))
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.output[0] not in paired:
-            name = ledger.name(node.name.removesuffix(QUANTIZE))
-            found.append(Found(name, "activation", 8, None, ledger.NO_SCALE, problem="no DequantizeLinear follows"))
-    return [*found, *(ledger.output(made.name, reading.above([made.name])) for made in graph.output)]
+            name = ledger.entry_name(node.name.removesuffix(QUANTIZE))
+            entries.append(Found(name, "activation", 8, None, ledger.NO_SCALE, problem="no DequantizeLinear follows"))
+    return [*entries, *(ledger.output(output.name, reading.above([output.name])) for output in graph.output)]
 
 
 class Reading:
-    """Who makes and who reads a graph's values.
+    """Which node computes a value of a graph, and which nodes read it.
 
-    Each DequantizeLinear ends a quantizer, and so does what gives the values `ends`; their names are the ledger's.
+    Each DequantizeLinear ends a quantizer, and so do the nodes that compute the values `ends`; they have the ledger's
+    names.
     """
 
     def __init__(self, graph: Any, ends: Iterable[str] = ()) -> None:
@@ -293,17 +294,17 @@ class Reading:
 
     def readers(self, value: str) -> list[Any]:
         """The operations that read a value, those that only move values stepped over."""
-        found: list[Any] = []
+        readers: list[Any] = []
         for node in self._direct.get(value, []):
-            found += self.readers(node.output[0]) if node.op_type in MOVES else [node]
-        return sorted(found, key=called)
+            readers += self.readers(node.output[0]) if node.op_type in MOVES else [node]
+        return sorted(readers, key=called)
 
     def above(self, values: Iterable[str]) -> tuple[str, ...]:
         """`ledger.sources` of values."""
         return ledger.sources(values, self._named, self._before)
 
     def _named(self, value: str) -> str | None:
-        return ledger.name(self.names[value]) if value in self.names else None
+        return ledger.entry_name(self.names[value]) if value in self.names else None
 
     def _before(self, value: str) -> Iterable[str]:
         maker = self.makers.get(value)
@@ -316,8 +317,8 @@ def called(node: Any) -> str:
 
 
 def _found(node: Any, source: Any, constants: dict[str, np.ndarray], reading: Reading) -> Found:
-    """What stands around one DequantizeLinear; `source` is the node before it, None behind a stored constant."""
-    name, codes = ledger.name(node.name), constants.get(node.input[0])
+    """The entry of one DequantizeLinear; `source` is the node before it, None where it reads a stored constant."""
+    name, codes = ledger.entry_name(node.name), constants.get(node.input[0])
     scale, zero, axis = _numbers(node, constants)
     problem = None
     if scale is None:
@@ -359,7 +360,7 @@ def _numbers(node: Any, constants: dict[str, np.ndarray]) -> tuple[np.ndarray | 
 def _constants(graph: Any) -> dict[str, np.ndarray]:
     from onnx import numpy_helper
 
-    stored = {made.name: numpy_helper.to_array(made) for made in graph.initializer}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             stored[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
@@ -372,8 +373,8 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
 def places(graph: Any) -> dict[str, str]:
     """Names of values by torch's names: outputs of modules with a bias or a weight, and dequantized activations.
 
-    The exporter keeps the names of parameters (a float MatMul's weight is transposed and loses it), so a module's
-    output is known by the operation that reads its bias, or else its weight.
+    The exporter keeps the names of parameters (except that of a float MatMul's weight, which it transposes). So the
+    operation that reads a module's bias, or else its weight, gives the module's output.
     """
     makers = {output: node for node in graph.node for output in node.output}
     stored = {made.name for made in graph.initializer}
@@ -386,12 +387,12 @@ def places(graph: Any) -> dict[str, str]:
         for value in node.input:
             while value in makers and makers[value].op_type in ("DequantizeLinear", *MOVES):
                 value = makers[value].input[0]
-            path, _, kind = value.removesuffix(CODES).rpartition(".")
+            path, _, kind = value.removesuffix(CODES_SUFFIX).rpartition(".")
             if value in stored and kind in modules:
                 path = f"network.{path.removeprefix('deployed.').removeprefix('network.')}"
                 modules[kind].setdefault(path, []).append(node.output[0])
     for path, outputs in (modules["weight"] | modules["bias"]).items():
-        found |= {ledger.place(path, index): output for index, output in enumerate(outputs)}
+        found |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
     return found
 
 
@@ -407,13 +408,13 @@ def tensors(
 
     model = load(path)
     inside = places(model.graph) | (more(model.graph) if more else {})
-    wanted = dict.fromkeys(value for value in inside.values() if value not in names)
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in wanted)
+    extra = dict.fromkeys(value for value in inside.values() if value not in names)
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in extra)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime(model.SerializeToString(), path, options)
-    asked = [*names, *wanted]
-    values = dict(zip(asked, session.run(asked, {"frame": np.ascontiguousarray(frame)[None]})))
+    outputs = [*names, *extra]
+    values = dict(zip(outputs, session.run(outputs, {"frame": np.ascontiguousarray(frame)[None]})))
     yield from ((name, values[name]) for name in names)
     yield from ((name, values[value]) for name, value in inside.items())

@@ -1,7 +1,7 @@
 """TensorRT engines inside a torch program, compiled by Torch-TensorRT on the machine with the GPU that will run it.
 
-Without a GPU nothing can be compiled. Whether Torch-TensorRT has a converter for every operation of a recipe can be
-told by name all the same, from the sources in its wheel: tests/benchmarks/converters.py.
+Compiling takes a GPU. Without one, tests/benchmarks/converters.py says whether Torch-TensorRT has a converter for every
+operation of a recipe: it reads the names in the sources of its wheel.
 """
 
 from __future__ import annotations
@@ -117,8 +117,9 @@ def camera(deployed: nn.Module, names: list[str]) -> nn.Module:
 def quantize_by_amax(deployed: nn.Module) -> None:
     """Puts modelopt's operation in every quantizer's place, in place, with the same scales.
 
-    It takes the largest value, 127 scales, and Torch-TensorRT divides by 127 again: a float16 scale has 11 bits and 127
-    has 7, so nothing is rounded. CheckFailed for a weight whose scales are not along its first axis.
+    The operation takes the largest value, which is 127 scales, and Torch-TensorRT divides it by 127 again. A float16
+    scale has 11 bits and 127 has 7, so nothing is rounded. CheckFailed for a weight whose scales are not along its
+    first axis.
     """
     import torch
 
@@ -145,7 +146,7 @@ def quantize_by_amax(deployed: nn.Module) -> None:
             )
         made = Quantize(quantizer.scale)
         for slot in places:
-            quantizers.replace(network, slot, made)
+            quantizers.refill(network, slot, made)
 
 
 target = TorchTensorRT()

@@ -42,7 +42,7 @@ def assert_same_in(target: str, quantized: Deployed, shown: Proof, size: Size, f
     manifest = Manifest.model_construct(tasks=tasks, precision="int8", size=size, target=target)
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     torchs = TorchSession(quantized, "cpu")
-    found = equality.codes(built, folder, manifest, [frame], torchs, shown, None)
+    found = equality.code_differences(built, folder, manifest, [frame], torchs, shown, None)
     assert found is not None
     assert found["ok"] and found["differing"] == {} and found["certain"] == found["quantizers"] > 100
     session = built.open(folder, manifest, None)

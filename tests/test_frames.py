@@ -130,7 +130,7 @@ def test_scores_are_of_what_a_device_shows(predictor):
 
     sample = {"image": RAMP, "depth": np.ones(RAMP.shape[:2], np.float32)}
     model = SimpleNamespace(tasks={"depth": Kept()}, size=made.size, fit=made.fit)
-    evaluate.measure(lambda frame: {"depth": predictor.session(frame)["depth"]}, [sample], model, quiet=True)
+    evaluate.take_scores(lambda frame: {"depth": predictor.session(frame)["depth"]}, [sample], model, quiet=True)
     np.testing.assert_array_equal(seen[0], predictor(RAMP)["depth"])
     assert is_the_ramp(seen[0])
 

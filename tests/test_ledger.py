@@ -29,7 +29,7 @@ def found(row: Row, *readers: str, **changes: Any) -> Found:
     return Found(row.name, row.role, 8, row.axis, row.scale, codes, readers, tuple(row.reads))._replace(**changes)
 
 
-def compare(rows: list[Row], places: list[Found], **outputs: tuple[str, ...]) -> ledger.Result:
+def compare(rows: list[Row], places: list[Found], **outputs: tuple[str, ...]) -> ledger.Comparison:
     return ledger.compare(ledger.Ledger("", "float16", rows, outputs), places)
 
 
@@ -296,8 +296,8 @@ def test_fewer_places_than_slots_need_as_many_readers() -> None:
 
 
 def test_names_of_places() -> None:
-    assert [ledger.place("a/b:0", i) for i in range(3)] == ["a/b:0", "a/b:0 #2", "a/b:0 #3"]
-    assert {ledger.name(ledger.place("a/b:0", i)) for i in range(3)} == {"a/b:0"}
+    assert [ledger.node_name("a/b:0", i) for i in range(3)] == ["a/b:0", "a/b:0 #2", "a/b:0 #3"]
+    assert {ledger.entry_name(ledger.node_name("a/b:0", i)) for i in range(3)} == {"a/b:0"}
 
 
 def test_sources_are_the_nearest_quantized_tensors_above() -> None:

@@ -19,7 +19,7 @@ FILES |= {Run("run").weights(form).name for form in FORMS}
 def test_what_is_on_disk_has_these_names() -> None:
     assert {
         "recipe.json", "metrics.jsonl", "tensorboard", "last.safetensors", "scales.json", "sensitivity.json",
-        "scores.json", "matrix.json", "verify.json", "bench.json",
+        "scores.json", "matrix.json", "verify.json", "bench.json", "finetuning.safetensors", "finetuning.jsonl",
         "float.safetensors", "calibrated.safetensors", "int8.safetensors",
     } == FILES  # fmt: skip
 

@@ -79,18 +79,18 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 def test_what_is_not_as_it_was_signed_is_refused(
     damage: Callable[[Path], object], message: str, signed: Path, keys: Path
 ) -> None:
-    signing.check(signed, keys / "ours.pub")
+    signing.check_signature(signed, keys / "ours.pub")
     damage(signed)
     with pytest.raises(CheckFailed) as raised:
-        signing.check(signed, keys / "ours.pub")
+        signing.check_signature(signed, keys / "ours.pub")
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_another_key_is_refused_and_another_place_is_not(signed: Path, keys: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="is not what the owner of .*theirs.pub signed"):
-        signing.check(signed, keys / "theirs.pub")
+        signing.check_signature(signed, keys / "theirs.pub")
     shutil.copytree(signed, tmp_path / "elsewhere")
-    signing.check(tmp_path / "elsewhere", keys / "ours.pub")
+    signing.check_signature(tmp_path / "elsewhere", keys / "ours.pub")
 
 
 def test_what_is_no_key_is_told(fake_artifact: Path, keys: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_is_no_key_is_told(fake_artifact: Path, keys: Path) -> None:
         with pytest.raises(UsageError, match=message):
             signing.sign(fake_artifact, keys / name)
     with pytest.raises(UsageError, match="no public key of an elliptic curve"):
-        signing.check(fake_artifact, keys / "ours.pem")
+        signing.check_signature(fake_artifact, keys / "ours.pem")
     assert not (fake_artifact / SIGNATURE).exists()
 
 

@@ -207,7 +207,7 @@ def ledger_of(deployed: nn.Module) -> dict[str, Any]:
     codes = {"weight": ledger.CODES[min(bits)], "activation": ledger.CODES[8]}
     scales = "power of two" if min(bits) == 7 else "float16"
     about = {"format": ledger.FORMAT, "sha256": "0" * 64, "zero_point": 0, "codes": codes, "scales": scales}
-    return about | pairing.entries(deployed, torch.zeros(1, 3, *SIZE))
+    return about | pairing.ledger_entries(deployed, torch.zeros(1, 3, *SIZE))
 
 
 def read_ledger(folder: Path) -> ledger.Ledger:

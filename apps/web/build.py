@@ -57,16 +57,16 @@ def page() -> Path:
 
 def digest() -> str:
     """The SHA-256 of all sources of the page."""
-    found = hashlib.sha256()
+    hash = hashlib.sha256()
     for file in sorted(file for name in SOURCES for file in [HERE / name, *(HERE / name).rglob("*")] if file.is_file()):
         content = file.read_bytes()
-        found.update(f"{file.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+        hash.update(f"{file.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
+    return hash.hexdigest()
 
 
 def build() -> None:
     """Builds the page with the packages that package-lock.json names, and renders its clip."""
-    with workspace() as work, replacing_folder(DIST) as temporary:
+    with copy_sources() as work, replacing_folder(DIST) as temporary:
         with show.err.status("building the page, once"):
             npm(work, "run", "build", "--", "--outDir", str(temporary.resolve()), "--emptyOutDir")
         (temporary / LICENCES).write_text(licences(work), encoding="utf-8")
@@ -75,8 +75,8 @@ def build() -> None:
 
 
 @contextmanager
-def workspace() -> Iterator[Path]:
-    """A copy of the sources and of their tests with the packages beside them, so that nothing is left among ours."""
+def copy_sources() -> Iterator[Path]:
+    """A copy of the sources and their tests with the packages beside them, so that our folder stays clean."""
     with TemporaryDirectory(prefix="edgemtl-page-") as temporary:
         work = Path(temporary).resolve()
         for name in (*SOURCES, "tests"):

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from edgemtl import tasks
-from edgemtl.data._files import check, directions, read_array, read_image, read_numbers
+from edgemtl.data._files import check_array, directions, read_array, read_image, read_numbers
 from edgemtl.errors import UsageError, needs, unknown
-from edgemtl.recipe import Options
+from edgemtl.recipe import Section
 from edgemtl.tasks import Task
 from edgemtl.tasks._labels import IGNORED
 from edgemtl.tasks.human_parts import PARTS
@@ -21,7 +21,7 @@ from edgemtl.tasks.human_parts import PARTS
 FILE = "dataset.toml"
 HELP = "docs/data.md explains its lines"
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-LARGEST = 65535  # a PNG's largest number
+LARGEST_ID = 65535  # a PNG's largest number
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 Code = int | str  # what a picture says of a pixel: an id, or a colour such as "#ff8000"
 
@@ -49,11 +49,11 @@ def _several(raw: Any) -> Any:
     return (raw,) if isinstance(raw, str) else raw
 
 
-Pattern = Annotated[str, BeforeValidator(_pattern)]
+PathPattern = Annotated[str, BeforeValidator(_pattern)]
 LabelPattern = Annotated[str, BeforeValidator(_label_pattern)]
 
 
-def fill(pattern: str, name: str) -> str:
+def fill_pattern(pattern: str, name: str) -> str:
     """A pattern's path for a frame: each * is a part of its name, the last one all that is left."""
     pieces = pattern.split("*")
     parts = name.split("/", len(pieces) - 2)
@@ -62,19 +62,19 @@ def fill(pattern: str, name: str) -> str:
     return "".join(piece + part for piece, part in zip(pieces, [*parts, ""], strict=True))
 
 
-def names(root: Path, pattern: str) -> list[str]:
+def frame_names(root: Path, pattern: str) -> list[str]:
     """The names of all frames that have a file by this pattern, what stands for each * joined by /."""
     pieces = pattern.split("*")
     expression = re.compile("([^/]+)".join(map(re.escape, pieces)))
-    found = glob.glob("*".join(map(glob.escape, pieces)), root_dir=root)
-    matched = (expression.fullmatch(Path(path).as_posix()) for path in found)
+    paths = glob.glob("*".join(map(glob.escape, pieces)), root_dir=root)
+    matched = (expression.fullmatch(Path(path).as_posix()) for path in paths)
     return ["/".join(match.groups()) for match in matched if match]
 
 
 # ---- what labels hold
 
 
-class Lines(Options):
+class Lines(Section):
     """A table of the description; a key that it does not have is named with the one that was meant."""
 
     @model_validator(mode="before")
@@ -109,15 +109,15 @@ def _plane(path: Path) -> np.ndarray:
     raw = read_array(path) if path.suffix.lower() == ".npy" else read_numbers(path)
     if raw.ndim == 3 and raw.shape[2] in (1, 3) and (raw == raw[..., :1]).all():
         raw = raw[..., 0]
-    return check(path, raw, raw.ndim == 2 and raw.dtype.kind in "buif", "one channel of numbers")
+    return check_array(path, raw, raw.ndim == 2 and raw.dtype.kind in "buif", "one channel of numbers")
 
 
 def _code(raw: Any) -> Code:
     if isinstance(raw, str) and COLOUR.fullmatch(raw):
         return raw.lower()
-    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= LARGEST:
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= LARGEST_ID:
         return raw
-    raise ValueError(f'{raw!r} is neither an id, 0 to {LARGEST}, nor a colour such as "#ff8000"')
+    raise ValueError(f'{raw!r} is neither an id, 0 to {LARGEST_ID}, nor a colour such as "#ff8000"')
 
 
 def _codes(raw: Any) -> tuple[Code, ...]:
@@ -181,7 +181,7 @@ def _colours(path: Path) -> np.ndarray:
     """(H, W) 0xRRGGBB."""
     if path.suffix.lower() == ".npy":
         raw = read_array(path)
-        check(path, raw, raw.ndim == 3 and raw.shape[2] == 3 and raw.dtype == np.uint8, "colours as 3 of uint8")
+        check_array(path, raw, raw.ndim == 3 and raw.shape[2] == 3 and raw.dtype == np.uint8, "colours as 3 of uint8")
     else:
         raw = read_image(path)
     red, green, blue = np.moveaxis(raw.astype(np.int32), -1, 0)
@@ -189,7 +189,7 @@ def _colours(path: Path) -> np.ndarray:
 
 
 class Parts(Classes):
-    """Human parts, whose names are given: ids in their order, or a table of the names with other ids or colours."""
+    """Human parts, which have fixed names: ids in their order, or a table of the names with other ids or colours."""
 
     classes: Annotated[dict[str, tuple[Code, ...]], BeforeValidator(_classes)] = _classes(PARTS)
 
@@ -257,10 +257,10 @@ class Marks(Labels):
     def read(self, path: Path) -> np.ndarray:
         raw = _plane(path)
         left = np.isin(raw, self.ignored)
-        found = np.unique(raw[~left]).tolist() if self.above is None else []
-        if strange := [value for value in found if value not in (0, 1, 255)]:
+        values = np.unique(raw[~left]).tolist() if self.above is None else []
+        if strange := [value for value in values if value not in (0, 1, 255)]:
             raise UsageError(f"{path} holds {strange[0]}; allowed: 0, 1 or 255, or what `above` in {FILE} parts")
-        if 1 in found and 255 in found:
+        if 1 in values and 255 in values:
             raise UsageError(f"{path} holds 1 and 255: state in {FILE} which is `ignored`, or `above`")
         label = (raw > (self.above or 0)).astype(np.uint8)
         label[left] = IGNORED
@@ -270,7 +270,7 @@ class Marks(Labels):
 # ---- the whole
 
 
-class Tasks(Lines):
+class TaskField(Lines):
     semseg: Classes | None = None
     depth: Depths | None = None
     normals: Directions | None = None
@@ -282,15 +282,15 @@ class Tasks(Lines):
 class Description(Lines):
     """All lines: where images lie, each task's labels, and the splits."""
 
-    images: Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_several)]
-    labels: Tasks
+    images: Annotated[tuple[PathPattern, ...], Field(min_length=1), BeforeValidator(_several)]
+    labels: TaskField
     splits: dict[str, str] = {}  # text files with names, by the split
     held_out: float | None = Field(None, gt=0, lt=1)  # or the share of frames, chosen by name, that is val
 
     @model_validator(mode="after")
     def _whole(self) -> "Description":
         if not self.by_task:
-            raise ValueError(f"labels has no task; known: {', '.join(Tasks.model_fields)}")
+            raise ValueError(f"labels has no task; known: {', '.join(TaskField.model_fields)}")
         if self.held_out is not None and self.splits:
             raise ValueError("splits and held_out: one of them says what val is")
         if self.held_out is None and not {"train", "val"} <= set(self.splits):
@@ -300,18 +300,18 @@ class Description(Lines):
     @property
     def by_task(self) -> dict[str, Labels]:
         """The labels of every task that has any."""
-        return {name: labels for name in Tasks.model_fields if (labels := getattr(self.labels, name)) is not None}
+        return {name: labels for name in TaskField.model_fields if (labels := getattr(self.labels, name)) is not None}
 
     @property
     def tasks(self) -> dict[str, Task]:
         """The tasks, as a recipe states them; UsageError for a field that one does not have."""
-        made = {}
+        tasks = {}
         for name, labels in self.by_task.items():
             try:
-                made[name] = labels.made(name)
+                tasks[name] = labels.made(name)
             except ValidationError as error:
                 raise UsageError(f"{FILE}: labels.{name}.task: {_problem(error)}") from None
-        return made
+        return tasks
 
 
 def read(root: Path) -> Description:

@@ -19,10 +19,10 @@ PICTURES = (".png", ".jpg", ".jpeg")
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # of JPEG; none of these occurs inside a scan's own data
 SCAN, END = 0xDA, 0xD9
 HOLE = 64  # zero bytes in a row that a JPEG's scan never has, but for flat areas
-COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
+COLOUR_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a picture turned by its EXIF would not fit its labels
 
 
-def place(root: Path, names: Iterable[str]) -> Path:
+def unpacked_folder(root: Path, names: Iterable[str]) -> Path:
     """The folder in `root` that an archive was unpacked into, by any of its usual names; else `root` itself."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
@@ -44,10 +44,10 @@ def find(folder: Path, name: str, endings: Iterable[str]) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def read_image(path: Path, flags: int = COLOUR) -> np.ndarray:
-    """The picture in a file, colours as RGB. A cut or damaged one is refused, which OpenCV fills up with grey instead.
+def read_image(path: Path, flags: int = COLOUR_FLAGS) -> np.ndarray:
+    """The picture in a file, colours as RGB. UsageError for a cut or damaged one, which OpenCV would fill with grey.
 
-    What stands after a picture's end is no concern of ours.
+    Bytes after a picture's end do not matter.
     """
     data = _read(path)
     wrong, scan = "" if data else "cut short", b""
@@ -69,7 +69,7 @@ def read_plane(path: Path) -> np.ndarray:
     raw = read_image(path, cv2.IMREAD_UNCHANGED)
     if raw.ndim == 3 and (raw == raw[..., :1]).all():
         raw = raw[..., 0]
-    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+    return check_array(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
 def read_numbers(path: Path) -> np.ndarray:
@@ -88,7 +88,7 @@ def read_numbers(path: Path) -> np.ndarray:
 def read_classes(path: Path) -> np.ndarray:
     """(H, W) uint8: class ids, as numbers or as colours by number."""
     raw = read_numbers(path)
-    return check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+    return check_array(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -117,7 +117,7 @@ def read_mat(path: Path, variable: str) -> Any:
         raise UsageError(f"{path} cannot be read: {error}") from None
 
 
-def check(path: Path, raw: np.ndarray, right: bool, wanted: str) -> np.ndarray:
+def check_array(path: Path, raw: np.ndarray, right: bool, wanted: str) -> np.ndarray:
     """`raw` itself; UsageError unless it is `right`."""
     if not right:
         raise UsageError(f"{path} holds {raw.dtype} {raw.shape}, not {wanted}")
@@ -136,18 +136,20 @@ def directions(path: Path, raw: np.ndarray) -> np.ndarray:
 
     UsageError where all known ones have three times the same number: a black picture, or one of one channel.
     """
-    check(path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float")
+    check_array(
+        path, raw, raw.shape[2:] == (3,) and (raw.dtype == np.uint8 or raw.dtype.kind == "f"), "3 of uint8 or float"
+    )
     normal = raw.astype(np.float32)
     if raw.dtype == np.uint8:
         normal *= np.float32(2 / 255)
         normal -= 1
-    known = Normals().valid(normal)
+    valid = Normals().valid(normal)
     same = (normal[..., 0] == normal[..., 1]) & (normal[..., 1] == normal[..., 2])
-    if known.any() and same[known].all():
+    if valid.any() and same[valid].all():
         raise UsageError(f"{path} holds three times the same number at every pixel, which no normals do")
-    normal[~known] = 0  # not by a factor of 0, which a NaN survives
+    normal[~valid] = 0  # not by a factor of 0, which a NaN survives
     length = np.sqrt(np.einsum("hwc,hwc->hw", normal, normal))
-    normal *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
+    normal *= np.divide(1, length, out=np.zeros_like(length), where=valid)[..., None]
     return normal
 
 
@@ -169,8 +171,8 @@ def _wrong_png(data: bytes) -> str:
 def _scan(data: bytes) -> slice:
     """Where a JPEG's picture lies, from its first scan to its end; empty where it has none of the two."""
     first, at = None, len(JPEG)
-    while found := MARKER.search(data, at):
-        kind, at = found[1][0], found.end()
+    while marker := MARKER.search(data, at):
+        kind, at = marker[1][0], marker.end()
         if kind == END:
             return slice(at if first is None else first, at)
         if kind == SCAN and first is None:
@@ -199,10 +201,10 @@ def _read_hdf(path: Path, variable: str) -> np.ndarray:
         with h5py.File(path) as file:
             if variable not in file:
                 raise UsageError(f"{path} holds no variable {variable}")
-            found = file[variable]
-            if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
+            array = file[variable]
+            if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "biuf":
                 raise UsageError(f"{path} holds a struct in the format of MATLAB 7.3; save it again with -v7")
-            return np.asarray(found).T  # MATLAB's columns come first
+            return np.asarray(array).T  # MATLAB's columns come first
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
 

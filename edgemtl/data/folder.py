@@ -48,13 +48,13 @@ class Folder(DataSet):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from; those that may be missing and are, are not."""
         name = self.names[index]
-        images = [self.root / lines.fill(pattern, name) for pattern in self.images]
-        found: dict[str, tuple[Path, ...]] = {"image": (next((path for path in images if path.is_file()), images[0]),)}
+        images = [self.root / lines.fill_pattern(pattern, name) for pattern in self.images]
+        files: dict[str, tuple[Path, ...]] = {"image": (next((path for path in images if path.is_file()), images[0]),)}
         for task, labels in self.labels.items():
             path = self._label(labels, name)
             if path.is_file() or not labels.optional:
-                found[task] = (path,)
-        return found
+                files[task] = (path,)
+        return files
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths(index)
@@ -64,35 +64,35 @@ class Folder(DataSet):
         return sample
 
     def _label(self, labels: lines.Labels, name: str) -> Path:
-        return self.root / lines.fill(labels.files, name)
+        return self.root / lines.fill_pattern(labels.files, name)
 
 
 def _names(root: Path, split: str, description: lines.Description) -> list[str]:
-    """The names of a split's frames: those in its text file, or those that are held out, or those that are not."""
+    """The names of a split's frames: from its text file, or else those that are held out (val) or not (train)."""
     if description.splits:
         if split not in description.splits:
             raise unknown("split", split, description.splits)
         return read_names(root / description.splits[split], NAME, WHERE)
     if split not in ("train", "val"):
         raise unknown("split", split, ("train", "val"))
-    every = sorted({name for pattern in description.images for name in lines.names(root, pattern)})
+    every = sorted({name for pattern in description.images for name in lines.frame_names(root, pattern)})
     if not every:
         raise UsageError(
             f"no picture in {root} is named as images in {lines.FILE} says: {' or '.join(description.images)}"
         )
     assert description.held_out is not None
     whole = any(pattern.count("*") > 1 for pattern in description.images)
-    found = [name for name in every if (_lot(name, whole) < description.held_out) == (split == "val")]
-    if not found:
+    names = [name for name in every if (_lot(name, whole) < description.held_out) == (split == "val")]
+    if not names:
         raise UsageError(
             f"held_out={description.held_out:g} of {root / lines.FILE} leaves {split} without any of {len(every)}"
             " frames; state another share, or splits"
         )
-    return found
+    return names
 
 
 def _lot(name: str, whole: bool) -> float:
-    """A number from 0 to 1 that depends on the name alone; on its first part where folders are to stay `whole`."""
+    """A number from 0 to 1 that depends only on the name; on its first folder, if folders stay `whole`."""
     drawn = name.split("/")[0] if whole else name
     return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8], "big") / 2**64
 

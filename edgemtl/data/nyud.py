@@ -12,15 +12,15 @@ import numpy as np
 from edgemtl.data import DataSet
 from edgemtl.data._files import (
     PICTURES,
-    check,
+    check_array,
     check_size,
     directions,
     find,
-    place,
     read_array,
     read_image,
     read_names,
     read_numbers,
+    unpacked_folder,
 )
 from edgemtl.errors import UsageError
 from edgemtl.tasks import Task
@@ -46,17 +46,17 @@ UNPACKED = ("NYUDv2", "NYUD_MT")  # what the archives' folders are called
 
 
 def _semseg(path: Path, raw: np.ndarray) -> np.ndarray:
-    check(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
+    check_array(path, raw, raw.dtype == np.uint8 and raw.ndim == 2, "one channel of uint8")
     return np.where(raw == 0, 255, raw - 1).astype(np.uint8)
 
 
 def _depth(path: Path, raw: np.ndarray) -> np.ndarray:
-    check(path, raw, raw.dtype.kind == "f" and raw.ndim == 2, "one channel of metres as floats")
+    check_array(path, raw, raw.dtype.kind == "f" and raw.ndim == 2, "one channel of metres as floats")
     return np.where(TASKS["depth"].valid(raw), raw, 0).astype(np.float32)
 
 
 def _edge(path: Path, raw: np.ndarray) -> np.ndarray:
-    check(path, raw, raw.ndim == 2, "one channel")
+    check_array(path, raw, raw.ndim == 2, "one channel")
     return (raw > 0).astype(np.uint8)
 
 
@@ -75,7 +75,7 @@ class Nyud(DataSet):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...]):
-        self.root = place(root, UNPACKED)
+        self.root = unpacked_folder(root, UNPACKED)
         self.names = read_names(self.root / LISTING.format(split=split), NAME, WHERE)
         self.places = {"image": self._place("images", PICTURES)}
         for task in tasks:

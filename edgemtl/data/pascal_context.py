@@ -25,16 +25,16 @@ import numpy as np
 from edgemtl import show
 from edgemtl.data import DataSet
 from edgemtl.data._files import (
-    check,
+    check_array,
     check_size,
     directions,
     find,
-    place,
     read_classes,
     read_image,
     read_mat,
     read_names,
     read_plane,
+    unpacked_folder,
 )
 from edgemtl.errors import UsageError, needs
 from edgemtl.files import user_cache, write_json
@@ -133,7 +133,7 @@ class PascalContext(DataSet):
         for task in tasks:
             if task not in READ:
                 raise UsageError(f"PASCAL-Context has no labels for {task!r}; it has {', '.join(READ)}")
-        self.root, self.split, self.tasks = place(root, UNPACKED), split, tasks
+        self.root, self.split, self.tasks = unpacked_folder(root, UNPACKED), split, tasks
         self.names = read_names(self.root / LISTING.format(split=split), NAME, WHERE)
         for kind, files in self.paths(0).items():
             if not any(all(file.is_file() for file in self.paths(k)[kind]) for k in range(len(self))):
@@ -151,28 +151,28 @@ class PascalContext(DataSet):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from, whether they exist or not."""
         name, root = self.names[index], self.root
-        found: dict[str, tuple[Path, ...]] = {"image": (find(root / "JPEGImages", name, PHOTOGRAPHS),)}
+        files: dict[str, tuple[Path, ...]] = {"image": (find(root / "JPEGImages", name, PHOTOGRAPHS),)}
         regions = find(root / "pascal-context/trainval", name, [".mat"])
         for task in self.tasks:
             if task == "semseg":
                 voc, own = (find(root / "semseg" / folder, name, [".png"]) for folder in ("VOC12", "pascal-context"))
-                found[task] = (own if own.is_file() and not voc.is_file() else voc,)
+                files[task] = (own if own.is_file() and not voc.is_file() else voc,)
             elif task == "human_parts":
-                found[task] = (find(root / "human_parts", name, [".mat"]),)
+                files[task] = (find(root / "human_parts", name, [".mat"]),)
             elif task == "edge":
-                found[task] = (regions,)
+                files[task] = (regions,)
             else:
                 picture = find(root / f"{task}_distill", name, [".png"])
-                found[task] = (picture, regions) if task == "normals" else (picture,)
-        return found
+                files[task] = (picture, regions) if task == "normals" else (picture,)
+        return files
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths(index)
         sample = {"image": read_image(paths.pop("image")[0])}
         size = sample["image"].shape[:2]
         for task, files in paths.items():
-            there = all(file.is_file() for file in files)
-            label = READ[task](files, size) if there else TASKS[task].unlabelled(size)
+            complete = all(file.is_file() for file in files)
+            label = READ[task](files, size) if complete else TASKS[task].unlabelled(size)
             sample[task] = check_size(files[0], label, size)
         return sample
 
@@ -181,26 +181,26 @@ class PascalContext(DataSet):
 
         Ours lies in the user's cache folder; where that cannot be written, the next time takes as long.
         """
-        given = self.root / f"ImageSets/Parts/{self.split}.txt"
+        listing = self.root / f"ImageSets/Parts/{self.split}.txt"
         digest = hashlib.sha256("\n".join([str(self.root.resolve()), *self.names]).encode()).hexdigest()[:16]
-        own = user_cache() / "pascal_context" / f"{self.split}-{digest}.json"
-        for file in (given, own):
+        cache = user_cache() / "pascal_context" / f"{self.split}-{digest}.json"
+        for file in (listing, cache):
             try:
-                known = json.loads(file.read_text(encoding="utf-8"))
+                people = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if isinstance(known, dict) and set(known) == set(self.names):
+            if isinstance(people, dict) and set(people) == set(self.names):
                 break
         else:
             files = {name: find(self.root / "human_parts", name, [".mat"]) for name in self.names}
-            there = {name: file for name, file in files.items() if file.is_file()}
-            known = dict.fromkeys(self.names, [])
-            for name in show.track(list(there), "looking for people"):
-                known[name] = [kind for kind, _ in _objects(there[name])]
-            if len(there) == len(files):
+            present = {name: file for name, file in files.items() if file.is_file()}
+            people = dict.fromkeys(self.names, [])
+            for name in show.track(list(present), "looking for people"):
+                people[name] = [kind for kind, _ in _objects(present[name])]
+            if len(present) == len(files):
                 with contextlib.suppress(UsageError):
-                    write_json(own, known)
-        names = [name for name in self.names if PERSON in known[name]]
+                    write_json(cache, people)
+        names = [name for name in self.names if PERSON in people[name]]
         if not names:
             raise UsageError(f"PASCAL-Context data: no frame of {self.split} shows a person, as people_only asks for")
         return names
@@ -209,7 +209,7 @@ class PascalContext(DataSet):
 def _regions(path: Path, size: Size) -> np.ndarray:
     """(H, W) class numbers 1..459 of PASCAL-Context."""
     regions = read_mat(path, "LabelMap")
-    check(path, regions, regions.ndim == 2 and regions.dtype.kind in "uif", "one channel of class numbers")
+    check_array(path, regions, regions.ndim == 2 and regions.dtype.kind in "uif", "one channel of class numbers")
     return check_size(path, regions, size)
 
 

@@ -1,7 +1,7 @@
-"""Where an artifact departs from torch: layer by layer, on one frame.
+"""Where an artifact differs from torch: layer by layer, on one frame.
 
-Torch runs twice. Freely, which shows how differences add up; and with each value that the artifact tells put in the
-place of torch's own, so that every layer works on the artifact's inputs and shows no difference but its own.
+Torch runs twice. The first run is undisturbed and shows how differences add up. In the second run the artifact's values
+replace torch's, so that every layer works on the artifact's inputs and shows only its own difference.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from edgemtl.target import load_target
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
 # fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (2e-4;
 # 6e-3 where float16 is between the quantizers).
-BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-2}
+LAYER_BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 
 Place = tuple[str, int]  # a name, and which of its calls
 
@@ -52,21 +52,21 @@ def blame(
 ) -> dict[str, Any]:
     """Every layer that both sides name, in the order torch runs them; prints the table and marks the first culprit.
 
-    `bound` is on a layer's own difference (default: BOUNDS of the artifact's precision). A file that was changed after
-    the conversion is looked into all the same. CheckFailed naming the first layer beyond the bound. UsageError where
-    the target tells nothing of what is inside.
+    `bound` is on a layer's own difference (default: LAYER_BOUNDS of the artifact's precision). A file that was changed
+    after the conversion is looked into all the same. CheckFailed naming the first layer beyond the bound. UsageError
+    where the target tells nothing of what is inside.
     """
     manifest = artifact.read(path, intact=False)
     target = load_target(manifest.target)
     run = run_of(path, run)
     source, [image] = frames_of(run.recipe, data, 1)
     frame = fit(image, manifest.size, manifest.fit)
-    bound = BOUNDS[manifest.precision] if bound is None else bound
+    bound = LAYER_BOUNDS[manifest.precision] if bound is None else bound
     with show.err.status(f"running {path} and torch"):
         values = target.tensors(path, manifest, frame, device)
         if values is None:
             raise UsageError(f"target {manifest.target} does not tell what its network computes inside")
-        layers = walk(weights.load(run, form_of(manifest.precision)), frame, dict(values))
+        layers = layer_values(weights.load(run, form_of(manifest.precision)), frame, dict(values))
     if not layers:
         raise UsageError(f"{path} names no layer of the network in {run}; convert again")
     first = next((layer for layer in layers if not layer.own <= bound), None)
@@ -89,37 +89,37 @@ def blame(
     return result
 
 
-def walk(deployed: nn.Module, frame: np.ndarray, values: dict[str, np.ndarray]) -> list[Layer]:
+def layer_values(deployed: nn.Module, frame: np.ndarray, values: dict[str, np.ndarray]) -> list[Layer]:
     """The layers of `deployed` (see `prepare`) with a value of the same shape in `values`, in the order they ran.
 
     `values` has, with the batch axis, the outputs of modules by their path, of activation quantizers by the ledger's
-    name, and the maps by their task; `ledger.place` names further calls. A module is left out where the number of its
-    places is not that of its calls.
+    name, and the maps by their task; `ledger.node_name` names further calls. A module is left out where the number of
+    its places is not that of its calls.
     """
     image = one(frame)
-    wanted: dict[str, list[np.ndarray]] = {}
+    values_of: dict[str, list[np.ndarray]] = {}
     for call in _run(deployed, image):
-        wanted.setdefault(call.place[0], []).append(call.output)
-    placed = _assign(wanted, values)
-    drift = {place: difference(placed[place], wanted[place[0]][place[1]])[0] for place in placed}
+        values_of.setdefault(call.place[0], []).append(call.output)
+    placed = _assign(values_of, values)
+    drift = {place: layer_difference(placed[place], values_of[place[0]][place[1]])[0] for place in placed}
     layers = []
     for place, scale, output in _run(deployed, image, placed):
-        own, moved = difference(placed[place], output, scale)
-        layers.append(Layer(ledger.place(*place), own, drift[place], moved))
+        own, moved = layer_difference(placed[place], output, scale)
+        layers.append(Layer(ledger.node_name(*place), own, drift[place], moved))
     return layers
 
 
-def _assign(wanted: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> dict[Place, np.ndarray]:
+def _assign(values_of: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> dict[Place, np.ndarray]:
     """The artifact's value for each call. Converters number calls of one module as they like: the closest is taken."""
     found: dict[str, list[np.ndarray]] = {}
     for place, value in values.items():
-        found.setdefault(ledger.name(place), []).append(value)
+        found.setdefault(ledger.entry_name(place), []).append(value)
     placed: dict[Place, np.ndarray] = {}
-    for name, outputs in wanted.items():
+    for name, outputs in values_of.items():
         here = found.get(name, [])
         if len(here) != len(outputs) or {value.shape for value in here} != {output.shape for output in outputs}:
             continue
-        far = [[min(difference(a, b)[0], 1e9) if a.shape == b.shape else 1e12 for a in here] for b in outputs]
+        far = [[min(layer_difference(a, b)[0], 1e9) if a.shape == b.shape else 1e12 for a in here] for b in outputs]
         for call, index in zip(*linear_sum_assignment(far)):
             placed[name, int(call)] = here[index]
     return placed
@@ -144,7 +144,7 @@ def _run(deployed: nn.Module, image: Tensor, instead: dict[Place, np.ndarray] | 
     weighted = [(m, n) for n, m in deployed.named_modules() if next(m.parameters(False), None) is not None]
     modules: dict[nn.Module, str] = dict(weighted)
     modules.update(hanging.items())
-    made: list[Call] = []
+    calls: list[Call] = []
     counts: Counter[str] = Counter()
     above: list[nn.Module] = []  # the modules that are running
     outer: set[str] = set()
@@ -170,7 +170,7 @@ def _run(deployed: nn.Module, image: Tensor, instead: dict[Place, np.ndarray] | 
         counts[name] += 1
         if not isinstance(output, Tensor) or (instead is not None and place not in instead):
             return None
-        made.append(Call(place, scale, output.numpy().copy()))  # an activation may work in place afterwards
+        calls.append(Call(place, scale, output.numpy().copy()))  # an activation may work in place afterwards
         if instead is None:
             return None
         value = torch.tensor(instead[place]).to(output.dtype)
@@ -187,11 +187,11 @@ def _run(deployed: nn.Module, image: Tensor, instead: dict[Place, np.ndarray] | 
             hook.remove()
     for task, map in maps.items():
         note(task, None, map)
-    return [call for call in made if call.place[0] not in outer]
+    return [call for call in calls if call.place[0] not in outer]
 
 
-def difference(got: np.ndarray, wanted: np.ndarray, scale: float | None = None) -> tuple[float, float | None]:
-    """RMS difference as a share of `wanted`'s standard deviation, and the share of int8 codes or class ids that moved.
+def layer_difference(got: np.ndarray, wanted: np.ndarray, scale: float | None = None) -> tuple[float, float | None]:
+    """RMS difference as a share of torch's standard deviation, and the share of int8 codes or class ids that moved.
 
     0 for what is within float32's own rounding of a constant; infinite where something is not finite.
     """

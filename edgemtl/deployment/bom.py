@@ -1,4 +1,4 @@
-"""What a deployed folder is made of, as a CycloneDX bill of materials with the model card's figures. No torch here."""
+"""A deployed folder's contents as a CycloneDX bill of materials, with the model card's figures. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgemtl.run import Run, run_of
 FILE = "bom.cdx.json"
 SPEC = "1.6"
 # Where a folder is not the run that its scores are of, the manifest still has those of the model it came from.
-FLOAT = "the float model, as the artifact's manifest says"
+FLOAT_NOTE = "the float model, as the artifact's manifest says"
 
 
 def bill(
@@ -22,7 +22,7 @@ def bill(
 ) -> dict[str, Any]:
     """The bill of an artifact's deployed `files` (name -> sha256 and bytes) and of `packages`, such as "rich==15.0.0".
 
-    The same folder gets the same bill: it has no time, and its serial number is made of what it lists.
+    The same folder gets the same bill: it has no time, and its serial number follows from its entries.
     """
     digest = artifact.digest(manifest)
     height, width = manifest.size
@@ -93,7 +93,7 @@ def _figures(run: Run, source: Path, manifest: Manifest) -> list[dict[str, str]]
             if entry := scores.get(name):
                 known.append((f"{words}, {entry['frames']} frames of {entry['split']}", entry["tasks"]))
     if not known and manifest.scores:
-        known = [(FLOAT, manifest.scores)]
+        known = [(FLOAT_NOTE, manifest.scores)]
     return [
         {"type": f"{task}.{score}", "value": f"{value:.6g}", "slice": where}
         for where, tasks in known

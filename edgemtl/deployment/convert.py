@@ -20,7 +20,7 @@ from edgemtl.networks.prepare import Deployed, narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, describe, form_of
+from edgemtl.run import Run, describe_weights, form_of
 from edgemtl.target import Original, Target, load_target
 from edgemtl.tasks import Size
 
@@ -65,10 +65,10 @@ def convert(
             "files": artifact.describe(temporary, names),
             "toolchain": artifact.versions(("torch", "nncf", *chosen.packages)),
             "exact": _exact(deployed, recipe) if precision == "int8" else (),
-            "needs": overflow.prove(held).needs if held is not None else (),
+            "needs": overflow.prove_no_overflow(held).needs if held is not None else (),
             "scores": {task: scores for task, scores in _scores(run, file).items() if task in kept.tasks},
         }
-        manifest = describe(kept, file, precision).model_copy(update=changes)
+        manifest = describe_weights(kept, file, precision).model_copy(update=changes)
         test = store_selftest(temporary, deployed, recipe.size, artifact.words(manifest))
         manifest = manifest.model_copy(update={"files": artifact.describe(temporary, [*names, test])})
         artifact.write(temporary, manifest)
@@ -100,7 +100,7 @@ def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, An
     known = [field.name for field in fields(target.options)]
     found = {}
     for setting in settings:
-        key, value = recipes.parse(setting)
+        key, value = recipes.parse_setting(setting)
         if key not in known:
             raise unknown(f"setting of target {name}", key, known)
         found[key] = value

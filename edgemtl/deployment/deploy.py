@@ -1,10 +1,10 @@
-"""An artifact packed into a folder that another machine can use as it is. No torch here.
+"""Packs an artifact into a folder that another machine can use as it is. No torch here.
 
-Where to is a file in `destinations/`. It defines
+A destination is a file in `destinations/`. It defines
 
     pack(source: Path, manifest: Manifest, folder: Path) -> Packed
 
-which fills an empty folder from the artifact in `source` and says what somebody types there.
+which fills an empty folder from the artifact in `source` and says what to type on the other machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMAT = "edgemtl deploy 1"
 
 @dataclass(frozen=True)
 class Packed:
-    """What a destination says of the folder that it filled."""
+    """A destination's notes on the folder that it filled."""
 
     start: str  # what to type there, in a line; {folder} stands for the folder's name
     checked: tuple[str, ...] = ()  # on this machine, a line each
@@ -47,13 +47,13 @@ def deploy(
 ) -> dict[str, Any]:
     """What was written into `folder` and what is known of it, printed as a table, or as JSON with `as_json`.
 
-    Beside what the destination packs there are a list of all files and a bill of materials. With `sign`, a private key,
-    the artifact is packed with a signature, and the folder gets one of its own.
+    The folder also gets a list of all files and a bill of materials. With `sign`, a private key, both the artifact and
+    the folder are signed.
 
-    A folder that is already there is replaced when the new one is complete, if deploy wrote it and nobody added to it.
+    An older folder is replaced when the new one is complete, if deploy wrote it and nobody added to it.
 
-    UsageError for an unknown destination, no artifact, one that this destination does not take, no such key, or a
-    folder that is not ours; CheckFailed where the artifact's self-test fails here and `untested` does not let it pass.
+    UsageError for an unknown destination, no artifact, an artifact that the destination does not take, no such key, or
+    a folder that deploy did not write. CheckFailed if the artifact's self-test fails here, unless it is `untested`.
     """
     result = _write(source, folder, to, untested, sign)
     print(dumps(result, indent=1)) if as_json else _show(result)
@@ -153,7 +153,7 @@ def _tested(source: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
             continue
         if not result["ok"]:
             raise CheckFailed(f"{selftest.failure(result)} (--untested deploys it regardless)")
-        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.count(result)}")
+        checked.append(f"self-test {result['how']} on {result['device']}: {selftest.describe_result(result)}")
     return checked, unchecked
 
 

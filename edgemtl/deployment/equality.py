@@ -19,7 +19,7 @@ from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.target import Target
 
 
-def codes(
+def code_differences(
     target: Target,
     path: Path,
     manifest: Manifest,
@@ -43,9 +43,9 @@ def codes(
         if inside is None:
             return None
         for place, value in inside:
-            found.setdefault(ledger.name(place), []).append(value)
+            found.setdefault(ledger.entry_name(place), []).append(value)
         wanted_maps = {task: [map[None]] for task, map in reference(frame).items() if task in proof.exact}
-        for name, wanted in (activations(reference, frame) | wanted_maps).items():
+        for name, wanted in (quantizer_outputs(reference, frame) | wanted_maps).items():
             here = found.get(name, [])
             if here:
                 told.add(name)
@@ -76,7 +76,7 @@ def certain(deployed: nn.Module, proof: Proof) -> set[str]:
     return {name for name, found in every.items() if found == {True}}
 
 
-def activations(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
+def quantizer_outputs(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
     """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
     made: dict[str, list[np.ndarray]] = {}
 
@@ -95,7 +95,7 @@ def activations(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np
     return made
 
 
-def sha256(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
+def hash_maps(maps: Iterable[Mapping[str, np.ndarray]]) -> str:
     """One SHA-256 of all maps of all frames, tasks by name."""
     digest = hashlib.sha256()
     for of in maps:

@@ -1,4 +1,4 @@
-"""Every target from a run: convert, verify and score what is missing or out of date, then one table of it all."""
+"""Converts, verifies and scores every target of a run, as far as missing or out of date; then prints one table."""
 
 import math
 import shlex
@@ -26,7 +26,7 @@ HOW = {
 }
 
 
-class Row(NamedTuple):
+class MatrixRow(NamedTuple):
     """One form of a run's network: an artifact, or the torch model itself."""
 
     target: str
@@ -50,7 +50,7 @@ def matrix(
     data: Path | None = None,
     limit: int | None = None,
     out: Path | None = None,
-) -> dict[Path, list[Row]]:
+) -> dict[Path, list[MatrixRow]]:
     """The rows of each run, after every stage that had no result of these very files was run again.
 
     All precisions of `targets` (default: all) for which the run has weights; scores are over the val split, or `limit`
@@ -74,32 +74,34 @@ def matrix(
 
 
 def _command(runs: Sequence[Path], targets: Sequence[str], data: Path | None, limit: int | None, out: Path) -> str:
-    """What was typed."""
+    """The command line that the user typed."""
     words = ["edgemtl", "matrix", *map(str, runs), *(["--target", *targets] if targets else [])]
     for option, value in (("--data", data), ("--limit", limit), ("--out", out)):
         words += [] if value is None else [option, str(value)]
     return shlex.join(words)
 
 
-def markdown(table: dict[Path, list[Row]], limit: int | None, command: str) -> str:
+def markdown(table: dict[Path, list[MatrixRow]], limit: int | None, command: str) -> str:
     """The tables as a page, which says by which command it was written."""
     ran = _ran([row for rows in table.values() for row in rows])
-    parts = [PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe()})", ran=ran)]
+    parts = [
+        PAGE.format(command=command, processor=f"{processor.name()} ({processor.describe_instructions()})", ran=ran)
+    ]
     for run, rows in table.items():
-        stated = Run(run).recipe
-        header = _header(stated.tasks)
-        lines = [header, ["---"] * len(header), *(_cells(row, stated.tasks) for row in rows)]
+        recipe = Run(run).recipe
+        header = _header(recipe.tasks)
+        lines = [header, ["---"] * len(header), *(_cells(row, recipe.tasks) for row in rows)]
         frames = _entry(*_kept(Run(run), "float", limit)).get("frames")
-        parts.append(f"## {stated.name}\n\n{stated.summary}. Scores over {frames} frames of the val split.\n")
+        parts.append(f"## {recipe.name}\n\n{recipe.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
         parts.append("")
     return "\n".join(parts)
 
 
-def _ran(rows: Sequence[Row]) -> str:
-    """How many artifacts were run in which way, and on which machines, as one sentence."""
-    made = [row for row in rows if row.target != "torch"]
+def _ran(rows: Sequence[MatrixRow]) -> str:
+    """One sentence: how many artifacts ran in which way, and on which machines."""
+    artifacts = [row for row in rows if row.target != "torch"]
     ways = {
         "executed": "executed by their targets' own runtimes",
         "stand-in": "run by a stand-in alone",
@@ -108,14 +110,14 @@ def _ran(rows: Sequence[Row]) -> str:
     }
     parts = []
     for way, text in ways.items():
-        here = [row for row in made if row.how == way]
-        where = sorted({row.machine for row in here} - {""})
-        if here:
-            parts.append(f"{len(here)} {text}" + (f" ({', '.join(where)})" if where else ""))
-    return f"Of {len(made)} artifacts: {', '.join(parts) or 'none was made'}."
+        rows_of_way = [row for row in artifacts if row.how == way]
+        where = sorted({row.machine for row in rows_of_way} - {""})
+        if rows_of_way:
+            parts.append(f"{len(rows_of_way)} {text}" + (f" ({', '.join(where)})" if where else ""))
+    return f"Of {len(artifacts)} artifacts: {', '.join(parts) or 'none was made'}."
 
 
-def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
+def _weights(run: Run, data: Path | None, limit: int | None) -> list[MatrixRow]:
     """The run's own weights, scored in torch."""
     rows = []
     for form in FORMS:
@@ -132,7 +134,7 @@ def _weights(run: Run, data: Path | None, limit: int | None) -> list[Row]:
     return rows
 
 
-def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[Row]:
+def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int | None) -> list[MatrixRow]:
     rows = []
     for name in targets:
         for precision in load_target(name).precisions:
@@ -141,8 +143,8 @@ def _artifacts(run: Run, targets: Sequence[str], data: Path | None, limit: int |
     return rows
 
 
-def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> Row:
-    """The row of one artifact, which is made, verified and scored where that was not done yet."""
+def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: int | None) -> MatrixRow:
+    """The row of one artifact; converts, verifies and scores it if that is not done yet."""
     folder = run.artifact(target, precision)
     try:
         manifest = _current(run, folder, precision)
@@ -150,20 +152,20 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
             convert.convert(run, target=target, precision=precision)
             manifest = artifact.read(folder)
     except UsageError as error:
-        return Row(target, precision, checked=f"not converted: {error}")
+        return MatrixRow(target, precision, checked=f"not converted: {error}")
     except CheckFailed as error:
-        return Row(target, precision, checked=f"refused: {error}", ok=False)
+        return MatrixRow(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
-    found = _entry(run.verified, folder.name)
-    if found.get("digest") != digest:
+    verification = _entry(run.verified, folder.name)
+    if verification.get("digest") != digest:
         try:
             verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
             why = str(error)
-        found = _entry(run.verified, folder.name)
-        if found.get("digest") != digest:  # it broke off before there was anything to keep
-            return Row(target, precision, checked=f"FAILED; {why}", ok=False)
+        verification = _entry(run.verified, folder.name)
+        if verification.get("digest") != digest:  # it broke off before there was anything to keep
+            return MatrixRow(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
     problem, scores = "", {}
     try:
@@ -173,13 +175,13 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
     row = _row(run, target, precision, scores, limit)
     return row._replace(
         megabytes=artifact.size(manifest) / 1e6,
-        ledger=_ledger(found.get("ledger")),
-        difference=_difference(found["tasks"]),
-        how=found["how"],
-        machine=found.get("machine", ""),
-        checked=_checked(found) + problem,
-        checks=_checks(found),
-        ok=found["ok"] and not problem,
+        ledger=_ledger(verification.get("ledger")),
+        difference=_difference(verification["tasks"]),
+        how=verification["how"],
+        machine=verification.get("machine", ""),
+        checked=_checked(verification) + problem,
+        checks=_checks(verification),
+        ok=verification["ok"] and not problem,
     )
 
 
@@ -202,8 +204,8 @@ def _scores(
         measured = measure(limit=limit)
         if limit is not None:
             add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
-    found: Scores = read_scores(file, key)["tasks"]
-    return found
+    scores: Scores = read_scores(file, key)["tasks"]
+    return scores
 
 
 def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
@@ -212,18 +214,18 @@ def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
 
 
 def _entry(file: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
-    return found
+    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    return entry
 
 
-def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> Row:
+def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> MatrixRow:
     tasks = run.recipe.tasks
     base = read_scores(*_kept(run, "float", limit)).get("tasks")
     headlines, floats = (
         {name: of[name][task.headline] for name, task in tasks.items()} if of else {} for of in (scores, base)
     )
     gain = delta_m(headlines, floats, tasks) if headlines and floats else None
-    return Row(target, precision, headlines=headlines, delta_m=gain)
+    return MatrixRow(target, precision, headlines=headlines, delta_m=gain)
 
 
 def _ledger(found: dict[str, Any] | None) -> str:
@@ -249,7 +251,7 @@ def _checked(found: dict[str, Any]) -> str:
 
 
 def _checks(found: dict[str, Any]) -> tuple[str, ...]:
-    """A line for each thing that checks said, with the names of those that said it."""
+    """A line for each message of the checks, with the names of the artifacts that it is about."""
     names: dict[str, list[str]] = {}
     for check in found.get("checks", []):
         names.setdefault(check["text"], []).append(check["name"])
@@ -261,7 +263,7 @@ def _header(tasks: dict[str, Task]) -> list[str]:
     return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
 
 
-def _cells(row: Row, tasks: dict[str, Task]) -> list[str]:
+def _cells(row: MatrixRow, tasks: dict[str, Task]) -> list[str]:
     known = [row.headlines.get(name, math.nan) for name in tasks]
     scores = ["" if math.isnan(score) else f"{score:.4g}" for score in known]
     size = "" if row.megabytes is None else f"{row.megabytes:.2f}"

@@ -8,7 +8,7 @@ from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import UsageError
 from edgemtl.frames import spread
 from edgemtl.recipe import Data, Recipe
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:
@@ -25,5 +25,5 @@ def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[
 
 
 def _spread(data: Data, root: Path | None, count: int) -> list[np.ndarray]:
-    samples = load(data, root, "val", {})
+    samples = load_samples(data, root, "val", {})
     return [samples[index]["image"] for index in spread(len(samples), count)]

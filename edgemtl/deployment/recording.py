@@ -17,7 +17,9 @@ from edgemtl.run import Run, form_of, run_of
 from edgemtl.target import Session
 
 
-def check(path: Path, recording: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:
+def check_recording(
+    path: Path, recording: Path, *, run: Path | Run | None = None, as_json: bool = False
+) -> dict[str, Any]:
     """How far a recording lies from the torch model, and from what this machine's session of the artifact computes.
 
     The result is also kept in the run's verify.json, as "ARTIFACT recorded". UsageError where the recording is of

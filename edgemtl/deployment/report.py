@@ -22,11 +22,11 @@ from edgemtl.errors import UsageError
 from edgemtl.files import read_json, read_lines, replacing, sha256
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.tasks import Task, delta_m
 
 PAGE, CLIP = "report.html", "demo.webm"
-WEIGHTS = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
+WEIGHTS_TITLES = {"float": "float", "calibrated": "int8, calibrated", "int8": "int8, fine-tuned"}  # in a run folder
 WIDTH = 320  # of a picture on the page, at most
 DASH = "–"
 SLOWER = "This processor lacks VNNI, one instruction for three of int8: int8 gains less over float here than elsewhere."
@@ -49,7 +49,7 @@ class Form(NamedTuple):
     @property
     def title(self) -> str:
         """What the page calls it."""
-        return WEIGHTS.get(self.name, self.name)
+        return WEIGHTS_TITLES.get(self.name, self.name)
 
     @property
     def model_ms(self) -> float | None:
@@ -73,8 +73,8 @@ class Form(NamedTuple):
     @property
     def ledger(self) -> tuple[str, str]:
         """How many entries the files hold bit-equal, and how `verify` ran them; empty where unknown."""
-        held = self.verify.get("ledger")
-        return f"{held['matches']} of {held['entries']}" if held else "", self.verify.get("how", "")
+        ledger = self.verify.get("ledger")
+        return f"{ledger['matches']} of {ledger['entries']}" if ledger else "", self.verify.get("how", "")
 
 
 def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
@@ -136,11 +136,11 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         entry = known.get(name, {})
         if entry.get("weights_sha256") != weights:  # of weights that have been replaced since
             return {}
-        found = {task: of[stated.tasks[task].headline] for task, of in entry["tasks"].items()}
-        return {task: math.nan if score is None else score for task, score in found.items()}
+        headlines = {task: scores[stated.tasks[task].headline] for task, scores in entry["tasks"].items()}
+        return {task: math.nan if score is None else score for task, score in headlines.items()}
 
     found = []
-    for name in WEIGHTS:
+    for name in WEIGHTS_TITLES:
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
@@ -156,8 +156,8 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
 
 def _constant(run: Run, stated: Recipe) -> list[Form]:
     """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
-    known = read_json(run.scores) if run.scores.is_file() else {}
-    scores: dict[str, float] = next((entry["constant"] for entry in known.values() if "constant" in entry), {})
+    table = read_json(run.scores) if run.scores.is_file() else {}
+    scores: dict[str, float] = next((entry["constant"] for entry in table.values() if "constant" in entry), {})
     return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
 
@@ -227,32 +227,32 @@ def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str
     if not small:
         return []
     chosen = small[0]
-    named = f"{chosen.title} on {chosen.runtime}" if chosen.runtime == "torch" else f"int8 on {chosen.runtime}"
-    found = []
+    title = f"{chosen.title} on {chosen.runtime}" if chosen.runtime == "torch" else f"int8 on {chosen.runtime}"
+    tiles = []
     if chosen.end_to_end_ms and chosen.model_ms:
-        rest = f"{named}, camera picture to overlay; {chosen.model_ms:.1f} ms for the model alone"
-        found.append((f"{1000 / chosen.end_to_end_ms:.0f}", "frames/s", rest))
+        rest = f"{title}, camera picture to overlay; {chosen.model_ms:.1f} ms for the model alone"
+        tiles.append((f"{1000 / chosen.end_to_end_ms:.0f}", "frames/s", rest))
     if chosen.bytes:
         times = f", {base.bytes / chosen.bytes:.1f} times smaller than float" if base and base.bytes else ""
-        found.append((f"{chosen.bytes / 1e6:.2f}", "MB", f"on disk{times}"))
+        tiles.append((f"{chosen.bytes / 1e6:.2f}", "MB", f"on disk{times}"))
     if base and base.scores and chosen.scores:
         gain = delta_m(chosen.scores, base.scores, tasks)
         if gain is not None:
-            found.append((_signed(gain), "% Δm", "all tasks' scores together, int8 against float"))
-    found.append((str(len(tasks)), "tasks" if len(tasks) > 1 else "task", "in one pass: " + ", ".join(tasks)))
-    return found
+            tiles.append((_signed(gain), "% Δm", "all tasks' scores together, int8 against float"))
+    tiles.append((str(len(tasks)), "tasks" if len(tasks) > 1 else "task", "in one pass: " + ", ".join(tasks)))
+    return tiles
 
 
 def _notes(run: Run, forms: Sequence[Form]) -> list[str]:
     """What the numbers in the table are, as far as there are any."""
-    known = read_json(run.scores) if run.scores.is_file() else {}
-    frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in known.values()})
-    found = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
+    scores = read_json(run.scores) if run.scores.is_file() else {}
+    frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in scores.values()})
+    notes = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
-        if any("constant" in entry for entry in known.values()):
-            found.append("Constant: the best that a prediction which is the same at every pixel reaches.")
-        found.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
-    found.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
+        if any("constant" in entry for entry in scores.values()):
+            notes.append("Constant: the best that a prediction which is the same at every pixel reaches.")
+        notes.append("Δm: mean relative change of all tasks' scores against float, above 0 is better.")
+    notes.append("Size: of the weights' file, or of an artifact without its self-test. MB are millions of bytes.")
     machines = {
         f"{form.bench['device']}, {form.bench['machine']['processor']}{_instructions(form)}, "
         f"{form.bench['machine']['cores']} cores"
@@ -262,15 +262,15 @@ def _notes(run: Run, forms: Sequence[Form]) -> list[str]:
     if machines:
         jpeg = f"a {FRAME[1]}x{FRAME[0]} JPEG through decoding, the model and drawing"
         where = "; ".join(sorted(machines))
-        found.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
+        notes.append(f"Times: median of one frame at a time; end to end is {jpeg}. Measured on {where}.")
         if any("without VNNI" in _instructions(form) for form in forms):
-            found.append(SLOWER)
+            notes.append(SLOWER)
     if any(form.verify for form in forms):
-        found.append(
+        notes.append(
             "Against torch: the worst task's RMS difference as a share of the map's standard deviation, and the least "
             "share of pixels with the same class."
         )
-    return found
+    return notes
 
 
 def _instructions(form: Form) -> str:
@@ -282,9 +282,9 @@ def _instructions(form: Form) -> str:
 def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:
     """How the network came about, as (name, value)."""
     raw, weights = run.about, run.weights("float")
-    made = time.localtime((weights if weights.is_file() else run.recipe_file).stat().st_mtime)
+    date = time.localtime((weights if weights.is_file() else run.recipe_file).stat().st_mtime)
     network, training = stated.network, stated.training
-    found = [
+    facts = [
         ("Recipe", stated.name),
         ("Data set", stated.data.name),
         ("Input", f"{stated.size[0]} x {stated.size[1]} pixels (height x width), maps at 1/{stated.map_stride}"),
@@ -292,11 +292,11 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
         ("Parameters", f"{parameters / 1e6:.2f} million" if parameters else DASH),
         ("Training", f"{training.iterations} steps of {training.batch} frames, {training.optimizer}"),
         ("Int8", f"{stated.compression.calibration} calibration frames, {stated.compression.iterations} steps"),
-        ("Made", time.strftime("%Y-%m-%d %H:%M", made)),
+        ("Made", time.strftime("%Y-%m-%d %H:%M", date)),
         ("Commit", str(raw.get("commit") or DASH)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in raw.get("versions", {}).items()) or DASH),
     ]
-    return found
+    return facts
 
 
 # ---- pictures
@@ -304,18 +304,18 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
 
 def _models(run: Run, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predictor], int | None]:
     """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
-    found: dict[str, Predictor] = {}
+    models: dict[str, Predictor] = {}
     parameters = None
     torch = importlib.util.find_spec("torch") is not None
     if torch and run.weights("float").is_file():
-        model = found["float, torch"] = Predictor(run.folder, "cpu", weights="float")
+        model = models["float, torch"] = Predictor(run.folder, "cpu", weights="float")
         parameters = sum(p.numel() for p in model.session.network.parameters())  # type: ignore[attr-defined]
     else:
-        found |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
+        models |= _opened("float", {f: m for f, m in artifacts.items() if m.precision == "fp32"})
     small = _opened("int8", {f: m for f, m in artifacts.items() if m.precision == "int8"})
     if not small and torch and run.weights("int8").is_file():
         small = {"int8, torch": Predictor(run.folder, "cpu", weights="int8")}
-    return found | small, parameters
+    return models | small, parameters
 
 
 def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Predictor]:
@@ -330,14 +330,14 @@ def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, c
     """Per frame its `name`, `image` and, per task, `title`, `legend` and `images`: label, then each model's."""
     tasks = stated.tasks
     try:
-        samples = load(stated.data, data, "val", tasks)
+        samples = load_samples(stated.data, data, "val", tasks)
     except UsageError as error:
         if data is not None:
             raise
         show.err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True)
         return []
     indices = np.unique(np.linspace(0, len(samples) - 1, count + 2)[1:-1].round()).astype(int).tolist()
-    found = []
+    pictures = []
     for index in show.track(indices, "pictures"):
         sample = samples[index]
         frame = sample["image"]
@@ -357,8 +357,8 @@ def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, c
                 }
             )
         small = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-        found.append({"name": samples.name(index), "size": size, "image": _embedded(small), "tasks": rows})
-    return found
+        pictures.append({"name": samples.name(index), "size": size, "image": _embedded(small), "tasks": rows})
+    return pictures
 
 
 def _legend(task: Task, shown: Sequence[np.ndarray]) -> list[tuple[str, str]]:
@@ -370,8 +370,8 @@ def _legend(task: Task, shown: Sequence[np.ndarray]) -> list[tuple[str, str]]:
 def _embedded(picture: np.ndarray, flat: bool = False) -> str:
     """A data: address of a picture, uint8 RGB (H, W, 3); `flat` ones, of few colours, lose nothing."""
     quality = 101 if flat else 85  # above 100 is lossless
-    done, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
-    assert done
+    ok, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    assert ok
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
 
 
@@ -384,7 +384,7 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
     scored = [record for record in journal if "scores" in record]
     if len(losses) < 2:
         return []
-    found = []
+    curves = []
     for name, task in tasks.items():
         size = (4.2, 2.7 if scored else 1.6)
         with plots.figure(*size, rows=1 + bool(scored), ink=INK, grid=GRID, salt=name) as (figure, grid):
@@ -402,8 +402,8 @@ def _curves(journal: list[dict[str, Any]], tasks: dict[str, Task]) -> list[dict[
             for axis in axes:
                 axis.yaxis.set_major_locator(MaxNLocator(4))
                 axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            found.append({"title": task.title, "svg": _painted(plots.svg(figure))})
-    return found
+            curves.append({"title": task.title, "svg": _painted(plots.svg(figure))})
+    return curves
 
 
 def _painted(svg: str) -> str:

@@ -60,7 +60,7 @@ def verify(
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     target = load_target(manifest.target)
     checks = target.check(path, manifest)
-    held = readback.check(path, manifest, run) if manifest.precision == "int8" else None
+    held = readback.compare_with_ledger(path, manifest, run) if manifest.precision == "int8" else None
     reference = weights.session(run, form_of(manifest.precision), "cpu")
     if cut:
         narrow(reference.network, stated.tasks)
@@ -74,7 +74,7 @@ def verify(
     if shown and (predictor.session.float32 or where):
         with show.err.status(f"comparing the codes of {path} with torch's"):
             first = [fit(images[0], manifest.size, manifest.fit)]
-            held_codes = equality.codes(target, path, manifest, first, reference, shown, where)
+            held_codes = equality.code_differences(target, path, manifest, first, reference, shown, where)
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
     unsound: dict[str, str] = {}  # by task, in the first frame where it is
     for index, image in enumerate(show.track(images, f"verify on {source}")):
@@ -119,7 +119,7 @@ def verify(
         "ledger": held,
         "codes": held_codes,
         "islands": shown.islands if shown else {},
-        "sha256": equality.sha256({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
+        "sha256": equality.hash_maps({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
         "ok": all(task["ok"] for task in tasks.values())
         and all(c.ok for c in checks)
         and (not held or held["ok"])
@@ -170,7 +170,7 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: TorchSession) 
         stored = selftest.read(path, manifest)
     except (CheckFailed, UsageError) as error:
         return Check("self-test", False, str(error))
-    verdicts = selftest.check(reference, manifest, stored)
+    verdicts = selftest.judge_session(reference, manifest, stored)
     wrong = [f"{task} {verdict.text}" for task, verdict in verdicts.items() if not verdict.ok]
     return Check("self-test", not wrong, "; ".join(wrong) or "its maps are those of torch")
 
@@ -201,7 +201,7 @@ def _check_of_other(
         if not ok or (must and not np.array_equal(got, wanted)):
             wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
     if shown and session.float32:
-        codes = equality.codes(target, path, manifest, frames[:1], reference, shown, device)
+        codes = equality.code_differences(target, path, manifest, frames[:1], reference, shown, device)
         if codes is not None:
             texts.append(_codes_text(codes))
             wrong += [] if codes["ok"] else [_other_codes(codes)]
@@ -216,8 +216,8 @@ def _check_of_layers(
     For an artifact that computes in float16: there errors add up, and the bounds on its maps let a constant pass that
     was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
     """
-    bound, frame = blame.BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
-    layers = blame.walk(reference.network, frame, dict(target.tensors(path, manifest, frame, device) or {}))
+    bound, frame = blame.LAYER_BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
+    layers = blame.layer_values(reference.network, frame, dict(target.tensors(path, manifest, frame, device) or {}))
     wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
     text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
     return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)

@@ -19,7 +19,7 @@ GLIBC = range(17, 36)  # the minor versions whose wheels run there; JetPack 6 ha
 def fetch(asked: list[str], machine: str, python: str) -> list[Path]:
     """The wheels of these requirements and of all that they need on Linux, on that machine and Python.
 
-    They are kept in the user's cache, and taken from there without a network. UsageError where there are none.
+    The user's cache keeps them for later, when there may be no network. UsageError where there are none.
     """
     place = user_cache() / "wheels" / f"{machine}-{python}"
     tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in GLIBC)]

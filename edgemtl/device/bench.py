@@ -94,7 +94,7 @@ def show_table(result: dict[str, Any]) -> None:
     )
 
 
-def measure(folder: str, seconds: float, warmup: int, device: str | None, untested: bool) -> dict[str, Any]:
+def measure_here(folder: str, seconds: float, warmup: int, device: str | None, untested: bool) -> dict[str, Any]:
     """`bench` in this process."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     if limit := thread_limit():
@@ -108,11 +108,11 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
         predictor(photo)
     cold = time.perf_counter() - begin
     if not untested:
-        selftest.demand(predictor)
+        selftest.require_pass(predictor)
 
-    made = predictor.manifest
-    name, task = next(iter(made.tasks.items()))
-    fitted = fit(photo, made.size, made.fit)
+    manifest = predictor.manifest
+    name, task = next(iter(manifest.tasks.items()))
+    fitted = fit(photo, manifest.size, manifest.fit)
 
     def end_to_end() -> None:
         decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
@@ -122,10 +122,10 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
 
     return {
         "artifact": folder,
-        "recipe": made.recipe,
-        "target": made.target,
-        "precision": made.precision,
-        "size": list(made.size),
+        "recipe": manifest.recipe,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "size": list(manifest.size),
         "device": predictor.session.device,
         "cold_start_s": cold,
         "model": _time(lambda: predictor.session(fitted), seconds / 2, warmup),
@@ -133,7 +133,7 @@ def measure(folder: str, seconds: float, warmup: int, device: str | None, untest
         "peak_rss_mib": peak_rss_mib(),
         "machine": {
             "processor": processor.name(),
-            "instructions": processor.describe(),
+            "instructions": processor.describe_instructions(),
             "cores": os.cpu_count(),
             "threads": limit,  # None: as the runtime likes
             "load": load,
@@ -188,9 +188,9 @@ def peak_rss_mib() -> float:
 
 
 def main() -> None:
-    """Prints what `measure` found for the order in the process's argument, or what is wrong."""
+    """Prints the result of `measure_here` for the order in the process's argument, or what is wrong."""
     try:
-        print(dumps(measure(**json.loads(sys.argv[1]))))
+        print(dumps(measure_here(**json.loads(sys.argv[1]))))
     except (UsageError, CheckFailed) as error:
         print(" ".join(str(error).split()))
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -40,19 +40,19 @@ def bounds_of(manifest: Manifest, float32: bool = True) -> Bounds:
     return Bounds(**own) if own else BOUNDS[kind]
 
 
-def differences(got: np.ndarray, wanted: np.ndarray, bounds: Bounds) -> dict[str, Any]:
+def differences(maps: np.ndarray, reference: np.ndarray, bounds: Bounds) -> dict[str, Any]:
     """The differences of one task's maps over all frames, and whether they are within bounds.
 
     Class ids: `agreement`, the share of equal ones. Others: `max` and `rms` in the map's unit, and `relative_rms`, as a
     share of the reference's standard deviation. NaN is never within bounds.
     """
-    if np.issubdtype(wanted.dtype, np.integer):
-        agreement = float((got == wanted).mean())
+    if np.issubdtype(reference.dtype, np.integer):
+        agreement = float((maps == reference).mean())
         return {"agreement": agreement, "ok": agreement >= bounds.agreement}
-    difference = np.abs(got.astype(np.float64) - wanted)
-    spread, range = float(wanted.std()), float(np.ptp(wanted))
+    difference = np.abs(maps.astype(np.float64) - reference)
+    spread, range = float(reference.std()), float(np.ptp(reference))
     largest, rms = float(difference.max()), float(np.sqrt((difference**2).mean()))
     # A constant reference, such as a depth map that is 0 everywhere, must be met to within float32's own rounding.
-    floor = 1e-6 * max(1.0, float(np.abs(wanted).max()))
+    floor = 1e-6 * max(1.0, float(np.abs(reference).max()))
     ok = rms <= bounds.rms * spread + floor and largest <= bounds.largest * range + floor
     return {"max": largest, "rms": rms, "relative_rms": rms / spread if spread else None, "ok": ok}

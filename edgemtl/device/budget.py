@@ -1,4 +1,4 @@
-"""Budgets: how far scores may fall behind a baseline, and latency may rise. One grammar wherever one can be stated."""
+"""Budgets: how far scores may fall behind a baseline, and latency may rise. Every option reads the same grammar."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class Allowed(NamedTuple):
         return f"{self.change:+g}{'%' if self.relative else ''}"
 
 
-def parse(text: str, option: str) -> list[Allowed]:
+def parse_allowances(text: str, option: str) -> list[Allowed]:
     """The allowances in a text such as "semseg.miou=-0.5,delta_m=-1", given as `option`; UsageError with the syntax."""
     found: dict[str, Allowed] = {}
     for part in text.split(","):
@@ -39,7 +39,7 @@ def parse(text: str, option: str) -> list[Allowed]:
     return list(found.values())
 
 
-def check(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str, bool]) -> None:
+def check_names(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str, bool]) -> None:
     """UsageError for a name that is none of these, or for a sign by which it could only get better."""
     for entry in allowed:
         if entry.name not in higher_is_better:
@@ -50,7 +50,7 @@ def check(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str
             raise UsageError(f"{entry.name}={entry}: {better} is better, so its budget starts with {sign!r}; {SYNTAX}")
 
 
-def names(tasks: Mapping[str, Task]) -> dict[str, bool]:
+def score_directions(tasks: Mapping[str, Task]) -> dict[str, bool]:
     """Every score of the tasks, as task.score, and delta-m: whether higher is better."""
     return {f"{name}.{key}": higher for name, task in tasks.items() for key, higher in task.scores.items()} | {
         DELTA_M: True

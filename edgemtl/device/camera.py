@@ -25,7 +25,7 @@ import numpy as np
 
 from edgemtl.device.capture import AS_IT_COMES, Frames, Source, Wanted
 from edgemtl.device.film import Recorder
-from edgemtl.device.gstreamer import csi_pipeline, demand, pipeline
+from edgemtl.device.gstreamer import csi_pipeline, pipeline, require_gstreamer
 from edgemtl.device.raw import open_raw
 from edgemtl.device.rooms import open_rooms
 from edgemtl.device.stream import ONE_THREAD, hush, open_address, open_pipe, open_stream
@@ -35,7 +35,7 @@ __all__ = ["Recorder", "Source", "Wanted", "csi_pipeline", "open_source"]
 
 IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 ADDRESSES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtp", "rtmp", "rtmps", "srt")
-FORMS = (
+SOURCE_FORMS = (
     "a camera number, /dev/video0, a video file, a folder of images, frame_%04d.png, csi://0, rtsp://…, http://…, "
     "gst://PIPELINE, - for standard input, or scenes://"
 )
@@ -66,13 +66,13 @@ def open_source(text: str, wanted: Wanted = AS_IT_COMES) -> Source:
         return open_rooms(rest, wanted)
     if scheme in ADDRESSES:
         return open_address(f"{scheme}://{rest}", wanted)
-    raise UsageError(f"unknown source {text!r}; a source is {FORMS}")
+    raise UsageError(f"unknown source {text!r}; a source is {SOURCE_FORMS}")
 
 
 def _gstreamer(scheme: str, text: str, rest: str, wanted: Wanted) -> Source:
     if scheme == "csi" and not rest.isdecimal():
         raise UsageError(f"{text!r}: csi:// takes the sensor's number, such as csi://0")
-    demand(text)
+    require_gstreamer(text)
     size, rate = wanted.size or (720, 1280), wanted.rate or 30
     described = csi_pipeline(int(rest), size, rate) if scheme == "csi" else pipeline(rest)
     problem = "gives no picture; try it with gst-launch-1.0, which says why"
@@ -109,12 +109,12 @@ def _path(path: Path, wanted: Wanted) -> Source:
     if path.is_file():
         return _file(path, wanted)
     if path.exists():
-        raise UsageError(f"{path} is neither a file, a folder, a camera nor a pipe; a source is {FORMS}")
+        raise UsageError(f"{path} is neither a file, a folder, a camera nor a pipe; a source is {SOURCE_FORMS}")
     if (number := NUMBER.search(path.name)) and path.parent.is_dir():
         digits = rf"\d{{{int(number[1])},}}" if number[1] else r"\d+"
         name = re.compile(re.escape(path.name[: number.start()]) + digits + re.escape(path.name[number.end() :]))
         return _images(path.parent, images_in(path.parent, name, path.name), wanted)
-    raise UsageError(f"{path} does not exist; a source is {FORMS}")
+    raise UsageError(f"{path} does not exist; a source is {SOURCE_FORMS}")
 
 
 def images_in(folder: Path, name: re.Pattern[str] | None = None, kind: str = ", ".join(sorted(IMAGES))) -> list[Path]:

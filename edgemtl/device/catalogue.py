@@ -16,7 +16,7 @@ from edgemtl.recipe import Published, Recipe
 COUNTER = "torch.utils.flop_counter"
 # Of each recipe; training/cost.py counts and writes them.
 COSTS = Path(str(import_module("edgemtl.recipes").__file__)).parent / "_costs.json"
-COUNT = "python -m edgemtl.training.cost docs/models.md"
+COUNT_COMMAND = "python -m edgemtl.training.cost docs/models.md"
 WIDE = 180  # columns of a terminal in which summaries have room
 
 
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     published: Published | None
 
 
-def entries() -> list[Entry]:
+def recipes_by_name() -> list[Entry]:
     """All recipes by name."""
     names = registry.names("recipes")
     loaded = [recipes.load(name) for name in names]
@@ -86,7 +86,7 @@ def show_table(listed: Sequence[Entry]) -> None:
     title = f"recipes; MACs of one image of that size, half of what {COUNTER} counts"
     show.table(title, header, rows, left=len(header) - 3)
     if uncounted := [entry.recipe.name for entry in listed if not entry.cost]:
-        print(f"{', '.join(uncounted)}: `{COUNT}` counts parameters and MACs", file=sys.stderr)
+        print(f"{', '.join(uncounted)}: `{COUNT_COMMAND}` counts parameters and MACs", file=sys.stderr)
 
 
 def markdown(listed: Sequence[Entry]) -> str:
@@ -105,7 +105,7 @@ def markdown(listed: Sequence[Entry]) -> str:
 
 def _line(entry: Entry, scored: list[str]) -> list[str]:
     if entry.cost is None:
-        raise UsageError(f"the tables need the cost of {entry.recipe.name}: {COUNT}")
+        raise UsageError(f"the tables need the cost of {entry.recipe.name}: {COUNT_COMMAND}")
     recipe, paper = entry.recipe, entry.published
     return [
         f"`{recipe.name}`",
@@ -125,10 +125,10 @@ def _size(recipe: Recipe) -> str:
 
 def cut(page: Path) -> tuple[str, str, str]:
     """A page's text before its tables, the tables, and the text after; UsageError without the lines around them."""
-    found = re.fullmatch(r"(.*<!-- tables -->\n)(.*)(<!-- end of tables -->.*)", page.read_text("utf-8"), re.S)
-    if not found:
+    match = re.fullmatch(r"(.*<!-- tables -->\n)(.*)(<!-- end of tables -->.*)", page.read_text("utf-8"), re.S)
+    if not match:
         raise UsageError(f"{page} has no lines `<!-- tables -->` and `<!-- end of tables -->`")
-    return found[1], found[2], found[3]
+    return match[1], match[2], match[3]
 
 
 def write_tables(page: Path, listed: Sequence[Entry]) -> None:

@@ -1,4 +1,4 @@
-"""A look through a data set before anyone trains on it: what is there, what is broken, what it looks like."""
+"""Looks through a data set before anybody trains on it: what is there, what is broken, what it looks like."""
 
 import hashlib
 import os
@@ -140,14 +140,14 @@ def checkup(
             for problem in _empty(split):
                 print(f"note: {problem}")
     lists = {"": problems} | {split.name: split.found for split in splits.values()}
-    for split_name, found in lists.items():
-        for problem in found[:SHOWN]:
+    for split_name, problems_of in lists.items():
+        for problem in problems_of[:SHOWN]:
             print(f"broken: {problem}")
-        if len(found) > SHOWN:
-            print(f"broken: {len(found) - SHOWN} more in {split_name}")
+        if len(problems_of) > SHOWN:
+            print(f"broken: {len(problems_of) - SHOWN} more in {split_name}")
     if splits:
         _write(picture, splits, source.NAME)
-    problems = list(dict.fromkeys(problem for found in lists.values() for problem in found))
+    problems = list(dict.fromkeys(problem for problems_of in lists.values() for problem in problems_of))
     if problems:
         raise CheckFailed(f"{root} has {_number(len(problems), 'problem')}; the first: {problems[0]}")
     print("nothing is broken")
@@ -156,18 +156,18 @@ def checkup(
 
 def _recognise(root: Path, dataset: str | None) -> tuple[str, ModuleType]:
     """The name and the module of the data set in `root`."""
-    known = {n: m for n in registry.names("data") if hasattr(m := registry.load("data", n), "LISTING")}
-    if dataset is not None and dataset not in known:
-        raise unknown("data set", dataset, known)
+    readers = {n: m for n in registry.names("data") if hasattr(m := registry.load("data", n), "LISTING")}
+    if dataset is not None and dataset not in readers:
+        raise unknown("data set", dataset, readers)
     if not root.is_dir():
         raise UsageError(f"{root} is no folder")
-    for name, source in known.items():
+    for name, source in readers.items():
         places = (root, *(root / folder for folder in source.UNPACKED))
         listings = [place / source.LISTING.format(split=split) for place in places for split in source.FRAMES]
         if name == dataset or dataset is None and any(listing.is_file() for listing in listings):
             return name, source
-    wanted = " or ".join(f"{m.LISTING.format(split=next(iter(m.FRAMES)))} ({n})" for n, m in known.items())
-    raise UsageError(f"{root} is no data set known here: it has no {wanted}")
+    expected = " or ".join(f"{m.LISTING.format(split=next(iter(m.FRAMES)))} ({n})" for n, m in readers.items())
+    raise UsageError(f"{root} is no data set known here: it has no {expected}")
 
 
 # ---- all frames
@@ -191,8 +191,8 @@ def _show(title: str, splits: dict[str, Split], tasks: Mapping[str, Task], offic
             pixels = sum(look.size[0] * look.size[1] for look in looks if look.size)
             labelled = sum(bool(look.counts[name].any()) for look in looks)
             unlabelled = f"{100 - 100 * counts.sum() / pixels:.1f}" if pixels else "–"
-            told = task.summary(counts) if counts.any() else "nothing"
-            rows.append((name, split.name, f"{labelled:>6}", f"{unlabelled:>13}", told))
+            summary = task.summary(counts) if counts.any() else "nothing"
+            rows.append((name, split.name, f"{labelled:>6}", f"{unlabelled:>13}", summary))
             if task.class_names and counts.any():
                 shares[name, split.name] = 100 * counts / counts.sum()
     header = ("task", "split", "frames", "unlabelled, %", "labelled pixels")
@@ -202,25 +202,25 @@ def _show(title: str, splits: dict[str, Split], tasks: Mapping[str, Task], offic
         columns = [split for split in splits if (name, split) in shares]
         if columns:
             classes = enumerate(task.class_names)
-            found = [(text, *(f"{shares[name, s][k]:.2f}" for s in columns)) for k, text in classes]
-            half = (len(found) + 1) // 2
+            lines = [(text, *(f"{shares[name, s][k]:.2f}" for s in columns)) for k, text in classes]
+            half = (len(lines) + 1) // 2
             empty = ("",) * (1 + len(columns))
-            rows = [(*a, *b) for a, b in zip(found[:half], [*found[half:], empty])]
+            rows = [(*a, *b) for a, b in zip(lines[:half], [*lines[half:], empty])]
             show.table(f"{name}: % of the labelled pixels", ("class", *columns) * 2, rows)
 
 
 def _sizes(split: Split) -> str:
     """The three commonest sizes of images and how many have them."""
-    found = Counter(look.size for look in split.looks.values() if look.size)
-    parts = [f"{h}x{w}" + f" ({n})" * (len(found) > 1) for (h, w), n in found.most_common(3)]
-    if len(found) > 3:
-        low, high = np.min(list(found), axis=0), np.max(list(found), axis=0)
-        parts.append(f"{len(found) - 3} more, {low[0]} to {high[0]} high, {low[1]} to {high[1]} wide")
+    counts = Counter(look.size for look in split.looks.values() if look.size)
+    parts = [f"{h}x{w}" + f" ({n})" * (len(counts) > 1) for (h, w), n in counts.most_common(3)]
+    if len(counts) > 3:
+        low, high = np.min(list(counts), axis=0), np.max(list(counts), axis=0)
+        parts.append(f"{len(counts) - 3} more, {low[0]} to {high[0]} high, {low[1]} to {high[1]} wide")
     return ", ".join(parts) or "–"
 
 
 def _notes(splits: dict[str, Split], official: Official) -> Iterator[str]:
-    """What is odd and yet no reason to fail: sizes of splits, frames in more than one, the same picture twice."""
+    """Oddities that are no reason to fail: sizes of splits, frames in more than one, the same picture twice."""
     for split in splits.values():
         if official[split.name] not in (None, len(split.whole)):
             yield f"{split.name} has {len(split.whole)} frames, the official split {official[split.name]}"
@@ -246,16 +246,16 @@ def _notes(splits: dict[str, Split], official: Official) -> Iterator[str]:
 
 def _empty(split: Split) -> list[str]:
     """The tasks for which no frame that was looked at has a label, or none but the same one for every pixel."""
-    found = []
+    names = []
     for name, task in split.tasks.items():
         looks = [look for look in split.looks.values() if name in look.counts]
         counts = sum((look.counts[name] for look in looks), np.zeros(1, np.int64))
         where = f"of the {_number(len(looks), 'frame')} of {split.name} looked at"
         if looks and not counts.any():
-            found.append(f"none {where} has a {name} label")
+            names.append(f"none {where} has a {name} label")
         elif looks and (same := task.everywhere(counts)) is not None:
-            found.append(f"every pixel {where} is {same!r} by its {name} label")
-    return found
+            names.append(f"every pixel {where} is {same!r} by its {name} label")
+    return names
 
 
 def _write(path: Path, splits: dict[str, Split], title: str) -> None:
@@ -276,8 +276,8 @@ def _write(path: Path, splits: dict[str, Split], title: str) -> None:
     fill = (draw.BACKGROUND,) * 3
     sheet = [cv2.copyMakeBorder(r, 0, 0, 0, width - r.shape[1], cv2.BORDER_CONSTANT, value=fill) for r in rows]
     with replacing(path) as temporary:
-        done, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(sheet), cv2.COLOR_RGB2BGR))
-        assert done
+        ok, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(sheet), cv2.COLOR_RGB2BGR))
+        assert ok
         temporary.write_bytes(data.tobytes())
     show.out.print(f"{path}: {_number(len(rows), 'frame')} with their labels", highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ import numpy as np
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
 
-Point = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
+Pixel = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
 
 
 def in_metres(predictor: Predictor, what: str) -> str:
@@ -19,12 +19,12 @@ def in_metres(predictor: Predictor, what: str) -> str:
 
 
 def distance(
-    depth: np.ndarray, points: list[Point], field: float, rmse: float | None = None
+    depth: np.ndarray, points: list[Pixel], field: float, rmse: float | None = None
 ) -> tuple[float, float | None]:
     """Metres between two points seen by a camera whose field of view is `field` degrees across, and their error.
 
-    The error follows from that of the depth, `rmse` metres, which the two points are taken to have independently of
-    each other; points of one surface err alike, so that there it is less. None where the depth's is not known.
+    The error follows from the depth's, `rmse` metres, as if the two points' errors were independent. Points of one
+    surface have similar errors, so that there it is less. None if the depth's error is not known.
     """
     height, width = depth.shape
     focal = width / 2 / math.tan(math.radians(field) / 2)

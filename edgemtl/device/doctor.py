@@ -29,8 +29,8 @@ MODULES = {
 HEADLESS = "pip install --force-reinstall --no-deps opencv-python-headless"
 
 
-class Finding(NamedTuple):
-    """One package: who needs it, what was asked for, its version or what is wrong, and the command that mends it."""
+class PackageState(NamedTuple):
+    """One package: who needs it and in which version, the installed version or what is wrong, and the fix."""
 
     package: str
     extra: str  # "" for the device side, which everything needs
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     fix: str = ""  # empty: nothing is wrong
 
 
-def doctor(*, target: str | None = None) -> list[Finding]:
+def doctor(*, target: str | None = None) -> list[PackageState]:
     """What the device side, the workshop and every target need, as a table; with `target` only what that one needs.
 
     CheckFailed, naming the first fix, where the device side or the `target` asked for would not run: a package is
@@ -58,7 +58,7 @@ def doctor(*, target: str | None = None) -> list[Finding]:
     rows = [(f.package, f.extra or "everything", f.wanted or "any", f.found) for f in findings]
     show.table(title, ("package", "for", "wanted", "found"), rows)
     fixes = list(dict.fromkeys(f.fix for f in findings if f.fix))
-    print(f"processor: {processor.name()}; for int8: {processor.describe()}")
+    print(f"processor: {processor.name()}; for int8: {processor.describe_instructions()}")
     runs: dict[str, list[Check]] = {}
     for name in targets if target is None else [target]:
         runs[name] = load_target(name).machine()
@@ -98,47 +98,47 @@ def requirements() -> dict[str, list[Requirement]]:
         basic = [r for r in every if _applies(r, "")]
         listed = {extra: [r for r in every if r not in basic] for extra in about.get_all("Provides-Extra") or []}
         listed[""] = basic
-    here = {_spelled(extra): [r for r in needed if _applies(r, extra)] for extra, needed in listed.items()}
-    return {extra: _whole(extra, here) for extra in here}
+    extras = {_spelled(extra): [r for r in needed if _applies(r, extra)] for extra, needed in listed.items()}
+    return {extra: _whole(extra, extras) for extra in extras}
 
 
 def _whole(extra: str, listed: dict[str, list[Requirement]]) -> list[Requirement]:
     """What an extra lists, each package once, with the content of an edgemtl[other] in its place."""
-    found: dict[str, Requirement] = {}
+    requirements: dict[str, Requirement] = {}
     for requirement in listed[extra]:
         others = requirement.extras if requirement.name == "edgemtl" else ()
         inner = [r for name in sorted(others) for r in _whole(_spelled(name), listed)] if others else [requirement]
-        found |= {str(r): r for r in inner}
-    return list(found.values())
+        requirements |= {str(r): r for r in inner}
+    return list(requirements.values())
 
 
 def _spelled(extra: str) -> str:
     return extra.replace("-", "_")
 
 
-def inspect(requirement: Requirement, extra: str) -> Finding:
+def inspect(requirement: Requirement, extra: str) -> PackageState:
     """What is wrong with one package, if anything; imports it, since an installed one may still fail to load."""
-    package, wanted = requirement.name, str(requirement.specifier)
+    package, versions = requirement.name, str(requirement.specifier)
     version = _version(package)
     if extra:
         fix = f'pip install -e "{CHECKOUT}[{extra}]"' if SETUP.is_file() else f'pip install "edgemtl[{extra}]"'
     else:
-        fix = f'pip install "{package}{wanted}"'
+        fix = f'pip install "{package}{versions}"'
     logging.disable(logging.WARNING)  # coremltools tells ten of them on every import
     try:
         module = importlib.import_module(MODULES.get(package, package.replace("-", "_")))
     except ModuleNotFoundError:
-        return Finding(package, extra, wanted, "missing", fix)
+        return PackageState(package, extra, versions, "missing", fix)
     except (ImportError, OSError, RuntimeError, AssertionError) as error:
         reason = f"broken: {' '.join(str(error).split())}"
-        return Finding(package, extra, wanted, reason, HEADLESS if package == "opencv-python" else fix)
+        return PackageState(package, extra, versions, reason, HEADLESS if package == "opencv-python" else fix)
     finally:
         logging.disable(logging.NOTSET)
     # A system's own OpenCV (a Jetson's) has no metadata.
     version = version or str(getattr(module, "__version__", ""))
     if version and not requirement.specifier.contains(version, prereleases=True):
-        return Finding(package, extra, wanted, f"{version}, which is not {wanted}", fix)
-    return Finding(package, extra, wanted, version or "installed")
+        return PackageState(package, extra, versions, f"{version}, which is not {versions}", fix)
+    return PackageState(package, extra, versions, version or "installed")
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

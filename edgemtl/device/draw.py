@@ -94,7 +94,9 @@ def cell(frame: Size, cells: int, canvas: Size = CANVAS) -> Size:
     return _grid(frame, cells, canvas)[1]
 
 
-def place(at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS) -> tuple[float, float] | None:
+def position_in_frame(
+    at: tuple[int, int], frame: Size, cells: int, canvas: Size = CANVAS
+) -> tuple[float, float] | None:
     """Where in the frame a page's pixel (row, column) lies, from 0 to below 1 each; None beside the cells' pictures."""
     columns, (height, width) = _grid(frame, cells, canvas)
     down, across = TITLE + height + ROWS * ROW + GAP, width + GAP
@@ -215,7 +217,11 @@ def _ball(task: Task, diameter: int) -> np.ndarray | None:
 def _resize(picture: np.ndarray, size: Size) -> np.ndarray:
     if picture.shape[:2] == tuple(size):
         return picture
-    shrinks = picture.shape[0] > 2 * size[0]  # for less, the slow average looks no better
+    shrinks = picture.shape[0] > 1.5 * size[0]  # for less, the slow average looks no better
+    height, width = picture.shape[:2]
+    while not (height % 2 or width % 2) and height >= 2 * size[0] and width >= 2 * size[1]:
+        height, width, shrinks = height // 2, width // 2, False  # a mean of four pixels is ten times as fast
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 

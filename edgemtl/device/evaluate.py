@@ -13,14 +13,16 @@ from edgemtl.device.budget import Allowed
 from edgemtl.errors import CheckFailed, UsageError, unknown
 from edgemtl.files import dumps, keep, read_json
 from edgemtl.recipe import Data, Recipe
-from edgemtl.run import FORMS, TORCH, Run, describe, run_of
-from edgemtl.samples import load
+from edgemtl.run import FORMS, TORCH, Run, describe_weights, run_of
+from edgemtl.samples import load_samples
 from edgemtl.target import Session
-from edgemtl.tasks import Fit, Meter, Size, Task, check, delta_m, numbered
+from edgemtl.tasks import Fit, Meter, Size, Task, check_maps, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
-Maps = Callable[[np.ndarray], dict[str, np.ndarray]]  # what a session is: a frame of the network's size -> {task: map}
+Predict = Callable[
+    [np.ndarray], dict[str, np.ndarray]
+]  # what a session is: a frame of the network's size -> {task: map}
 
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
@@ -44,13 +46,19 @@ class Model(Protocol):
     def fit(self) -> Fit: ...
 
 
-def measure(
-    session: Maps, samples: Any, model: Model, *, limit: int | None = None, title: str = "evaluate", quiet: bool = False
+def take_scores(
+    session: Predict,
+    samples: Any,
+    model: Model,
+    *,
+    limit: int | None = None,
+    title: str = "evaluate",
+    quiet: bool = False,
 ) -> dict[str, Meter]:
     """Every task's meter after all the samples, or `limit` of them, evenly spaced.
 
-    Each is judged at its label's own resolution, where it has one; of padded frames their own pixels alone. UsageError
-    where there is nothing to score; CheckFailed where a map cannot be right, naming the frame and the task.
+    A prediction is judged at its label's resolution; of a padded frame only the frame's pixels count. UsageError if
+    there is nothing to score; CheckFailed, naming frame and task, if a map cannot be right.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count < 1:
@@ -62,7 +70,7 @@ def measure(
         frame = sample["image"].shape[:2]
         with numbered(index, title):
             maps = session(frames.fit(sample["image"], model.size, model.fit))
-            check(maps, model.tasks)
+            check_maps(maps, model.tasks)
         for name, task in model.tasks.items():
             if name in sample:
                 label = sample[name]
@@ -100,19 +108,19 @@ def evaluate(
 
     An artifact must pass its self-test on this machine first, see edgemtl.device.selftest, unless it may be `untested`.
     """
-    allowed = budgets.parse(budget, "--budget") if budget is not None else []
+    allowed = budgets.parse_allowances(budget, "--budget") if budget is not None else []
     if settings and not reference:
         raise UsageError("--set goes with --reference; a run or an artifact is scored as it is")
     subject = _published(str(path), reference, settings) if reference else _subject(path, weights)
     tasks = subject.tasks
-    budgets.check(allowed, "--budget", budgets.names(tasks))
+    budgets.check_names(allowed, "--budget", budgets.score_directions(tasks))
     run, other = _baseline(path, baseline or subject.run, tasks) if allowed else (None, None)
     entry, whole = _measured(subject, data=data, split=split, limit=limit, device=device, untested=untested)
     result: dict[str, Any] = {"path": str(path), "name": subject.name, **entry}
     if not as_json:
         _print_scores(result, tasks)
     unkept = _keep(subject, entry) if whole else []
-    broken: list[Row] = []
+    broken: list[Change] = []
     if allowed:
         assert run is not None and other is not None
         base = _stored(other, split, entry["frames"])
@@ -134,7 +142,7 @@ def evaluate(
     return result
 
 
-class Row(NamedTuple):
+class Change(NamedTuple):
     """One line of the comparison; `change` is in percent where the allowance is, and for delta_m; NaN: undefined."""
 
     name: str
@@ -150,7 +158,7 @@ class Row(NamedTuple):
         return "undefined" if np.isnan(self.change) else f"{self.change:+.3g}{'%' if self.relative else ''}"
 
 
-def against_baseline(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Row]:
+def against_baseline(value: Scores, baseline: Scores, tasks: dict[str, Task], allowed: list[Allowed]) -> list[Change]:
     """Each budgeted score, each task's headline and delta-m, against the baseline."""
     limits = {a.name: a for a in allowed}
     names = dict.fromkeys([f"{name}.{task.headline}" for name, task in tasks.items()] + list(limits))
@@ -162,14 +170,14 @@ def against_baseline(value: Scores, baseline: Scores, tasks: dict[str, Task], al
     headlines = [{name: scores[name][task.headline] for name, task in tasks.items()} for scores in (value, baseline)]
     gain = _number(delta_m(headlines[0], headlines[1], tasks))
     limit = limits.get("delta_m")
-    rows.append(Row("delta_m", None, gain, gain, limit and str(limit), True, _holds(gain, limit)))
+    rows.append(Change("delta_m", None, gain, gain, limit and str(limit), True, _holds(gain, limit)))
     return rows
 
 
-def _row(name: str, baseline: float, value: float, limit: Allowed | None) -> Row:
+def _row(name: str, baseline: float, value: float, limit: Allowed | None) -> Change:
     relative = limit is not None and limit.relative
     change = _number(percent(value, baseline)) if relative else value - baseline
-    return Row(name, baseline, value, change, limit and str(limit), relative, _holds(change, limit))
+    return Change(name, baseline, value, change, limit and str(limit), relative, _holds(change, limit))
 
 
 def _number(value: float | None) -> float:
@@ -198,10 +206,10 @@ class _Subject(NamedTuple):
 
 
 def _published(name: str, file: Path, settings: Sequence[str]) -> _Subject:
-    stated = recipe.load(name, list(settings))
+    recipe_of = recipe.load(name, list(settings))
     if not file.is_file():
         raise UsageError(f"{file} does not exist")
-    return _Subject(file, file.name, None, describe(stated, file, "fp32"), stated)
+    return _Subject(file, file.name, None, describe_weights(recipe_of, file, "fp32"), recipe_of)
 
 
 def _subject(path: Path, weights: str) -> _Subject:
@@ -255,9 +263,9 @@ def _measured(
     """The entry for scores.json, and whether it is of the whole split."""
     about = subject.about
     assert about.data is not None
-    samples = load(about.data, data, split, about.tasks)
+    samples = load_samples(about.data, data, split, about.tasks)
     session = _session(subject, device, untested)
-    meters = measure(session, samples, about, limit=limit, title=f"evaluate {subject.name}")
+    meters = take_scores(session, samples, about, limit=limit, title=f"evaluate {subject.name}")
     count = len(samples) if limit is None else min(limit, len(samples))
     entry = {
         "frames": count,
@@ -274,7 +282,7 @@ def _measured(
 def _session(subject: _Subject, device: str | None, untested: bool) -> Session:
     if subject.published:
         return predictor.opened(subject.path, device, of=subject.published)[1]
-    return selftest.opened(subject.path, device, weights=subject.name, untested=untested).session
+    return selftest.open_tested(subject.path, device, weights=subject.name, untested=untested).session
 
 
 def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
@@ -285,11 +293,11 @@ def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
 def _stored(subject: _Subject, split: str, frames: int) -> dict[str, Any] | None:
     """The entry in scores.json if it is of these weights and this many frames, and has every score of today."""
     entry = read_scores(Run(subject.path).scores, subject.name)
-    wanted = {"frames": frames, "split": split, "weights_sha256": subject.about.weights_sha256}
+    key = {"frames": frames, "split": split, "weights_sha256": subject.about.weights_sha256}
     whole = all(
         task.scores.keys() <= entry.get("tasks", {}).get(name, {}).keys() for name, task in subject.tasks.items()
     )
-    return entry if wanted.items() <= entry.items() and whole else None
+    return entry if key.items() <= entry.items() and whole else None
 
 
 def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
@@ -303,7 +311,7 @@ def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
     print("constant: the best that a prediction which is the same at every pixel reaches on these labels")
 
 
-def _print_rows(run: Run, rows: list[Row]) -> None:
+def _print_rows(run: Run, rows: list[Change]) -> None:
     show.table(
         f"against {run}, float",
         ("score", "baseline", "value", "change", "allowed", ""),
@@ -314,5 +322,5 @@ def _print_rows(run: Run, rows: list[Row]) -> None:
     )
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Change) -> str:
     return "" if row.allowed is None else "ok" if row.ok else "too much"

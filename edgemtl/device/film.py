@@ -1,10 +1,10 @@
-"""Pictures into a video file.
+"""Writes pictures into a video file.
 
-Another process encodes and writes, so that a film survives whatever ends this one: a signal, a display that dies and
-takes the process with it, a crash in a runtime. When no more pictures come, that process completes the file.
+Another process encodes and writes them, so that the film survives whatever ends this process: a signal, a display that
+dies, a crash in a runtime. When no more pictures come, that process completes the file.
 
-Should that process end, too, or the machine, then what was written can be read all the same: an .mp4 is fragmented, a
-.webm is so by nature. The next recording into the same folder gives it a name.
+If that process or the machine ends too, the part that was written can still be read: an .mp4 is fragmented, a .webm is
+so by nature. The next recording into the same folder gives that part a name.
 """
 
 import math
@@ -33,7 +33,7 @@ from edgemtl.tasks import Size
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80",)}
 # The file's suffix until it is complete. FFmpeg's .ismv is an .mp4 in fragments, each of which can be read by itself;
 # an ordinary .mp4 can only once its index is written, at its end.
-PARTS = {".mp4": ".ismv", ".webm": ".webm"}
+PART_SUFFIXES = {".mp4": ".ismv", ".webm": ".webm"}
 BRANDS = b"ftypisml", b"ftypiso5"  # as the fragments' file calls itself, as players know it
 SLOWEST = 0.1  # frames per second that encoders take; slower films repeat theirs
 RESERVE = 8 << 20  # bytes of the disk left free
@@ -60,7 +60,7 @@ class Recorder:
         self._failed = False
         if path.suffix.lower() not in CODECS:
             raise UsageError(f"cannot record to {path}: its name must end in {' or '.join(CODECS)}")
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part{PARTS[path.suffix.lower()]}")
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part{PART_SUFFIXES[path.suffix.lower()]}")
         recover(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Recorder:
     def add(self, picture: np.ndarray, at: float | None = None) -> None:
         """Appends a picture; with `at` (seconds) it is repeated or left out so that the film runs in real time.
 
-        UsageError where the disk is full; the film has been completed then, as far as it goes.
+        UsageError if the disk is full; the film is then complete up to this picture.
         """
         if self._size is None:
             self._size = picture.shape[0] // 2 * 2 or 2, picture.shape[1] // 2 * 2 or 2  # codecs want even numbers
@@ -139,7 +139,7 @@ class Recorder:
             pending.result()
 
     def _tell(self, *blocks: bytes | memoryview, last: bool = False) -> str:
-        """Sends something to the other process; its answer where that was the last thing, or where it has ended."""
+        """Sends data to the other process; returns its answer after the last data, or if it has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             for block in blocks:
@@ -174,7 +174,7 @@ def _letterbox(picture: np.ndarray, size: Size) -> np.ndarray:
 
 
 def write(part: Path, path: Path, fps: float, pictures: BinaryIO) -> Iterator[str]:
-    """What the other process does, with one line when it can start and one at its end.
+    """The other process' work; it prints one line when it can start and one at its end.
 
     `pictures` has the size and then, for each picture, how many times it is shown, 0 for the end, and its pixels.
     """
@@ -211,7 +211,7 @@ def _read(pictures: BinaryIO, kind: str) -> tuple[int, ...]:
 
 
 def _open(part: Path, fps: float, size: Size) -> "cv2.VideoWriter | None":
-    suffix = next(suffix for suffix, own in PARTS.items() if own == part.suffix)
+    suffix = next(suffix for suffix, own in PART_SUFFIXES.items() if own == part.suffix)
     for codec in CODECS[suffix]:
         writer = cv2.VideoWriter(str(part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
         if writer.isOpened():
@@ -247,28 +247,28 @@ def _name(part: Path, path: Path) -> None:
 
 def recover(folder: Path) -> list[Path]:
     """Names the films in a folder whose writer was killed, as far as they go; said in a line each."""
-    found = []
+    films = []
     for part in sorted(folder.glob(".*.part.*")) if folder.is_dir() else []:
-        kept = re.fullmatch(r"\.(.+)\.(\d+)\.part(\.\w+)", part.name)
-        suffix = next((suffix for suffix, own in PARTS.items() if kept and own == kept[3]), None)
-        if not kept or suffix is None or _writing(part):
+        name = re.fullmatch(r"\.(.+)\.(\d+)\.part(\.\w+)", part.name)
+        suffix = next((suffix for suffix, ending in PART_SUFFIXES.items() if name and ending == name[3]), None)
+        if not name or suffix is None or _writing(part):
             continue
         film = cv2.VideoCapture(str(part), cv2.CAP_FFMPEG)
         readable = film.read()[0]
         film.release()
-        path = folder / f"{kept[1]}-recovered-{kept[2]}{suffix}"
+        path = folder / f"{name[1]}-recovered-{name[2]}{suffix}"
         with suppress(OSError):
             if not readable:
                 part.unlink()
                 continue
             _name(part, path)
-            found.append(path)
+            films.append(path)
             show.note(f"{path} is what was left of a recording that was killed")
-    return found
+    return films
 
 
 def _writing(part: Path) -> bool:
-    """Whether some process still has the file, or wrote into it just now; where none can be asked, by the latter."""
+    """Whether a process still has the file open; where the system does not say, whether it was written just now."""
     try:
         if time.time() - part.stat().st_mtime < FRESH_S:
             return True

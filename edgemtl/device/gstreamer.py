@@ -32,7 +32,7 @@ def pipeline(text: str) -> str:
     return re.sub(r"\bappsink\b", "appsink drop=true max-buffers=1", text) if old else text
 
 
-def demand(source: str) -> None:
+def require_gstreamer(source: str) -> None:
     """UsageError with the fix where this OpenCV was built without GStreamer."""
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise UsageError(

@@ -11,7 +11,7 @@ from edgemtl.device.camera import by_number, images_in, open_source
 from edgemtl.errors import UsageError
 
 
-def named(source: Any) -> Iterator[tuple[str, np.ndarray]]:
+def named_frames(source: Any) -> Iterator[tuple[str, np.ndarray]]:
     """(name, frame) of every frame that `source` has, one at a time.
 
     A frame itself, uint8 RGB (H, W, 3); a path of a picture, a video or a folder; a pattern such as "rooms/*.jpg"; an
@@ -24,7 +24,7 @@ def named(source: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield from _files(str(source))
     elif isinstance(source, Iterable):
         for number, each in enumerate(source):
-            yield from ((f"frame_{number:06d}", each),) if isinstance(each, np.ndarray) else named(each)
+            yield from ((f"frame_{number:06d}", each),) if isinstance(each, np.ndarray) else named_frames(each)
     else:
         raise UsageError(f"a source is a frame, a path, an address, a number or a list of those, not {type(source)}")
 
@@ -32,15 +32,15 @@ def named(source: Any) -> Iterator[tuple[str, np.ndarray]]:
 def _files(text: str) -> Iterator[tuple[str, np.ndarray]]:
     path = Path(text).expanduser()
     if has_magic(text) and not path.exists() and "://" not in text:
-        found = sorted(map(Path, glob(str(path), recursive=True)), key=by_number)
-        if not found:
+        paths = sorted(map(Path, glob(str(path), recursive=True)), key=by_number)
+        if not paths:
             raise UsageError(f"no file is called {text}")
     elif path.is_dir():
-        found = images_in(path)
+        paths = images_in(path)
     else:
         yield from _opened(text)
         return
-    for file in found:
+    for file in paths:
         yield from _opened(str(file))
 
 

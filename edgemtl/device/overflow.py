@@ -26,7 +26,7 @@ class Largest(NamedTuple):
     where: str = "no channel"
 
 
-class Proof(NamedTuple):
+class OverflowProof(NamedTuple):
     """What the codes say."""
 
     pair: Largest  # of magnitudes of two codes of one channel
@@ -59,7 +59,7 @@ class Proof(NamedTuple):
         return f"{pair}, {total}, {self.weights} weights, {self.channels} channels"
 
 
-def prove(files: Files) -> Proof:
+def prove_no_overflow(files: Files) -> OverflowProof:
     """The proof over every weight in an artifact's files."""
     pair, total = Largest(), Largest()
     channels: dict[str, int] = {}
@@ -70,7 +70,7 @@ def prove(files: Files) -> Proof:
                 channels[one.name] = len(rows)
                 pair = _larger(pair, np.sort(rows, 1)[:, -2:].sum(1), one.name)
                 total = _larger(total, rows.sum(1) * ACTIVATION, one.name)
-    return Proof(pair, total, len(channels), sum(channels.values()))
+    return OverflowProof(pair, total, len(channels), sum(channels.values()))
 
 
 def _channels(one: Found) -> np.ndarray:

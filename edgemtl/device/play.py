@@ -20,6 +20,7 @@ from edgemtl.device import rates, screens
 from edgemtl.device.camera import Source
 from edgemtl.device.display import no_display
 from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
+from edgemtl.device.predictor import Predictor
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
 from edgemtl.errors import CheckFailed, UsageError, unknown
@@ -54,7 +55,7 @@ def play(
     with ExitStack() as stack:
         film = stack.enter_context(Film(record, source))
         journal = stack.enter_context(Stats(stats)) if stats else None
-        screen: AbstractContextManager[Screen] = build(show, clock, view, source, film, limit, address)
+        screen: AbstractContextManager[Screen] = open_screen(show, clock, view, source, film, limit, address)
         shown = stack.enter_context(screen)
         worker = stack.enter_context(ThreadPoolExecutor(1, "inference"))
         stack.enter_context(interruptible())
@@ -103,7 +104,26 @@ def play(
     return clock.summary()
 
 
-def build(
+def beside(model: Callable[[], Predictor], camera: Callable[[], Source]) -> tuple[Predictor, Source]:
+    """Both, opened at the same time; where neither opens, what is wrong with the model is raised.
+
+    The camera is opened in this thread: macOS asks for permission in the main one alone.
+    """
+    with ThreadPoolExecutor(1, "model") as pool:
+        opening = pool.submit(model)
+        try:
+            source = camera()
+        except Exception:
+            opening.result()
+            raise
+        try:
+            return opening.result(), source
+        except BaseException:
+            source.close()
+            raise
+
+
+def open_screen(
     kind: Show, clock: Clock, view: View, source: Source, film: Film, limit: int | None, address: str
 ) -> AbstractContextManager[Screen]:
     """The screen of a kind; UsageError where there can be none."""
@@ -122,7 +142,7 @@ def settings_of(name: str, run: Callable[..., Any], settings: Sequence[str], vie
     known = set(own) - {"view"} - signature(play).parameters.keys()
     found: dict[str, Any] = {"view": view} if "view" in own else {}
     for setting in settings:
-        key, value = recipe.parse(setting)
+        key, value = recipe.parse_setting(setting)
         if key not in known:
             raise unknown(f"setting of app {name}", key, known)
         found[key] = value

@@ -1,6 +1,6 @@
-"""Joules, where the machine tells: a board's INA3221 by the names of its rails, a PC's RAPL.
+"""Joules, if the machine measures them: a board's INA3221 by the names of its rails, a PC's RAPL.
 
-Which rails make up the whole differs by board, and the wrong one reads far too little or counts twice, so a board that
+Boards differ in which rails make up the whole. The wrong rail measures far too little or counts twice, so a board that
 is not listed here gives no number.
 """
 
@@ -21,12 +21,12 @@ EVERY_S = 0.05  # between two readings of a rail's power
 
 
 class Joules:
-    """Counts joules while entered: `total` since then, None where nobody tells, and then `problem` says why.
+    """Counts joules in a `with`: `total` since its begin; None if nothing measures them, and `problem` says why.
 
-    `what` says what is counted: a board as a whole, a processor alone.
+    `what` says what is measured: the whole board or the processor alone.
     """
 
-    def __init__(self, sys: Path = SYS, board: Path = processor.BOARD) -> None:
+    def __init__(self, sys: Path = SYS, board: Path = processor.BOARD_FILE) -> None:
         self.what = self.problem = ""
         self._read: Callable[[], float] | None = None
         name = board.read_text().strip("\0\n") if board.exists() else ""
@@ -119,13 +119,13 @@ class _Counter:
 
 def _rails(sys: Path) -> dict[str, tuple[Path, Path]]:
     """The files with the millivolts and the milliamperes of every rail of an INA3221, by the rail's name."""
-    found = {}
+    rails = {}
     for label in sorted(sys.glob("bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")):
         number = label.name.removeprefix("in").removesuffix("_label")
         files = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
         if all(file.exists() for file in files):
-            found[label.read_text().strip()] = files
-    return found
+            rails[label.read_text().strip()] = files
+    return rails
 
 
 def _watts(volts: Path, amperes: Path) -> float:

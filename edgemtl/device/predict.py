@@ -1,11 +1,11 @@
-"""A model over files: a picture for each frame, and the predictions as arrays where they are asked for."""
+"""Runs a model over files: writes a picture for each frame and, on request, the predictions as arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from edgemtl import show
-from edgemtl.device.inputs import named
+from edgemtl.device.inputs import named_frames
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.result import Result
 from edgemtl.errors import UsageError, unknown
@@ -22,7 +22,7 @@ def predict(
 ) -> list[Path]:
     """The files that were written into `out`: NAME.png for every frame of the sources, and NAME_TASK.npy of `save`.
 
-    UsageError for a task that the model has not, a source that is nothing, or two frames of one name.
+    UsageError for a task that the model does not have, a source that does not exist, or two frames of one name.
     """
     tasks = predictor.manifest.tasks
     for task in save:
@@ -34,7 +34,7 @@ def predict(
     taken: set[str] = set()
     with show.progress() as bar:
         progress = bar.add_task("predicting", total=limit, status="")
-        for name, frame in named(sources):
+        for name, frame in named_frames(sources):
             if name in taken:
                 raise UsageError(f"two frames are called {name}; give their sources one by one, each its own --out")
             taken.add(name)

@@ -9,16 +9,16 @@ import numpy as np
 
 from edgemtl import artifact, bundled, signing
 from edgemtl.artifact import Manifest
-from edgemtl.device.inputs import named
+from edgemtl.device.inputs import named_frames
 from edgemtl.device.rates import Paced, Rates, ages
 from edgemtl.device.result import Result
 from edgemtl.device.sets import Sets
 from edgemtl.errors import needs
 from edgemtl.frames import fit, predict
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, describe
+from edgemtl.run import Run, describe_weights
 from edgemtl.target import Session, load_target
-from edgemtl.tasks import Size, check
+from edgemtl.tasks import Size, check_maps
 
 
 class Predictor:
@@ -55,7 +55,7 @@ class Predictor:
         trust: Path | str | None = None,
     ) -> None:
         self.folder = bundled.folder(model)
-        signing.demand(trust, self.folder)
+        signing.require_signatures(trust, self.folder)
         self.manifest, self.session = opened(self.folder, device, weights=weights)
         self._infer: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
         if every:
@@ -81,7 +81,7 @@ class Predictor:
         `source` is a frame, a path of a picture, a video or a folder, a pattern such as "rooms/*.jpg", an address, a
         camera's number, or any number of those. A camera has no end: break.
         """
-        for name, frame in named(source):
+        for name, frame in named_frames(source):
             yield self._result(name, frame)
 
     def _result(self, name: str, frame: np.ndarray) -> Result:
@@ -96,7 +96,7 @@ class Predictor:
         """
         infer = self._infer or self.session
         maps: dict[str, np.ndarray] = infer(fit(frame, self.manifest.size, self.manifest.fit))
-        check(maps, self.manifest.tasks)
+        check_maps(maps, self.manifest.tasks)
         return maps
 
     def decode(self, maps: dict[str, np.ndarray], size: Size, *, frame: Size | None = None) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ def opened(
     with needs("train"):
         from edgemtl.quantization import weights as in_torch
     if of is not None:
-        return describe(of, path, "fp32"), in_torch.published(of, path, device)
+        return describe_weights(of, path, "fp32"), in_torch.published(of, path, device)
     assert weights is not None
     return run.describe(weights), in_torch.session(run, weights, device)
 

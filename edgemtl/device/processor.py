@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 INFO = Path("/proc/cpuinfo")
-BOARD = Path("/proc/device-tree/model")
+BOARD_FILE = Path("/proc/device-tree/model")
 # As Linux calls them, as we do.
 X86 = {
     "avx2": "AVX2", "avx512bw": "AVX512BW", "avx_vnni": "AVX_VNNI", "avx512_vnni": "AVX512_VNNI", "amx_int8": "AMX_INT8"
@@ -18,7 +18,7 @@ MAC = {
     "AVX2": "AVX2", "AVX512BW": "AVX512BW", "AVX512VNNI": "AVX512_VNNI",
     "hw.optional.arm.FEAT_DotProd: 1": "ASIMDDP", "hw.optional.arm.FEAT_I8MM: 1": "I8MM",
 }  # fmt: skip
-VNNI = {"AVX_VNNI", "AVX512_VNNI", "AMX_INT8"}  # each adds products of 8 bits in 32
+VNNI_FLAGS = {"AVX_VNNI", "AVX512_VNNI", "AMX_INT8"}  # each adds products of 8 bits in 32
 # What oneDNN, and so OpenVINO, is kept from using by this variable (the second is its older name).
 CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WIDE = {"AVX2", "AVX512BW"}
@@ -33,29 +33,29 @@ def name() -> str:
     """The name of this machine's processor, or of its board, as people know it."""
     if sys.platform == "darwin":
         return _sysctl("-n", "machdep.cpu.brand_string").strip() or platform.machine()
-    if BOARD.exists():  # a Jetson's or another board's name
-        return BOARD.read_text().strip("\0\n")
+    if BOARD_FILE.exists():  # a Jetson's or another board's name
+        return BOARD_FILE.read_text().strip("\0\n")
     return _line("model name") or platform.processor() or platform.machine()
 
 
 def instructions() -> tuple[str, ...] | None:
     """Those of X86 or ARM that it has and that no variable keeps oneDNN from; None where this cannot be known."""
-    found: list[str]
+    names: list[str]
     if sys.platform == "darwin":
         said = _sysctl("hw.optional", "machdep.cpu.leaf7_features")
         if not said:
             return None
         lines = {line.strip() for line in said.splitlines()}
         words = {word for line in lines if line.startswith("machdep") for word in line.split()}
-        found = [ours for theirs, ours in MAC.items() if theirs in lines | words]
+        names = [ours for theirs, ours in MAC.items() if theirs in lines | words]
     else:
         listed = _line("flags") if x86() else _line("Features") if arm() else ""
         if not listed:
             return None
-        known = X86 if x86() else ARM
-        found = [known[word] for word in known if word in listed.split()]
+        flags = X86 if x86() else ARM
+        names = [flags[word] for word in flags if word in listed.split()]
     limit = cap()
-    return tuple(word for word in found if limit is None or word in ALLOWED[limit])
+    return tuple(word for word in names if limit is None or word in ALLOWED[limit])
 
 
 def cap() -> str | None:
@@ -71,17 +71,17 @@ def overflows() -> bool | None:
     """
     if not x86():
         return False
-    known = instructions()
-    return None if known is None else not VNNI & set(known)
+    names = instructions()
+    return None if names is None else not VNNI_FLAGS & set(names)
 
 
-def describe() -> str:
+def describe_instructions() -> str:
     """The instructions in words, such as "AVX2 without VNNI"."""
-    known = instructions()
-    if known is None:
+    names = instructions()
+    if names is None:
         return "unknown instructions"
-    words = ", ".join(known) or "none of int8's instructions"
-    if x86() and not VNNI & set(known):
+    words = ", ".join(names) or "none of int8's instructions"
+    if x86() and not VNNI_FLAGS & set(names):
         words += " without VNNI"
     limit = cap()
     return f"{words}, limited to {limit} by the environment" if limit else words

@@ -25,7 +25,7 @@ def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = Fals
     run = run_of(path, run)
     if manifest.precision != "int8":
         raise UsageError(f"{path} is {manifest.precision}: only int8 artifacts have a ledger")
-    found = check(path, manifest, run)
+    found = compare_with_ledger(path, manifest, run)
     if found is None:
         raise UsageError(f"target {manifest.target} cannot read its files back")
     if as_json:
@@ -40,7 +40,7 @@ def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = Fals
     return found
 
 
-def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
+def compare_with_ledger(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
     """The comparison itself, as `read_back` returns it, whether or not it holds; None where files are not read back."""
     target = load_target(manifest.target)
     files = target.quantized(path)
@@ -48,7 +48,7 @@ def check(path: Path, manifest: Manifest, run: Run) -> dict[str, Any] | None:
         return None
     wanted = ledger.cut(ledger.read(run.ledger), manifest.tasks)
     result = ledger.compare_files(wanted, files)
-    proof = overflow.prove(files)
+    proof = overflow.prove_no_overflow(files)
     changed = artifact.changed(path, manifest)
     fits = wanted.sha256 == manifest.weights_sha256
     exact = proof.sums or wanted.scales != "power of two"

@@ -1,8 +1,9 @@
-"""What a device computes, written down there, so that it can be compared on another machine.
+"""Records what a device computes, so that another machine can compare it.
 
-Core ML runs on Apple's systems alone: `edgemtl record` on a Mac, where torch need not be, keeps an artifact's maps of a
-few frames in one file; `edgemtl verify ARTIFACT --recording FILE`, anywhere, holds them against the torch model and
-against the target's session there. It works for every target, and keeps whether the session was the real runtime.
+Core ML runs only on Apple's systems. On a Mac, which needs no torch, `edgemtl record` writes an artifact's maps of a
+few frames into one file. On any machine, `edgemtl verify ARTIFACT --recording FILE` compares them with the torch model
+and with the target's session there. This works for every target; the file says whether the session was the real
+runtime.
 """
 
 import json

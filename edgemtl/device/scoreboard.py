@@ -39,13 +39,13 @@ def scoreboard(runs: Sequence[Path], *, baseline: Sequence[Path] = ()) -> tuple[
     base: dict[str, float] = {}
     for run in every:
         folder = Run(run)
-        stated = folder.recipe
+        recipe = folder.recipe
         scores = read_scores(folder.scores, "float")
         if not scores:
             raise UsageError(f"{run} has no scores of its float weights; `edgemtl evaluate {run}` makes them")
         frames[scores["frames"]] = run
-        tasks |= stated.tasks
-        headlines = {name: scores["tasks"][name][task.headline] for name, task in stated.tasks.items()}
+        tasks |= recipe.tasks
+        headlines = {name: scores["tasks"][name][task.headline] for name, task in recipe.tasks.items()}
         iterations = max((line["iteration"] for line in read_lines(folder.metrics)), default=0)
         lines.append(Line(run.resolve().name, iterations, headlines))
         if run in baseline:

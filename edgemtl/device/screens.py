@@ -13,7 +13,7 @@ from edgemtl.device import capture
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Clock, Film, View
 
-TITLE = "edgemtl"
+WINDOW_TITLE = "edgemtl"
 
 
 class Interactive:
@@ -70,8 +70,8 @@ class Window(Interactive):
         self.opened = False
 
     def __enter__(self) -> "Window":
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        cv2.setMouseCallback(TITLE, self._mouse)
+        cv2.namedWindow(WINDOW_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.setMouseCallback(WINDOW_TITLE, self._mouse)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,16 +80,16 @@ class Window(Interactive):
     def show(self, picture: np.ndarray) -> None:
         """Puts the picture on the screen."""
         if not self.opened:
-            cv2.resizeWindow(TITLE, picture.shape[1], picture.shape[0])
+            cv2.resizeWindow(WINDOW_TITLE, picture.shape[1], picture.shape[0])
             self.opened = True
-        cv2.imshow(TITLE, np.ascontiguousarray(picture[..., ::-1]))
+        cv2.imshow(WINDOW_TITLE, np.ascontiguousarray(picture[..., ::-1]))
         self._typed(cv2.waitKey(1))  # draws; a key pressed meanwhile is served later
 
     def poll(self) -> None:
         """Takes the keys typed since; closing the window is one, too."""
         if not self.keys:
             self._typed(cv2.waitKey(1))
-        if self.opened and cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+        if self.opened and cv2.getWindowProperty(WINDOW_TITLE, cv2.WND_PROP_VISIBLE) < 1:
             self.keys.append("q")
 
     def _typed(self, code: int) -> None:

@@ -1,7 +1,7 @@
-"""An artifact's own test: two frames and what torch computed for them, run where the artifact landed. No torch here.
+"""An artifact's own test: two frames and torch's maps of them, for any machine that runs the artifact. No torch here.
 
-`convert` stores it as selftest.npz: the frames, of each task's map for each frame the SHA-256, class ids in full and
-numbers at every so many rows and columns, so that a failure can say by how much.
+`convert` stores it as selftest.npz. It holds the frames, the SHA-256 of each map, class ids in full, and numbers at
+every n-th row and column, so that a failure can say how large the difference is.
 """
 
 import functools
@@ -30,7 +30,7 @@ from edgemtl.target import Session, load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl selftest 1"
-COUNT = 2  # frames
+STORED_FRAMES = 2  # frames
 LARGE = 240 * 320  # pixels; larger frames are made of blocks of equal pixels, which take little room
 POINTS = 1200  # of a map of numbers that are kept, about
 BROKEN = OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error
@@ -72,10 +72,10 @@ def frames(size: Size) -> tuple[np.ndarray, ...]:
     small = max(32, ceil(size[0] / block)), max(32, ceil(size[1] / block))
     try:
         rooms = registry.load("data", "scenes").open(None, "val", (), size=small)
-        made = [rooms[index]["image"] for index in range(COUNT)]
+        images = [rooms[index]["image"] for index in range(STORED_FRAMES)]
     except (UsageError, ModuleNotFoundError):
-        made = smooth_frames(small, COUNT)
-    wide = [frame.repeat(block, 0).repeat(block, 1) for frame in made]
+        images = smooth_frames(small, STORED_FRAMES)
+    wide = [frame.repeat(block, 0).repeat(block, 1) for frame in images]
     return tuple(np.ascontiguousarray(frame[: size[0], : size[1]]) for frame in wide)
 
 
@@ -87,7 +87,7 @@ def write(
 ) -> str:
     """The name of the file written into `folder`: these frames and torch's maps of each; same input, same bytes.
 
-    `words` are what the manifest says (see edgemtl.artifact), if it is to say the same when the test runs.
+    `words`: what the manifest says (see edgemtl.artifact), if the test is to check that it still says the same.
     """
     about: dict[str, Any] = {"format": FORMAT, "tasks": {}} | ({"words": words} if words else {})
     arrays = {"frames": np.stack(frames)}
@@ -159,36 +159,36 @@ def read(folder: Path, manifest: Manifest) -> Stored:
     return stored
 
 
-def check(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
-    """What the session's maps of the stored frames are, by task, beside torch's.
+def judge_session(session: Session, manifest: Manifest, stored: Stored) -> dict[str, Verdict]:
+    """By task, how the session's maps of the stored frames compare with torch's.
 
-    A task that the manifest calls exact must be equal where the session computes in float32; everything else is to be
-    within the bounds of the artifact's precision.
+    A task that the manifest calls exact must be equal if the session computes in float32. All others must be within the
+    bounds of the artifact's precision.
     """
     return _judge([dict(session(frame)) for frame in stored.frames], manifest, stored, session.float32)
 
 
-def _judge(got: list[Maps], manifest: Manifest, stored: Stored, float32: bool) -> dict[str, Verdict]:
-    return {task: _verdict(task, [of.get(task) for of in got], manifest, stored, float32) for task in manifest.tasks}
+def _judge(runs: list[Maps], manifest: Manifest, stored: Stored, float32: bool) -> dict[str, Verdict]:
+    return {task: _verdict(task, [of.get(task) for of in runs], manifest, stored, float32) for task in manifest.tasks}
 
 
 def _verdict(
-    task: str, got: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
+    task: str, maps_of_runs: list[np.ndarray | None], manifest: Manifest, stored: Stored, float32: bool = True
 ) -> Verdict:
     maps = []
-    for index, map in enumerate(got):
+    for index, map in enumerate(maps_of_runs):
         if map is None:
             return Verdict(WRONG, "no such map")
         if map.shape != stored.shapes[task]:
             return Verdict(WRONG, f"shape {map.shape}, torch's is {stored.shapes[task]}")
-        wanted = stored.maps[task][0].dtype.kind
-        if map.dtype.kind not in ("iu" if wanted == "i" else "f"):
-            return Verdict(WRONG, f"{map.dtype}, torch's are {'class ids' if wanted == 'i' else 'numbers'}")
+        kind = stored.maps[task][0].dtype.kind
+        if map.dtype.kind not in ("iu" if kind == "i" else "f"):
+            return Verdict(WRONG, f"{map.dtype}, torch's are {'class ids' if kind == 'i' else 'numbers'}")
         if problem := manifest.tasks[task].problem(map):
             return Verdict(WRONG, f"frame {index}: {problem}")
         maps.append(canonical(map))
-    kept = np.stack([_kept(map, stored.steps[task]) for map in maps])
-    found = differences(kept, np.stack(stored.maps[task]), bounds_of(manifest, float32))
+    ours = np.stack([_kept(map, stored.steps[task]) for map in maps])
+    found = differences(ours, np.stack(stored.maps[task]), bounds_of(manifest, float32))
     within, equal = found.pop("ok"), [_sha256(map) for map in maps] == stored.hashes[task]
     if equal and within:
         return Verdict(EQUAL, "", found, True)
@@ -236,7 +236,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
     manifest, session = predictor.manifest, predictor.session
     begin = time.perf_counter()
     stored = read(predictor.folder, manifest)
-    verdicts = check(session, manifest, stored)
+    verdicts = judge_session(session, manifest, stored)
     seconds = time.perf_counter() - begin
     ok = all(verdict.ok for verdict in verdicts.values())
     reason, advice = ("", "") if ok else _reason(predictor, stored, verdicts)
@@ -246,7 +246,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
         "device": session.device,
         "how": session.how,
         "processor": processor.name(),
-        "instructions": processor.describe(),
+        "instructions": processor.describe_instructions(),
         "frames": len(stored.frames),
         "seconds": seconds,
         "tasks": {
@@ -259,7 +259,7 @@ def run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def opened(
+def open_tested(
     path: Path | str,
     device: str | None = None,
     *,
@@ -269,15 +269,16 @@ def opened(
 ) -> Predictor:
     """A Predictor of an artifact that passed its own test on this machine, now or before, or of a run's `weights`.
 
-    CheckFailed where it does not pass; with `untested` nobody asks. What runs in torch is what others are held against.
+    CheckFailed if it does not pass. `untested` skips the test. Weights that run in torch need none: they are the
+    reference.
     """
     predictor = Predictor(path, device, weights=weights, every=every)
     if not untested:
-        demand(predictor)
+        require_pass(predictor)
     return predictor
 
 
-def demand(predictor: Predictor) -> None:
+def require_pass(predictor: Predictor) -> None:
     """Runs the test unless it is known to pass on this machine, and says so in a line; CheckFailed where it fails."""
     if predictor.manifest.target == TORCH:
         return
@@ -290,10 +291,10 @@ def demand(predictor: Predictor) -> None:
     if not result["ok"]:
         raise CheckFailed(f"{failure(result)} (--untested goes on regardless)")
     _remember(predictor, result)
-    show.note(f"selftest: {count(result)}, {result['seconds']:.1f} s")
+    show.note(f"selftest: {describe_result(result)}, {result['seconds']:.1f} s")
 
 
-def count(result: dict[str, Any]) -> str:
+def describe_result(result: dict[str, Any]) -> str:
     """Such as "3 tasks equal to torch's, 1 task within bounds"."""
     states = [task["verdict"] for task in result["tasks"].values()]
     counts = {"equal to torch's": states.count(EQUAL), WITHIN: states.count(WITHIN)}
@@ -317,7 +318,7 @@ def _reason(predictor: Predictor, stored: Stored, verdicts: dict[str, Verdict]) 
     if all(verdict.ok for verdict in _judge(turned, manifest, stored, session.float32).values()):
         return "with red and blue exchanged it is right, so it takes another order of channels", again
     if device := _careful(predictor, stored):
-        reason = f"the int8 kernels for this processor ({processor.describe()}) compute something else"
+        reason = f"the int8 kernels for this processor ({processor.describe_instructions()}) compute something else"
         return reason, f"--device {device} computes right here"
     if all(verdicts[task].close for task in wrong):
         return "close, but such maps are equal in every runtime that adds whole numbers right", again
@@ -338,7 +339,7 @@ def _careful(predictor: Predictor, stored: Stored) -> str | None:
     session = target.open(predictor.folder, manifest, device)
     if session.device == predictor.session.device:
         return None
-    return device if all(verdict.ok for verdict in check(session, manifest, stored).values()) else None
+    return device if all(verdict.ok for verdict in judge_session(session, manifest, stored).values()) else None
 
 
 def _show_table(result: dict[str, Any]) -> None:
@@ -373,7 +374,7 @@ def _key(predictor: Predictor) -> dict[str, Any]:
         "device": predictor.session.device,
         "system": platform.platform(),
         "processor": processor.name(),
-        "instructions": processor.describe(),
+        "instructions": processor.describe_instructions(),
     }
 
 
@@ -386,10 +387,10 @@ def remembered(predictor: Predictor) -> bool:
     """Whether this artifact is known to pass here."""
     key = _key(predictor)
     try:
-        kept = files.read_json(_place(key))
+        memory = files.read_json(_place(key))
     except (UsageError, OSError, RuntimeError):  # RuntimeError: nobody's home
         return False
-    return isinstance(kept, dict) and kept.get("key") == key and kept.get("ok") is True
+    return isinstance(memory, dict) and memory.get("key") == key and memory.get("ok") is True
 
 
 def _remember(predictor: Predictor, result: dict[str, Any]) -> None:

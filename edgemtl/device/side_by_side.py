@@ -35,13 +35,13 @@ def in_turns(
     for _, call in calls:
         for _ in range(WARMUP):
             call()
-    while any(sum(taken) < seconds for taken in times):
-        for taken, (_, call) in zip(times, calls, strict=True):
-            for _ in range(BLOCK if sum(taken) < seconds else 0):
+    while any(sum(seconds_of) < seconds for seconds_of in times):
+        for seconds_of, (_, call) in zip(times, calls, strict=True):
+            for _ in range(BLOCK if sum(seconds_of) < seconds else 0):
                 begin = time.perf_counter()
                 call()
-                taken.append(time.perf_counter() - begin)
-    p50, p95 = 1000 * np.array([np.percentile(taken, [50, 95]) for taken in times]).T
+                seconds_of.append(time.perf_counter() - begin)
+    p50, p95 = 1000 * np.array([np.percentile(seconds_of, [50, 95]) for seconds_of in times]).T
     return [
         {"path": str(path), "device": name, "p50_ms": float(a), "p95_ms": float(b), "speed": float(p50[0] / a)}
         for path, (name, _), a, b in zip(paths, calls, p50, p95, strict=True)
@@ -58,7 +58,7 @@ def show_table(results: list[dict[str, Any]]) -> None:
 
 
 def _opened(path: Path, device: str | None, untested: bool) -> tuple[str, Callable[[], object]]:
-    predictor = selftest.opened(path, "cpu" if Run(path).exists else device, untested=untested)
+    predictor = selftest.open_tested(path, "cpu" if Run(path).exists else device, untested=untested)
     photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     frame = fit(photo, predictor.manifest.size)
     with numbered(0, str(path)):

@@ -15,12 +15,12 @@ SMOOTH = 30  # frames that `fps` is taken from
 
 
 class Stats:
-    """Writes a line for each frame into a file, or on standard output where it is called "-".
+    """Writes a line for each frame into a file, or on standard output if the file's name is "-".
 
-    frame: its number. started: when its inference began, time.time(). age_ms: how old it was then. inference_ms,
-    draw_ms, latency_ms: from its capture until it was shown. fps: of the last 30. passed: frames of a live source that
-    a newer one replaced, lost: that could not be read, so far. joules: since the line before, where the machine tells.
-    ages: how many frames ago each task was computed, where tasks have rates of their own.
+    frame: its number. started: when its inference began, time.time(). age_ms: its age then. inference_ms, draw_ms.
+    latency_ms: from its capture until it was shown. fps: of the last 30 frames. passed: frames of a live source that a
+    newer one replaced so far. lost: frames that could not be read so far. joules: since the line before, if the machine
+    measures them. ages: how many frames ago each task was computed, if tasks have rates of their own.
     """
 
     def __init__(self, file: str) -> None:

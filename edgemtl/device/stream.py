@@ -23,7 +23,7 @@ FAILURES = 100  # failed reads in a row that are read over; an ended stream fail
 # FFmpeg decodes a frame in each, and so would hold back as many; an OpenCV before 4.8 cannot be told.
 ONE_THREAD = [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
 STAMPED = ("rtsp", "rtsps", "rtp", "rtmp", "rtmps", "srt", "tcp", "udp")  # what comes by http:// may be made-up times
-DRIFT = 2e-4  # by how much a camera's clock may go slower than ours
+CLOCK_DRIFT = 2e-4  # by how much a camera's clock may go slower than ours
 FASTEST = 240.0  # frames per second that a camera may be believed to give
 RETRY_S = 0.5  # between two tries to open a lost camera again
 
@@ -48,15 +48,16 @@ def open_stream(
 ) -> Source:
     """A source of what OpenCV's VideoCapture opens; UsageError with `problem` where it gives no frame.
 
-    With live=None whatever does not know its length is live. A live one is lost when it ends, unless it `ends`.
-    The frames of a `stamped` one carry the time at which they were sent. A `device` is asked for what is wanted.
+    With live=None a source that does not know its length is live. A live source that ends is lost, unless `ends` says
+    that it may. Frames of a `stamped` one carry the time at which they were sent. A `device` gets the settings
+    `wanted`.
     """
 
     def connect() -> cv2.VideoCapture:
-        made = _opened(*where)
-        if device and made.isOpened():
-            _ask(made, wanted)
-        return made
+        capture = _opened(*where)
+        if device and capture.isOpened():
+            _ask(capture, wanted)
+        return capture
 
     opened = connect()
     length = max(0, round(opened.get(cv2.CAP_PROP_FRAME_COUNT))) or None
@@ -85,13 +86,13 @@ def open_stream(
 
 def _opened(*where: Any) -> cv2.VideoCapture:
     """A VideoCapture; one that is not open where opening hangs, as GStreamer does over elements that do not exist."""
-    made: list[cv2.VideoCapture] = []
+    captures: list[cv2.VideoCapture] = []
     if cv2.CAP_GSTREAMER not in where:
         return cv2.VideoCapture(*where)
-    opening = Thread(target=lambda: made.append(cv2.VideoCapture(*where)), daemon=True)
+    opening = Thread(target=lambda: captures.append(cv2.VideoCapture(*where)), daemon=True)
     opening.start()
     opening.join(2 * capture.PATIENCE_S)
-    return made[0] if made else cv2.VideoCapture()
+    return captures[0] if captures else cv2.VideoCapture()
 
 
 def _ask(camera: cv2.VideoCapture, wanted: Wanted) -> None:
@@ -232,9 +233,9 @@ class Reader:
 
 
 class StreamClock:
-    """When the frames of a stream were sent, by their time stamps: the least delayed one was sent as it came.
+    """When the frames of a stream were sent, by their time stamps; the least delayed frame counts as not delayed.
 
-    What all of them are late by, the camera's encoder and the way here, cannot be seen so; a queue can.
+    So a delay that all frames share, by the camera's encoder and the network, does not show; a queue does.
     """
 
     def __init__(self) -> None:
@@ -244,6 +245,6 @@ class StreamClock:
         """time.perf_counter() when a frame was sent that has this stamp, in seconds, and came at this time."""
         if stamp <= self._stamp:  # it has begun anew, or tells no time
             self._offset = math.inf
-        self._offset = min(self._offset + DRIFT * (came - self._came), came - stamp)
+        self._offset = min(self._offset + CLOCK_DRIFT * (came - self._came), came - stamp)
         self._stamp, self._came = stamp, came
         return stamp + self._offset

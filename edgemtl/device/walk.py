@@ -136,20 +136,20 @@ def _frame(seed: int, number: int, index: int, camera: Camera) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _tracer(seed: int, number: int) -> Tracer:
-    return Tracer(room.build(np.random.default_rng((seed, _STREAM, number))))
+    return Tracer(room.random_room(np.random.default_rng((seed, _STREAM, number))))
 
 
 def _middles(space: Room) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) and (m, 3): the middles of the boxes about all things, persons among them, and about the persons."""
-    found, names = [], []
+    middles, names = [], []
     instance = space.instance[space.part]
     for number in np.unique(space.instance):
         name = int(space.semseg[space.instance == number][0])
         if name not in _STILL:
             vertices = space.vertices[space.faces[instance == number]].reshape(-1, 3)
-            found.append((vertices.min(0) + vertices.max(0)) / 2)
+            middles.append((vertices.min(0) + vertices.max(0)) / 2)
             names.append(name)
-    return np.array(found), np.array(found)[np.array(names) == _PERSON]
+    return np.array(middles), np.array(middles)[np.array(names) == _PERSON]
 
 
 def _crowded(space: Room, places: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """An app's pictures in a browser, for boards without a screen: MJPEG over HTTP, the keys, and what is under the cursor.
 
-Served on this machine alone unless another address is asked for, and then only to whoever knows the token in the
-address that is printed. One address a line: `/` the page, `/stream` the pictures, `/point?x=&y=` words, `/key?k=`.
+By default only this machine can open it. With another address everybody can who knows the token in the printed link.
+Paths: `/` is the page, `/stream` the pictures, `/point?x=&y=` what is at a pixel, `/key?k=` presses a key.
 """
 
 import secrets
@@ -91,8 +91,8 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             url = urlsplit(self.path)
-            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
-            if not self._allowed(asked):
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            if not self._allowed(query):
                 return
             if url.path == "/":
                 page = resources.files("edgemtl.device").joinpath("web.html").read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 self._stream()
             elif url.path == "/point":
                 with suppress(KeyError, ValueError):
-                    text = web.view.point(int(asked["x"]), int(asked["y"]))
+                    text = web.view.point(int(query["x"]), int(query["y"]))
                     return self._send("text/plain; charset=utf-8", text.encode())
                 self.send_error(HTTPStatus.BAD_REQUEST)
             else:
@@ -109,24 +109,24 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             url = urlsplit(self.path)
-            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
-            if not self._allowed(asked):
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            if not self._allowed(query):
                 return
-            if url.path == "/click" and asked.get("x", "").isdecimal() and asked.get("y", "").isdecimal():
-                web.view.click(int(asked["x"]), int(asked["y"]))
-            elif url.path == "/key" and len(asked.get("k", "")) == 1:
-                web.keys.append(asked["k"])
+            if url.path == "/click" and query.get("x", "").isdecimal() and query.get("y", "").isdecimal():
+                web.view.click(int(query["x"]), int(query["y"]))
+            elif url.path == "/key" and len(query.get("k", "")) == 1:
+                web.keys.append(query["k"])
             else:
                 return self.send_error(HTTPStatus.BAD_REQUEST)
             self._send("text/plain", b"")
 
-        def _allowed(self, asked: dict[str, str]) -> bool:
-            """Whether the request has the token; without one, whether it was meant for this machine at all.
+        def _allowed(self, query: dict[str, str]) -> bool:
+            """Whether the request has the token; on this machine alone, whether its host name is one of this machine.
 
             A page of somebody else's, open in the same browser, could otherwise ask by a name that leads here.
             """
             if web.token:
-                fine = secrets.compare_digest(asked.get("token", "").encode(), web.token.encode())
+                fine = secrets.compare_digest(query.get("token", "").encode(), web.token.encode())
             else:
                 fine = _loopback(urlsplit(f"//{self.headers.get('Host', '')}").hostname or "")
             origin = self.headers.get("Origin")
@@ -154,8 +154,8 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             number = 0
             with suppress(OSError):  # the browser has gone
-                while found := web.picture(number):
-                    number, jpeg = found
+                while picture := web.picture(number):
+                    number, jpeg = picture
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
 

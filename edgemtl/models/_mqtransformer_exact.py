@@ -57,8 +57,8 @@ class ExactAttend(nn.Module):
         if self.far is None:
             weights = self.near(codes.exp()).transpose(2, 3)
             above = floor(values @ weights * self.whole + 0.5) * self.unit
-            read: Tensor = self.ratio(above, (weights.sum(2, keepdim=True) * WHOLE).clamp(min=1))
-            return read.flatten(1, 2)
+            answer: Tensor = self.ratio(above, (weights.sum(2, keepdim=True) * WHOLE).clamp(min=1))
+            return answer.flatten(1, 2)
         near = self.near(codes.clamp(min=BORDER).exp() - math.exp(BORDER)).transpose(2, 3)
         far = self.far(codes.clamp(max=BORDER).exp()).transpose(2, 3)
         total = near.sum(2, keepdim=True) * WHOLE + floor(far.sum(2, keepdim=True) * WHOLE + 0.5)
@@ -70,19 +70,19 @@ class ExactAttend(nn.Module):
         above = self._small(above, READ * CODE, total)
         if self.parts > 1:
             above = above.sum(2)
-        read = self.ratio(above * self.unit, below)
-        return read.flatten(1, 2)
+        answer = self.ratio(above * self.unit, below)
+        return answer.flatten(1, 2)
 
     def _small(self, x: Tensor, most: int, total: Tensor) -> Tensor:
         """Whole numbers divided by that power of FACTOR which brings `total` to READ or less; `most` holds them."""
         total = total.detach() if total.requires_grad else total
-        made = finer = x.clamp(-most, most)
+        result = finer = x.clamp(-most, most)
         for shift in range(1, self.shifts + 1):
             coarser = floor(x * float(FACTOR) ** -shift + 0.5).clamp(-most, most)
             passed = (total - (READ * float(FACTOR) ** (shift - 1))).clamp(0, 1)
-            made = made + (coarser - finer) * passed
+            result = result + (coarser - finer) * passed
             finer = coarser
-        return made
+        return result
 
     def settle(self) -> None:
         step, given = scale_of(self.values), scale_of(self.ratio.given)
@@ -106,8 +106,8 @@ class ExactLook(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         split = (self.heads, -1)
         query, key = self.query(query).unflatten(1, split), self.key(key).unflatten(1, split)
-        read: Tensor = self.attend(query.transpose(2, 3) @ key, value)
-        return read
+        answer: Tensor = self.attend(query.transpose(2, 3) @ key, value)
+        return answer
 
 
 class ExactLogits(nn.Module):
@@ -148,26 +148,26 @@ class ExactBlock(nn.Module):
         for layer in self.logits.values():  # there: OpenVINO would move a product behind them into their weights
             for parameter in (layer.weight, layer.bias):
                 parameter /= LOGIT
-        tokens = [made.start() for made in queries]
-        placed = [made.keys(token) - token for made, token in zip(queries, tokens, strict=True)]
+        tokens = [query.start() for query in queries]
+        placed = [query.keys(token) - token for query, token in zip(queries, tokens, strict=True)]
         self.register_buffer("tokens", (torch.cat(tokens, 2) / FINE).round().detach() * FINE)
         self.register_buffer("placed", (torch.cat(placed, 2) / FINE).round().detach() * FINE)
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder, cross, decoder = self.encoder, self.cross, self.decoder
         standard = {task: self.norm(x) for task, x in maps.items()}
-        read = [
+        answers = [
             encoder.out(self.reads[task](self.steps(self.logits[task](x)), encoder.value(x).flatten(2))[..., None])
             for task, x in standard.items()
         ]
         # Of these sums: where codes of several scales are joined, OpenVINO gives them one.
-        tokens = encoder.learned(self.tokens, torch.cat(read, 2))
+        tokens = encoder.learned(self.tokens, torch.cat(answers, 2))
         shared = self.shares(*(layer(tokens).flatten(2) for layer in (cross.query, cross.key, cross.value)))
         tokens = cross.learned(tokens, shared)
         keys = decoder.key(self.key_norm(tokens + self.placed)).flatten(2).chunk(len(maps), 2)
         values = decoder.value(decoder.norm(tokens)).flatten(2).chunk(len(maps), 2)
-        made = {}
+        queries = {}
         for (task, x), key, value in zip(maps.items(), keys, values, strict=True):
             read_by = self.looks[task](decoder.query(standard[task]).flatten(2), key, value)
-            made[task] = decoder.learned(x, read_by)
-        return made
+            queries[task] = decoder.learned(x, read_by)
+        return queries

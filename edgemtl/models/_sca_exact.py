@@ -1,7 +1,7 @@
 """The exact form of SCA-MTL's attention: softmax, linear attention and excitation as functions of codes.
 
-Sums of products of codes are whole numbers below 2**24; what is divided are numbers small enough that no quotient is
-near a tie (see edgemtl.networks.exact). Products with the square root of the heads' width are in the layers before.
+Sums of products of codes are whole numbers below 2**24. Numbers that are divided are so small that no quotient is near
+a tie (see edgemtl.networks.exact). The factor of the square root of the heads' width is in the layers before.
 """
 
 import math
@@ -14,7 +14,7 @@ from edgemtl.networks import purposes
 from edgemtl.networks.exact import FINE, Ratio, Softmax, Table, floor, scale_of
 from edgemtl.networks.points import Point
 
-LARGEST = 127 * 127  # product of two codes
+LARGEST_PRODUCT = 127 * 127  # product of two codes
 SUM = 2**24
 READ = 1024  # whole numbers that an answer of linear attention is a quotient of
 BIAS = 2.0**-6  # step of what is added to a window's logits
@@ -69,7 +69,7 @@ class ExactWeigh(nn.Module):
 class ExactSummarise(nn.Module):
     """A Summarise of codes; the means' count is a power of two, which their ratio does not feel.
 
-    Where the pixels are too many for a sum of products, their parts are summed and rounded first.
+    If there are too many pixels for a sum of products, it sums and rounds parts of them first.
     """
 
     purpose = purposes.ATTENTION
@@ -78,7 +78,7 @@ class ExactSummarise(nn.Module):
         super().__init__()
         power = math.ceil(math.log2(pixels))
         self.shares = 2.0 ** -(power // 2), 2.0 ** -(power - power // 2)
-        self.parts = next(n for n in range(1, pixels + 1) if pixels % n == 0 and pixels // n * LARGEST < SUM)
+        self.parts = next(n for n in range(1, pixels + 1) if pixels % n == 0 and pixels // n * LARGEST_PRODUCT < SUM)
         self.keys, self.values = Table(F.softplus), Point()
         self.part = Point() if self.parts > 1 else nn.Identity()
 
@@ -105,7 +105,7 @@ class ExactRead(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.asked, self.keys, self.shared = Table(F.softplus), Point(), Point()
-        self.drop = 2.0 ** math.ceil(math.log2(channels * LARGEST / READ))
+        self.drop = 2.0 ** math.ceil(math.log2(channels * LARGEST_PRODUCT / READ))
         self.ratio = Ratio(READ)
         for name in ("above", "below"):
             self.register_buffer(name, torch.tensor(1 / FINE))

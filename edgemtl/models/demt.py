@@ -31,7 +31,6 @@ SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it i
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
 # from it, of T tokens 8 at the most. Half of half of that, in shares.
 SHARE_NUDGE = SHARE / 2**12
-MOST_TOKENS = 8
 
 
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
@@ -149,8 +148,8 @@ class Sampler(nn.Module):
 def sample(x: Tensor, grid: Tensor) -> Tensor:
     """What the grid (B * groups, h, w, 2) reads of the map (B, C, h, w), each group of channels by its own grid."""
     split = x.reshape(grid.shape[0], -1, *x.shape[2:])
-    read = F.grid_sample(split, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return read.reshape(x.shape)
+    values = F.grid_sample(split, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return values.reshape(x.shape)
 
 
 class ExactGrid(nn.Module):
@@ -379,7 +378,7 @@ class Alone(nn.Module):
         return x + self.norm(self.project(values))
 
 
-class Value(nn.Module):
+class ValueProject(nn.Module):
     """A Project whose keys nobody reads."""
 
     def __init__(self, project: nn.Module):
@@ -471,10 +470,10 @@ class DeMT(nn.Module):
         fused = self.fusion(maps, maps[self.fuse_at].shape[2:])
         mixed = {task: mixer(fused) for task, mixer in self.mixers.items()}
         tokens = self.interaction(torch.cat(list(mixed.values())))
-        read = {name: project(tokens) for name, project in self.projections.items()}
+        answers = {name: project(tokens) for name, project in self.projections.items()}
         raw = {}
         for task, x in mixed.items():
-            keys, values = read[task] if task in read else read["shared"]
+            keys, values = answers[task] if task in answers else answers["shared"]
             x = self.gate(self.queries[task](x, keys, values))
             if task in self.details:
                 x = self.details[task](x, maps[0])
@@ -490,7 +489,9 @@ class DeMT(nn.Module):
             self.interaction.value = nn.Identity()
         if len(self.queries) == 1:
             self.queries = nn.ModuleDict({task: Alone(query) for task, query in self.queries.items()})
-            self.projections = nn.ModuleDict({name: Value(project) for name, project in self.projections.items()})
+            self.projections = nn.ModuleDict(
+                {name: ValueProject(project) for name, project in self.projections.items()}
+            )
         return self
 
 

@@ -32,8 +32,8 @@ def _activation(kind: str) -> nn.Module:
     kinds = {"gelu": nn.GELU, "relu": nn.ReLU}
     if kind not in kinds:
         raise ValueError(f"activation={kind!r}: gelu or relu")
-    made: nn.Module = kinds[kind]()
-    return made
+    activation: nn.Module = kinds[kind]()
+    return activation
 
 
 def _standard(width: int) -> TokenNorm:
@@ -223,7 +223,7 @@ class CrossTask(nn.Module):
 
 
 class Itself(nn.Module):
-    """What a token (B, width, h, w) takes from itself.
+    """The self-attention of a single token (B, width, h, w).
 
     At one image the published self-attention has a single key: its softmax is 1 and what remains is value and output
     projection. Query and key weights have no effect; they are kept (`query_key`) for checkpoints and counts to agree.
@@ -291,8 +291,8 @@ class Block(nn.Module):
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         standard = {task: self.norm(x) for task, x in maps.items()}
-        read = [self.encoder(x, self._logits(task, x), self.queries[task]) for task, x in standard.items()]
-        tokens = self.cross(torch.cat(read, 2)).chunk(len(maps), 2)
+        answers = [self.encoder(x, self._logits(task, x), self.queries[task]) for task, x in standard.items()]
+        tokens = self.cross(torch.cat(answers, 2)).chunk(len(maps), 2)
         return {
             task: self.decoder(x, standard[task], shared, self.queries[task])
             for (task, x), shared in zip(maps.items(), tokens, strict=True)
@@ -300,8 +300,8 @@ class Block(nn.Module):
 
     def _logits(self, task: str, x: Tensor) -> Tensor:
         if task in self.logits:
-            made: Tensor = self.logits[task](x)
-            return made
+            logits: Tensor = self.logits[task](x)
+            return logits
         queries = self.queries[task]
         assert isinstance(queries, Queries)
         weight, bias = self.encoder.logits(queries)

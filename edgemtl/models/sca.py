@@ -102,9 +102,9 @@ class WindowBlock(nn.Module):
         queries = slice(0, self.project.in_channels)  # of which the root of a head's width is no power of two
         for parameter in (self.qkv.weight, self.qkv.bias):
             parameter[queries] *= (self.project.in_channels // self.heads) ** -0.5
-        seen = self.bias > MASKED / 2
-        mask = None if seen.all() else seen.all(1, keepdim=True).float()
-        self.bias = ((torch.where(seen, self.bias, 0.0) / exact.BIAS).round() * exact.BIAS).detach()
+        visible = self.bias > MASKED / 2
+        mask = None if visible.all() else visible.all(1, keepdim=True).float()
+        self.bias = ((torch.where(visible, self.bias, 0.0) / exact.BIAS).round() * exact.BIAS).detach()
         self.attend = exact.ExactWindowAttend(self.window**2, mask)  # type: ignore[assignment]
         return self
 
@@ -186,14 +186,16 @@ class Summarise(nn.Module):
 
 
 class Read(nn.Module):
-    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries: its values
-    weighed by how keys fit."""
+    """Linear attention's answers (B, N * C, h, w) to a query (B, C, h, w), one for each of N summaries.
+
+    An answer is the summary's values, weighted by how well its keys fit the query.
+    """
 
     purpose = purposes.ATTENTION
 
     def forward(self, query: Tensor, summaries: list[tuple[Tensor, Tensor]]) -> Tensor:
-        asked = F.softplus(query).flatten(2).transpose(1, 2)
-        below, above = (asked @ torch.cat(parts, 2) for parts in zip(*summaries, strict=True))
+        queries = F.softplus(query).flatten(2).transpose(1, 2)
+        below, above = (queries @ torch.cat(parts, 2) for parts in zip(*summaries, strict=True))
         answer = above.unflatten(2, (len(summaries), -1)) / below.clamp(min=1e-12).unsqueeze(3)
         return answer.flatten(2).transpose(1, 2).unflatten(2, query.shape[2:])
 
@@ -201,7 +203,7 @@ class Read(nn.Module):
         return exact.ExactRead(query[1])
 
 
-class Source(nn.Module):
+class SummarySource(nn.Module):
     """The summary of a map (B, C, h, w) that other maps may read."""
 
     def __init__(self, channels: int):
@@ -226,10 +228,10 @@ class Exchange(nn.Module):
         super().__init__()
         self.pairwise = self.repeated = pairwise
         pairs = [(task, other) for task in tasks for other in tasks if other != task]
-        asked = dict.fromkeys(f"{task}_from_{other}" if pairwise else task for task, other in pairs)
-        told = dict.fromkeys(f"{task}_from_{other}" if pairwise else other for task, other in pairs)
-        self.queries = nn.ModuleDict({name: _projected(width) for name in asked})
-        self.sources = nn.ModuleDict({name: Source(width) for name in told})
+        readers = dict.fromkeys(f"{task}_from_{other}" if pairwise else task for task, other in pairs)
+        sources = dict.fromkeys(f"{task}_from_{other}" if pairwise else other for task, other in pairs)
+        self.queries = nn.ModuleDict({name: _projected(width) for name in readers})
+        self.sources = nn.ModuleDict({name: SummarySource(width) for name in sources})
         self.attend = Read()
         parts = 2 * (len(tasks) - 1) if pairwise else len(tasks)
         self.width = width
@@ -267,9 +269,9 @@ def _reads_once(conv: nn.Module, width: int) -> nn.Conv2d:
     assert isinstance(conv, nn.Conv2d) and conv.groups == 1
     weight = conv.weight.detach().double().unflatten(1, (-1, 2, width))
     weight = torch.cat([weight[:, :, 0].sum(1), weight[:, :, 1].flatten(1, 2)], 1).to(conv.weight.dtype)
-    made = nn.Conv2d(weight.shape[1], weight.shape[0], conv.kernel_size, padding=conv.padding, bias=False)  # type: ignore[arg-type]
-    made.weight, made.bias = nn.Parameter(weight), conv.bias
-    return made.requires_grad_(False)
+    merged = nn.Conv2d(weight.shape[1], weight.shape[0], conv.kernel_size, padding=conv.padding, bias=False)  # type: ignore[arg-type]
+    merged.weight, merged.bias = nn.Parameter(weight), conv.bias
+    return merged.requires_grad_(False)
 
 
 class Squeeze(nn.Module):
@@ -351,7 +353,7 @@ class CrossScaleHead(nn.Module):
         super().__init__()
         self.widths, self.repeated = widths, True
         self.queries = nn.ModuleList(_projected(width) for width in widths[:-1])
-        self.sources = nn.ModuleList(Source(width) for width in widths[:-1])
+        self.sources = nn.ModuleList(SummarySource(width) for width in widths[:-1])
         self.narrow = nn.ModuleList(
             nn.ModuleList(
                 nn.Sequential(nn.Conv2d(coarse, width, 1, bias=False), nn.BatchNorm2d(width))
@@ -376,8 +378,8 @@ class CrossScaleHead(nn.Module):
             coarser = [source(layer(x)) for layer, x in zip(narrow, maps[k + 1 :], strict=True)]
             answers = attend(query(maps[k]), coarser)
             parts = [answers] if not self.repeated else answers.chunk(len(coarser), 1)
-            own = [maps[k]] * len(parts)  # before each answer as published, or once
-            aggregate.append(torch.cat([x for both in zip(own, parts, strict=True) for x in both], 1))
+            repeated = [maps[k]] * len(parts)  # before each answer as published, or once
+            aggregate.append(torch.cat([x for both in zip(repeated, parts, strict=True) for x in both], 1))
         x = F.relu(self.fusion([*aggregate, maps[-1]], (maps[0].shape[2], maps[0].shape[3])))
         if self.detail is not None and self.conv is not None:
             x = self.conv(self.detail(x, stage))
@@ -468,13 +470,13 @@ class SCA(nn.Module):
         """The raw output of each task and, after it, the deep-supervision logits of every scale, finest first."""
         stages = self.backbone(image)
         refined, exchanged = self._scales(stages)
-        found = {task: [raw] for task, raw in self._final(exchanged, stages[0]).items()}
+        raws = {task: [raw] for task, raw in self._final(exchanged, stages[0]).items()}
         for layers, maps in zip(self.refine, refined, strict=True):
             assert isinstance(layers, nn.ModuleDict)
             for task, layer in layers.items():
                 assert isinstance(layer, Refine) and layer.logits is not None
-                found[task].append(layer.logits(maps[task]))
-        return found
+                raws[task].append(layer.logits(maps[task]))
+        return raws
 
     def _scales(self, stages: list[Tensor]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         """Each task's map at each scale, finest first: as refined, and after the exchange between tasks."""
@@ -497,8 +499,8 @@ class SCA(nn.Module):
     def _resized(self, k: int, task: str, x: Tensor, size: tuple[int, int]) -> Tensor:
         resizes = self.resizes[k]
         assert isinstance(resizes, nn.ModuleDict)
-        made: Tensor = resizes[task](x, size)
-        return made
+        resized: Tensor = resizes[task](x, size)
+        return resized
 
     def _final(self, exchanged: list[dict[str, Tensor]], stage: Tensor) -> dict[str, Tensor]:
         return {task: head([x[task] for x in exchanged], stage) for task, head in self.heads.items()}

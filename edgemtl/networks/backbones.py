@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
-from edgemtl.networks.pieces import backbone_piece, fill
+from edgemtl.networks.pieces import backbone_piece, load_pieces
 from edgemtl.run import Run
 
 try:
@@ -93,7 +93,7 @@ class PaddedBlock(SwinTransformerBlock):
         return super()._attn(x)[:, :h, :w]
 
 
-class Exchange(HighResolutionModule):
+class BranchExchange(HighResolutionModule):
     """HRNet's exchange between branches for dense prediction: bilinear, and also for sizes that do not halve evenly."""
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
@@ -108,7 +108,7 @@ class Exchange(HighResolutionModule):
 
 @cache
 def _levels(name: str) -> tuple[int, ...]:
-    """Which of a network's levels are its four stages: those of strides 4 to 32; without them all, but for a stem's.
+    """Which of a network's levels are its four stages: those of strides 4 to 32, else all without a stem.
 
     UsageError where there are fewer.
     """
@@ -123,19 +123,19 @@ def _levels(name: str) -> tuple[int, ...]:
 
 
 def _for_dense_prediction(net: nn.Module) -> None:
-    """Gives timm's classification networks, in place, the behaviour that dense prediction's published ones have."""
+    """Changes timm's classification networks, in place, to behave like the published ones for dense prediction."""
     for module in net.modules():
         if type(module) is SwinTransformerBlock:
             module.__class__ = PaddedBlock
         elif type(module) is HighResolutionModule:
-            module.__class__ = Exchange
+            module.__class__ = BranchExchange
             for layer in module.fuse_layers.modules():
                 if isinstance(layer, nn.Upsample):
                     layer.mode, layer.align_corners = "bilinear", False
 
 
 def join_branches(network: nn.Module) -> None:
-    """Makes one convolution of the parallel ones of RepVGG's kind, in place, in every backbone of a trained network."""
+    """Joins the parallel convolutions of RepVGG's kind into one, in place, in every backbone of a trained network."""
     for module in network.modules():
         if isinstance(module, Backbone):
             timm.models.reparameterize_model(module.net, inplace=True)
@@ -143,8 +143,8 @@ def join_branches(network: nn.Module) -> None:
 
 def synchronised(network: nn.Module) -> nn.Module:
     """The network with BatchNorm's statistics taken over all processes, which torch can do on CUDA alone."""
-    made: nn.Module = timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
-    return made
+    copy: nn.Module = timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
+    return copy
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:
@@ -152,7 +152,7 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
 
 
 def bundled(weights: str | Path) -> Path:
-    """The file that is meant: of "zoo:NAME" the package's own, else the path as it is; UsageError for a wrong NAME."""
+    """The file of a bundled model for "zoo:NAME", else the path itself; UsageError for a wrong NAME."""
     text = str(weights)
     if not text.startswith(BUNDLED):
         return Path(weights)
@@ -183,14 +183,14 @@ def load_weights(backbone: Backbone, path: Path) -> None:
     if any(key.startswith(inside) for key in state):
         state = {key.removeprefix(inside): value for key, value in state.items() if key.startswith(inside)}
     if any(".attn.w_msa." in key for key in state):
-        named = {inside + key: value for key, value in state.items()}
-        fill(backbone, lambda ours: backbone_piece(ours, backbone.channels), named, f"the backbone ({path})")
+        renamed = {inside + key: value for key, value in state.items()}
+        load_pieces(backbone, lambda ours: backbone_piece(ours, backbone.channels), renamed, f"the backbone ({path})")
         return
     # Keys of our own networks begin at the backbone, timm's one level below.
     into = backbone if any(key.startswith("net.") for key in state) else backbone.net
     own = {key: value for key, value in into.state_dict().items() if not key.endswith(counted)}
-    named = own.keys() <= state.keys()
-    theirs = [state[k] for k in own] if named else [value for k, value in state.items() if not k.endswith(counted)]
+    renamed = own.keys() <= state.keys()
+    theirs = [state[k] for k in own] if renamed else [value for k, value in state.items() if not k.endswith(counted)]
     for (key, value), other in zip(own.items(), theirs, strict=False):
         if value.shape != other.shape:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: tensors plus a little JSON, whole or not at all, and nothing that unpickles."""
+"""Checkpoints as safetensors: tensors and a little JSON. A file is complete or does not exist; nothing is unpickled."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,12 @@ KEY = "edgemtl"  # safetensors metadata maps text to text; all of ours is the JS
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes tensors and `about` (anything JSON takes) to `path`; UsageError where the disk or the folder refuses."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain, places = {}, set[int]()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # Two names of one tensor, as of a quantizer in two slots, are two tensors in the file.
+        plain[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
     content = serialize(plain, {KEY: json.dumps(about)})
     # `serialize` and a plain write, because safetensors' own file writer hides a full disk in an error of its own.
     with replacing(path) as temporary:
@@ -25,32 +30,32 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """What `save` was told about the file; UsageError where it is missing, truncated or not ours."""
+    """The `about` that the file was saved with; UsageError where it is missing, truncated or not ours."""
     return _read(path, tensors=False)[1]
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and what `save` was told; UsageError where the file is missing, truncated or foreign."""
+    """The tensors, on the CPU, and the `about` of a file; UsageError where it is missing, truncated or foreign."""
     return _read(path, tensors=True)
 
 
 def read_weights(path: Path, network: nn.Module) -> dict[str, Any]:
     """Fills a network from a run's float.safetensors; gives back what is known about them: iteration and scores."""
-    tensors, known = load(path)
+    tensors, about = load(path)
     restore(network, tensors, path)
-    return known
+    return about
 
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copies tensors into a module; UsageError naming the first missing and unexpected one, or one of another shape."""
-    own = module.state_dict()
-    missing = [name for name in own if name not in tensors]
-    unexpected = [name for name in tensors if name not in own]
+    state = module.state_dict()
+    missing = [name for name in state if name not in tensors]
+    unexpected = [name for name in tensors if name not in state]
     if missing or unexpected:
         firsts = [f"{kind} {names[0]!r}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected in all"
         raise UsageError(f"{path} does not fit the recipe's network: {', '.join(firsts)} ({counts})")
-    for name, value in own.items():
+    for name, value in state.items():
         if value.shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, the network's is {tuple(value.shape)}"
             raise UsageError(f"{path} does not fit the recipe's network: its {name!r} has shape {shapes}")
@@ -102,8 +107,8 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
         raise UsageError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            known = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, known  # noqa: SIM118
+            metadata = json.loads((file.metadata() or {})[KEY])
+            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise UsageError(f"{path} is truncated or no checkpoint: {error}") from None
     except (KeyError, json.JSONDecodeError):

@@ -1,9 +1,9 @@
-"""What exact forms are built of: functions, quotients and norms of codes that no float32 arithmetic can get wrong.
+"""The parts of exact forms: functions, quotients and norms of codes that no float32 arithmetic can get wrong.
 
-Each module gives codes, or multiples of a power of two. Rounding to these happens at borders that no value comes near:
-a `Table` looks at all the values that a function of codes has, a `Ratio` has whole numbers above and below. The scales
-that this depends on are known after calibration; `settle` takes them over. Before, and in between two roundings,
-everything computes what the float form does, to within steps too small to matter.
+Each module returns codes, or multiples of a power of two. No value comes near a border of the rounding: a `Table` knows
+all values of a function of codes, a `Ratio` divides whole numbers. Both depend on scales, which are known after
+calibration; `settle` reads them. Before that, and between two roundings, the modules compute what the float form does,
+up to steps too small to matter.
 """
 
 import math
@@ -32,7 +32,7 @@ def floor(x: Tensor) -> Tensor:
 
 
 class Table(nn.Module):
-    """A function of codes, as codes: all its values are lifted by that part of a code which keeps them off ties."""
+    """A function of codes, as codes; a part of a code is added to all its values, which keeps them off ties."""
 
     lift: Tensor
 
@@ -47,19 +47,19 @@ class Table(nn.Module):
         return y
 
     def settle(self) -> None:
-        taken, given = scale_of(self.taken), scale_of(self.given)
-        if taken is not None and given is not None:
-            values = self.function(torch.arange(-128, 128, dtype=torch.float64) * taken.double()) / given.double()
+        step_in, step_out = scale_of(self.taken), scale_of(self.given)
+        if step_in is not None and step_out is not None:
+            values = self.function(torch.arange(-128, 128, dtype=torch.float64) * step_in.double()) / step_out.double()
             lifts = torch.arange(-32, 33, dtype=torch.float64) / (32 * WINDOW)
             away = (values[:, None] + lifts + 0.5).frac().abs()
-            self.lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()] * given)
+            self.lift.copy_(lifts[torch.minimum(away, 1 - away).amin(0).argmax()] * step_out)
 
 
 class Ratio(nn.Module):
     """A quotient of codes, as codes: `most` is the largest whole number that it is divided by.
 
-    Quotients and ties lie at least min(unit, step / 2) / most apart, where they are not equal: with half of that added
-    they are never near each other.
+    A quotient and a tie are equal or at least min(unit, step / 2) / most apart. Half of that is added to all quotients,
+    so that none is near a tie.
     """
 
     nudge: Tensor
@@ -85,7 +85,7 @@ class Ratio(nn.Module):
 class Softmax(nn.Module):
     """The powers of e of logits' distances to the largest along an axis, as codes, and never more than `most` in sum.
 
-    With `mask`, 1 for what takes part and 0 for what doesn't.
+    `mask` is 1 for logits that take part and 0 for the others.
     """
 
     def __init__(self, count: int):

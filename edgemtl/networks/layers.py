@@ -116,32 +116,34 @@ class Resize(nn.Module):
             x = x @ self.columns
         return resize(x, size)
 
-    def exact(self, taken: torch.Size, made: torch.Size) -> nn.Module:
-        height, width = taken[2:]
-        if height * width < made[0] * made[1]:
+    def exact(self, source: torch.Size, target: torch.Size) -> nn.Module:
+        height, width = source[2:]
+        if height * width < target[0] * target[1]:
             self.point = Point()
-        if _uneven(height, made[0]):
-            self.register_buffer("rows", _matrix(height, made[0]), persistent=False)
-        if _uneven(width, made[1]):
-            self.register_buffer("columns", _matrix(width, made[1]).t().contiguous(), persistent=False)
+        if _uneven(height, target[0]):
+            self.register_buffer("rows", _matrix(height, target[0]), persistent=False)
+        if _uneven(width, target[1]):
+            self.register_buffer("columns", _matrix(width, target[1]).t().contiguous(), persistent=False)
         return self
 
 
-def _uneven(taken: int, made: int) -> bool:
-    """Whether bilinear weights along an axis are no multiples of a small power of two: enlarging by no power of two,
-    or making it smaller by anything but two."""
-    if taken in (made, 2 * made):
+def _uneven(source: int, target: int) -> bool:
+    """Whether bilinear weights along an axis are no multiples of a small power of two.
+
+    They are for enlarging by a power of two and for halving.
+    """
+    if source in (target, 2 * target):
         return False
-    factor = made // taken
-    return made % taken != 0 or factor & (factor - 1) != 0
+    factor = target // source
+    return target % source != 0 or factor & (factor - 1) != 0
 
 
-def _matrix(taken: int, made: int, steps: int = 64) -> Tensor:
-    """The (made, taken) matrix of bilinear resizing along one axis, its weights rounded to multiples of 1 / steps."""
-    at = ((torch.arange(made, dtype=torch.float64) + 0.5) * taken / made - 0.5).clamp(0, taken - 1)
-    low = at.floor().clamp(max=max(taken - 2, 0)).long()
+def _matrix(source: int, target: int, steps: int = 64) -> Tensor:
+    """The (target, source) matrix of bilinear resizing along one axis; weights are multiples of 1 / steps."""
+    at = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(0, source - 1)
+    low = at.floor().clamp(max=max(source - 2, 0)).long()
     part = ((at - low) * steps).round() / steps
-    matrix = torch.zeros(made, taken, dtype=torch.float64)
-    matrix[torch.arange(made), low] += 1 - part
-    matrix[torch.arange(made), (low + 1).clamp(max=taken - 1)] += part
+    matrix = torch.zeros(target, source, dtype=torch.float64)
+    matrix[torch.arange(target), low] += 1 - part
+    matrix[torch.arange(target), (low + 1).clamp(max=source - 1)] += part
     return matrix.float()

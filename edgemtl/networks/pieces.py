@@ -1,4 +1,4 @@
-"""Filling our network with another's tensors, when each of ours is all of one of theirs or a part of it."""
+"""Fills our network with another one's tensors, if each of ours is one of theirs or a part of one."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,23 +22,23 @@ class Piece(NamedTuple):
 Find = Callable[[list[str]], Piece]  # from the parts of our key
 
 # Entries that hold nothing learned, or belong to a loss, a metric or a classifier that the network does not have.
-IGNORED = (
+IGNORED_KEYS = (
     r"(criterion|metrics_dict)\.|.*\.(num_batches_tracked|relative_position_index|attn_mask)$"
     r"|backbone\.(incre_modules|downsamp_modules|final_layer|classifier|norm|head)\."
 )
 
 
-def fill(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, dead: str = "") -> None:
+def load_pieces(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, dead: str = "") -> None:
     """Loads the network; UsageError where a key is missing or left over, or a shape is another.
 
-    Entries whose keys match `dead` are of layers without effect: they may be there.
+    Keys that match `dead` belong to layers without effect: the state_dict may have them.
     """
-    ignored = re.compile(f"{IGNORED}|{dead}" if dead else IGNORED)
-    own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    pieces = {key: find(key.split(".")) for key in own}
+    ignored = re.compile(f"{IGNORED_KEYS}|{dead}" if dead else IGNORED_KEYS)
+    ours = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    pieces = {key: find(key.split(".")) for key in ours}
     needed: dict[str, list[int]] = {}
     for key, piece in pieces.items():
-        shape = list(own[key].shape)
+        shape = list(ours[key].shape)
         shape[piece.axis] += piece.start
         needed[piece.key] = max(needed.get(piece.key, shape), shape)
 
@@ -54,9 +54,9 @@ def fill(network: nn.Module, find: Find, state: dict[str, Tensor], what: str, de
             raise UsageError(f"state_dict does not fit {what}: {key!r} has shape {found}, expected {shape}")
 
     for key, (theirs, axis, start, order) in pieces.items():
-        value = state[theirs].reshape(needed[theirs]).narrow(axis, start, own[key].shape[axis])
-        own[key] = value if order is None else value[..., order]
-    network.load_state_dict(own, strict=False)
+        value = state[theirs].reshape(needed[theirs]).narrow(axis, start, ours[key].shape[axis])
+        ours[key] = value if order is None else value[..., order]
+    network.load_state_dict(ours, strict=False)
 
 
 def rows(state: dict[str, Tensor], key: str, otherwise: int) -> int:

@@ -1,8 +1,8 @@
-"""What a module is for, where what is done to a whole network depends on it: its class says so in `purpose`.
+"""What a module is for, if the treatment of the whole network depends on it: its class says so in `purpose`.
 
-It is the class that says it, not the attribute that holds a module: an exported graph knows an operation's modules by
-their classes. One thing hangs on a name none the less. Where only an ONNX file is at hand, its nodes are named by the
-modules' attributes, so that a module for COORDINATES is held as `coordinates`, see targets/tensorrt/_graph.py.
+The class says it, not the attribute that holds the module, because an exported graph knows an operation's modules by
+their classes. One name matters all the same: the nodes of an ONNX file are named by the modules' attributes, so a
+module for COORDINATES must be held as `coordinates`, see targets/tensorrt/_graph.py.
 """
 
 from torch import fx, nn
@@ -17,7 +17,7 @@ def having(network: nn.Module, purpose: str) -> list[nn.Module]:
     return [module for module in network.modules() if getattr(module, "purpose", None) == purpose]
 
 
-def inside(node: fx.Node, network: nn.Module, purpose: str) -> bool:
+def belongs(node: fx.Node, network: nn.Module, purpose: str) -> bool:
     """Whether an operation of the exported network belongs to a module that is for this."""
     kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, having(network, purpose))}
     return any(kind in kinds for _, kind in node.meta.get("nn_module_stack", {}).values())

@@ -23,9 +23,9 @@ class Pixels(NamedTuple):
 
 
 class Objective:
-    """A task's side of torch. It keeps nothing: what a recipe states comes along as the `task`.
+    """What torch knows of a task. It has no state: every method takes the recipe's `task`.
 
-    What is not left to each task holds for numbers of which L1 is a distance, such as metres.
+    The defaults suit numbers for which L1 is a distance, such as metres.
     """
 
     regression = False  # whether its loss is a distance between numbers, for which `balance` takes another factor
@@ -47,7 +47,7 @@ class Objective:
     def loss(self, raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
         """A sum over the pixels that count, divided by a count over the whole batch; a scalar.
 
-        `raw` is float32 and has the label's size. What is not valid has no say, in the value or in the gradient.
+        `raw` is float32 and has the label's size. Pixels that are not valid change neither the value nor the gradient.
         """
         raise NotImplementedError
 
@@ -55,14 +55,14 @@ class Objective:
         """The map, (B, h, w) or (B, c, h, w), as `tasks` describes it."""
         raise NotImplementedError
 
-    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
+    def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         """How far raw outputs are from a teacher's, a scalar of the size of the loss."""
-        return (raw - wanted).abs().mean()
+        return (raw - teacher).abs().mean()
 
-    def noise(self, raw: Tensor, wanted: Tensor) -> float:
+    def noise(self, raw: Tensor, teacher: Tensor) -> float:
         """A distance that adds up over independent errors: the mean square, as a share of the variance of what is
         wanted, where the distance itself does not."""
-        return float((raw - wanted).square().mean() / wanted.var())
+        return float((raw - teacher).square().mean() / teacher.var())
 
     # The exact form, see quantization/exact.py. A lift is a constant that keeps a map away from what rounding decides.
 

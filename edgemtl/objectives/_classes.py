@@ -14,13 +14,13 @@ from edgemtl.tasks._labels import IGNORED
 FRACTIONS = 16  # of a code: what enlarging twice by two gives
 
 
-def divergence(raw: Tensor, wanted: Tensor) -> Tensor:
+def divergence(raw: Tensor, teacher: Tensor) -> Tensor:
     """The Kullback-Leibler divergence of two softmaxes over the channels, mean per pixel."""
-    each = F.kl_div(raw.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
+    each = F.kl_div(raw.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True)
     return each.sum(1).mean()
 
 
-class Classes(Objective):
+class ClassesObjective(Objective):
     """Of a task whose label is a class id."""
 
     weighted = True
@@ -46,11 +46,11 @@ class Classes(Objective):
     def activate(self, raw: Tensor) -> Tensor:
         return raw.argmax(1).to(torch.int32)
 
-    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
-        return divergence(raw, wanted)
+    def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
+        return divergence(raw, teacher)
 
-    def noise(self, raw: Tensor, wanted: Tensor) -> float:
-        return float(self.distance(raw, wanted))
+    def noise(self, raw: Tensor, teacher: Tensor) -> float:
+        return float(self.distance(raw, teacher))
 
     def lift(self, channels: int) -> Tensor:
         return torch.zeros(1, channels, 1, 1)

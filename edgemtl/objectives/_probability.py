@@ -19,7 +19,7 @@ def _logit(raw: Tensor) -> Tensor:
     return raw[:, 1] - raw[:, 0] if raw.shape[1] == 2 else raw[:, 0]
 
 
-class Probability(Objective):
+class ProbabilityObjective(Objective):
     """Of a task whose label is 0 or 1."""
 
     def positive(self, label: Tensor) -> Tensor:
@@ -39,15 +39,15 @@ class Probability(Objective):
     def activate(self, raw: Tensor) -> Tensor:
         return raw.softmax(1)[:, 1] if raw.shape[1] == 2 else raw[:, 0].sigmoid()
 
-    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
+    def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         if raw.shape[1] == 2:
-            return divergence(raw, wanted)
-        goal = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, goal)
+            return divergence(raw, teacher)
+        goal = teacher.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(teacher, goal)
         return F.binary_cross_entropy_with_logits(raw, goal) - entropy
 
-    def noise(self, raw: Tensor, wanted: Tensor) -> float:
-        return float(self.distance(raw, wanted))
+    def noise(self, raw: Tensor, teacher: Tensor) -> float:
+        return float(self.distance(raw, teacher))
 
     def lift(self, channels: int) -> Tensor:
         return torch.full((), 0.5)

@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from edgemtl.objectives import Pixels
-from edgemtl.objectives._probability import Probability
+from edgemtl.objectives._probability import ProbabilityObjective
 from edgemtl.tasks import Task
 from edgemtl.tasks.edge import Edge
 
 
-class EdgeObjective(Probability):
+class EdgeObjective(ProbabilityObjective):
     def weight(self, task: Task, pixels: Pixels) -> float | Tensor:
         assert isinstance(task, Edge)
         return task.positive

@@ -1,5 +1,5 @@
 """Human parts: cross entropy of the parts."""
 
-from edgemtl.objectives._classes import Classes
+from edgemtl.objectives._classes import ClassesObjective
 
-objective = Classes()
+objective = ClassesObjective()

@@ -22,11 +22,11 @@ class NormalsObjective(Objective):
     def activate(self, raw: Tensor) -> Tensor:
         return F.normalize(raw, dim=1)
 
-    def distance(self, raw: Tensor, wanted: Tensor) -> Tensor:
-        return (F.normalize(raw, dim=1) - F.normalize(wanted, dim=1)).abs().sum(1).mean()
+    def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
+        return (F.normalize(raw, dim=1) - F.normalize(teacher, dim=1)).abs().sum(1).mean()
 
-    def noise(self, raw: Tensor, wanted: Tensor) -> float:
-        return super().noise(F.normalize(raw, dim=1), F.normalize(wanted, dim=1))
+    def noise(self, raw: Tensor, teacher: Tensor) -> float:
+        return super().noise(F.normalize(raw, dim=1), F.normalize(teacher, dim=1))
 
     def exact(self, raw: Tensor, lift: Tensor | None, resized: Callable[[Tensor], Tensor]) -> Tensor:
         """They keep their length: `decode` scales them."""

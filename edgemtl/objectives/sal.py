@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from edgemtl.objectives import Pixels
-from edgemtl.objectives._probability import Probability
+from edgemtl.objectives._probability import ProbabilityObjective
 from edgemtl.tasks import Task
 
 
-class SaliencyObjective(Probability):
+class SaliencyObjective(ProbabilityObjective):
     def weight(self, task: Task, pixels: Pixels) -> float | Tensor:
         return (pixels.labelled - pixels.positive) / pixels.labelled
 

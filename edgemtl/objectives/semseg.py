@@ -1,5 +1,5 @@
 """Semantic segmentation: cross entropy of the classes."""
 
-from edgemtl.objectives._classes import Classes
+from edgemtl.objectives._classes import ClassesObjective
 
-objective = Classes()
+objective = ClassesObjective()

@@ -3,7 +3,7 @@
 Deformable ConvNets (Dai et al., ICCV 2017, https://arxiv.org/abs/1703.06211) and, with a mask, Deformable ConvNets v2
 (Zhu et al., CVPR 2019, https://arxiv.org/abs/1811.11168). Signature and results are torchvision's.
 
-All work on coordinates is in `deform_sample`, so that a quantizer can be kept off it as a whole.
+`deform_sample` does all work on coordinates, so that it can stay float as a whole.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Pair = int | tuple[int, int]
 
-FAR = 4  # in grid_sample's coordinates, where the map is -1 to 1
+FARTHEST = 4  # in grid_sample's coordinates, where the map is -1 to 1
 
 
 def deform_conv2d(
@@ -36,8 +36,8 @@ def deform_conv2d(
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     groups = _check(input, offset, weight, bias, stride, padding, dilation, mask)
     kernel = (weight.shape[2], weight.shape[3])
-    read = deform_sample(input, offset, kernel, stride, padding, dilation, mask)
-    return F.conv2d(read, weight.reshape(weight.shape[0], -1, 1, 1), bias, groups=groups)
+    values = deform_sample(input, offset, kernel, stride, padding, dilation, mask)
+    return F.conv2d(values, weight.reshape(weight.shape[0], -1, 1, 1), bias, groups=groups)
 
 
 def deform_sample(
@@ -65,17 +65,17 @@ def deform_sample(
     size = torch.tensor([height, width], dtype=wide, device=input.device).reshape(2, 1, 1)
     place = _places(kernel, stride, padding, dilation, (h, w), wide, input.device)
     if torch.is_grad_enabled() and (input.requires_grad or offset.requires_grad):
-        read = _Read.apply(input, offset.to(wide), (place + 0.5) * (2 / size) - 1)
+        values = _Read.apply(input, offset.to(wide), (place + 0.5) * (2 / size) - 1)
     else:
         grid = (offset.to(wide).reshape(batch * groups, taps, 2, h, w) + place) * (2 / size) + (1 / size - 1)
-        grid = grid.clamp(-FAR, FAR).permute(0, 1, 3, 4, 2).reshape(batch * groups, taps * h, w, 2)
+        grid = grid.clamp(-FARTHEST, FARTHEST).permute(0, 1, 3, 4, 2).reshape(batch * groups, taps * h, w, 2)
         # The grid keeps torchvision's order (row, column), the reverse of grid_sample's. Swapping the input's axes is a
         # view; stacking the grid the other way round made the operator 3.5 times as slow in OpenVINO, 20 times here.
         folded = input.to(wide).reshape(batch * groups, channels // groups, height, width).transpose(2, 3)
-        read = F.grid_sample(folded, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        values = F.grid_sample(folded, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if mask is not None:
-        read = read.reshape(batch * groups, -1, taps * h, w) * mask.to(wide).reshape(batch * groups, 1, taps * h, w)
-    return read.reshape(batch, channels * taps, h, w).to(input.dtype)
+        values = values.reshape(batch * groups, -1, taps * h, w) * mask.to(wide).reshape(batch * groups, 1, taps * h, w)
+    return values.reshape(batch, channels * taps, h, w).to(input.dtype)
 
 
 class _Read(torch.autograd.Function):
@@ -95,11 +95,11 @@ class _Read(torch.autograd.Function):
         grid = torch.empty(*row.shape, 2, dtype=place.dtype, device=place.device)
         torch.add(place[:, 1], column, alpha=2 / width, out=grid[..., 0])
         torch.add(place[:, 0], row, alpha=2 / height, out=grid[..., 1])
-        grid = grid.clamp_(-FAR, FAR).reshape(-1, taps * h, w, 2)
+        grid = grid.clamp_(-FARTHEST, FARTHEST).reshape(-1, taps * h, w, 2)
         ctx.save_for_backward(input, grid)
-        read = F.grid_sample(_folded(input, grid), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        read = read.reshape(batch, -1, h, w)
-        return read if input.is_contiguous() else read.contiguous(memory_format=torch.channels_last)
+        values = F.grid_sample(_folded(input, grid), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        values = values.reshape(batch, -1, h, w)
+        return values if input.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -136,10 +136,10 @@ def _rows(x: Tensor) -> Tensor:
 
 def _transposed(x: Tensor) -> Tensor:
     """(B, N, M), contiguous, of a contiguous (B, M, N)."""
-    made = torch.empty(x.shape[0], x.shape[2], x.shape[1], dtype=x.dtype, device=x.device)
-    for one, into in zip(x, made, strict=True):
+    result = torch.empty(x.shape[0], x.shape[2], x.shape[1], dtype=x.dtype, device=x.device)
+    for one, into in zip(x, result, strict=True):
         into.copy_(one.t())
-    return made
+    return result
 
 
 def _places(

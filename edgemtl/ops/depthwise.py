@@ -28,8 +28,8 @@ def _conv2d(
     slow = weight.shape[1] == 1 < groups and (max(numbers[0]) > 1 or max(weight.shape[2:]) > FAST_KERNEL)
     if not slow or input.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    made: Tensor = _Conv2d.apply(input.to(torch.get_autocast_dtype("cpu")), weight, bias, *numbers)
-    return made
+    result: Tensor = _Conv2d.apply(input.to(torch.get_autocast_dtype("cpu")), weight, bias, *numbers)
+    return result
 
 
 class _Conv2d(torch.autograd.Function):
@@ -38,8 +38,8 @@ class _Conv2d(torch.autograd.Function):
         ctx.save_for_backward(input, weight)
         ctx.numbers, ctx.biases = numbers, None if bias is None else [len(bias)]
         bias = None if bias is None else bias.to(input.dtype)
-        made: Tensor = torch.conv2d(input, weight.to(input.dtype), bias, *numbers, groups=len(weight))  # type: ignore[call-overload]
-        return made
+        result: Tensor = torch.conv2d(input, weight.to(input.dtype), bias, *numbers, groups=len(weight))  # type: ignore[call-overload]
+        return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable

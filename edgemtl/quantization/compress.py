@@ -12,33 +12,45 @@ from edgemtl import recipe as recipes
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.frames import spread
 from edgemtl.ledger import CODES
+from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.quantization import exact, pairing, proof, quantizers, sensitivity
-from edgemtl.quantization.calibrate import counts, quantize
+from edgemtl.quantization.calibrate import count_quantizers, quantize
 from edgemtl.quantization.finetune import finetune
 from edgemtl.quantization.float_layers import image, keep_worst_float
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.stop import Stop, Stopped
-from edgemtl.training.batches import Lost
+from edgemtl.training import journal
+from edgemtl.training.launch import launch
 from edgemtl.training.losses import check_weights
 
 FIXED = ("name", "tasks", "size", "map_stride", "network")  # recipe keys that the float weights depend on
 
 
 def compress(
-    run: Path | Run, *, data: Path | None = None, settings: Sequence[str] = (), iterations: int | None = None
+    run: Path | Run,
+    *,
+    data: Path | None = None,
+    settings: Sequence[str] = (),
+    iterations: int | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """What was done: counts of quantizers, seconds, losses; leaves int8, calibrated and scales.json in `run`.
 
     `iterations` overrides the recipe's number of fine-tuning steps; 0 calibrates only. int8.safetensors and scales.json
-    are replaced at the very end. UsageError where the run or the data do not allow it. CheckFailed where a loss is not
-    finite or SIGINT or SIGTERM asked to stop.
+    are replaced at the very end. With `resume` an interrupted fine-tuning goes on, if there is one; on a CPU it ends
+    with the very files of an undisturbed one. UsageError where the run or the data do not allow it. CheckFailed where a
+    loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop.
     """
     run = Run(run)
     int8 = run.weights("int8")
     recipe = _recipe(run, settings, iterations)
+    begun = _begun(run, recipe) if resume and run.finetuning.is_file() else None
+    fabric = launch("auto", "cuda" if torch.cuda.is_available() else "cpu", 1, 1, "auto")
+    if fabric.world_size > 1:
+        raise UsageError(f"compress runs in one process, not in {fabric.world_size}")
     teacher = load_float(run)
     deployed = load_float(run)
     for path, module in deployed.network.named_modules():
@@ -46,30 +58,30 @@ def compress(
             show.note(f"compress: {path}: {reason}")
     if recipe.compression.is_exact:
         exact.rewrite(deployed, recipe)
-    samples = load(recipe.data, data, "train", recipe.tasks)
-    about: dict[str, Any] = {"recipe": recipe.name, "compression": recipe.compression.model_dump(mode="json")}
-    about["exact"] = recipe.compression.is_exact
+    samples = load_samples(recipe.data, data, "train", recipe.tasks)
+    about: dict[str, Any] = {
+        "recipe": recipe.name,
+        "compression": recipe.compression.model_dump(mode="json", exclude=set(journal.FREE)),
+        "exact": recipe.compression.is_exact,
+    }
     if recipe.compression.budget:
-        sensitivity.budget(recipe.compression.budget)
-    began = time.perf_counter()
+        sensitivity.read_budget(recipe.compression.budget)
+    if run.finetuning.is_file() and not resume:
+        show.note(f"compress: begins with calibration; until that is done, --resume would go on with {run.finetuning}")
     with Stop() as stop:
         try:
-            deployed.network, report = _calibrated(deployed, samples, recipe, stop)
-            _warn_of_float16(report["beyond_float16"])
-            about["kept_float"] = []
-            if recipe.compression.budget:
-                about["kept_float"] = keep_worst_float(run, deployed, samples, recipe, stop)
-                report |= counts(deployed.network)
-            _settle(deployed, recipe)
-            quantizers.save(run.weights("calibrated"), deployed.network, about)
-            report["calibration_seconds"] = time.perf_counter() - began
-            if recipe.compression.iterations:
-                report |= finetune(deployed, teacher, samples, recipe, stop)
-                _settle(deployed, recipe)
+            state = begun or _calibrate(run, deployed, samples, recipe, stop, about)
         except Stopped as stopped:
             raise CheckFailed(f"stopped {stopped}; {int8} was not touched") from None
-        except Lost as lost:
-            raise CheckFailed(f"{lost}; {int8} was not touched; try --set training.workers=0") from None
+        about["kept_float"], report = state["kept_float"], state["report"]
+        if begun:
+            quantizers.load(run.weights("calibrated"), deployed.network, _image(deployed, recipe), tuned=True)
+            exact.settle(deployed)
+        if recipe.compression.iterations:
+            report |= finetune(
+                deployed, teacher, samples, recipe, run=run, fabric=fabric, stop=stop, about=state, resume=bool(begun)
+            )
+            _settle(deployed, recipe)
     quantizers.save(int8, deployed.network, about)
     files.write_json(
         run.ledger,
@@ -77,13 +89,56 @@ def compress(
             "format": ledger.FORMAT, "file": int8.name, "sha256": files.sha256(int8), "zero_point": 0,
             "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
             "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
-            **pairing.entries(deployed, torch.zeros(1, 3, *recipe.size)),
+            **pairing.ledger_entries(deployed, torch.zeros(1, 3, *recipe.size)),
         },
     )  # fmt: skip
+    run.finetuning.unlink(missing_ok=True)
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
     show.out.print(f"{int8}: {text}", highlight=False, soft_wrap=True)
     show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
     return report
+
+
+def _calibrate(
+    run: Run, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Quantizes deployed.network and writes the calibrated weights, which say `about` of themselves.
+
+    Gives back what fine-tuning's state says of itself, so that it goes on with the same recipe and weights only.
+    """
+    began = time.perf_counter()
+    deployed.network, report = _calibrated(deployed, samples, recipe, stop)
+    _warn_of_float16(report["beyond_float16"])
+    floats: list[dict[str, Any]] = []
+    if recipe.compression.budget:
+        floats = keep_worst_float(run, deployed, samples, recipe, stop)
+        report |= count_quantizers(deployed.network)
+    _settle(deployed, recipe)
+    quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": floats})
+    run.finetuning.unlink(missing_ok=True)  # which is of other weights now
+    report["calibration_seconds"] = time.perf_counter() - began
+    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": floats, "report": report}
+
+
+def _begun(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """What the state of an interrupted fine-tuning says of itself; UsageError where this is not what it began with."""
+    file = run.finetuning
+    about = checkpoint.about(file)
+    if "begun" not in about:
+        raise UsageError(f"{file} holds no fine-tuning that this version of edgemtl can continue")
+    changed = journal.recipe_change(about["recipe"], recipe) or files.difference(about["begun"], _hashes(run))
+    if changed:
+        raise UsageError(f"{file} was begun differently: {changed}; resume with the same, or begin without --resume")
+    return about
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    """The SHA-256 of each of the run's weights that fine-tuning begins with."""
+    return {file.name: files.sha256(file) for file in map(run.need, ("float", "calibrated"))}
+
+
+def _image(deployed: Deployed, recipe: Recipe) -> Tensor:
+    return deployed.normalise(torch.zeros(1, 3, *recipe.size))
 
 
 def _settle(deployed: Deployed, recipe: Recipe) -> None:
@@ -103,6 +158,11 @@ def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe
     if iterations is not None:
         recipe = recipes.override(recipe, [f"compression.iterations={iterations}"])
     check_weights(recipe)
+    options = recipe.compression
+    if options.batch % options.accumulate:
+        raise UsageError(
+            f"compression.batch={options.batch} must be a multiple of compression.accumulate={options.accumulate}"
+        )
     return recipe
 
 

@@ -1,11 +1,11 @@
-"""The exact form of a deployed network: what `compress` quantizes where all of it shall be exact.
+"""The exact form of a deployed network, which `compress` quantizes where the recipe asks for exactness.
 
-A rewriting, not quite of the same function: borders of the frame are padded with mid-grey instead of the mean, sampling
-positions are whole eighths of a pixel, resizing by an odd factor takes weights of 1/64. Fine-tuning makes up for that.
-`proof` shows what the form is for: every value between camera and maps is a multiple of a known power of two, or is
-rounded to one that no float32 arithmetic can miss.
+The form computes nearly, but not quite, the same function: the frame's borders are padded with mid-grey instead of the
+mean, sampling positions are whole eighths of a pixel, and resizing by an odd factor has weights of 1/64. Fine-tuning
+makes up for that. In this form every value between camera and maps is a multiple of a known power of two, or is rounded
+to such a multiple in a way that float32 arithmetic cannot miss. `proof` shows it.
 
-A module whose deployment form cannot be exact has a method `exact` that gives what takes its place; a module with
+A module whose deployment form cannot be exact has a method `exact`, which gives its replacement. A module with
 constants that follow from scales has a method `settle`.
 """
 
@@ -34,7 +34,7 @@ class Centre(nn.Module):
 class ExactActivate(Activate):
     """Maps at `size` from raw outputs, the same bits everywhere; `channels` of the tasks whose heads leave codes.
 
-    How is each task's own matter: see `exact` of its objective, and the lift, which follows from its codes' scale.
+    Each task's objective says how: see its `exact`, and its `lift`, which follows from the scale of the task's codes.
     """
 
     def __init__(self, size: Size, channels: dict[str, int]):
@@ -93,7 +93,7 @@ def settle(deployed: Deployed) -> None:
 
 
 def _centre(deployed: Deployed, frame: Tensor) -> None:
-    """Moves the normalisation into the first layer, where one convolution alone reads the image as it is."""
+    """Moves the normalisation into the first layer, if a single convolution reads the image."""
     image = deployed.normalise(frame)
     readers: list[nn.Conv2d] = []
 
@@ -119,7 +119,7 @@ def _centre(deployed: Deployed, frame: Tensor) -> None:
 
 
 def _head(network: nn.Module, task: str) -> Any:
-    """The task's head, whose place has the task's name: what has `logits` and lets a Point be put behind, `leave`."""
+    """The task's head: the module whose path ends in the task's name, with a Point `leave` behind its `logits`."""
     found = [module for path, module in network.named_modules() if path.endswith(f".{task}") or path == task]
     heads = [module for module in found if hasattr(module, "leave")]
     return heads[0] if len(heads) == 1 else None

@@ -1,4 +1,4 @@
-"""Which layers stay float: the sensitivity matrix of a run, and the few worst layers that a budget spares int8."""
+"""Which layers stay float: measures a run's sensitivity, and keeps the worst layers float to meet a budget."""
 
 import copy
 import math
@@ -21,14 +21,14 @@ from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import delta_m
 
 MEASURED, JUDGED = 4, 48  # frames of the train split for the sensitivity matrix, and that scores are taken on
 
 
-def measure(
+def measure_sensitivity(
     run: Path | Run, *, data: Path | None = None, frames: int = MEASURED, out: Path | None = None
 ) -> np.ndarray:
     """The noise (groups, tasks) that each group of a compressed run's quantizers brings to each task, alone.
@@ -44,11 +44,11 @@ def measure(
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(calibrated, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded
-    samples = load(recipe.data, data, "train", recipe.tasks)
+    samples = load_samples(recipe.data, data, "train", recipe.tasks)
     images = [image(deployed, samples, index, recipe) for index in spread(len(samples), frames)]
     graph, tasks = Replay(network, images[0]), list(recipe.tasks)
     rows = sensitivity.groups(graph)
-    noises = sensitivity.matrix(graph, rows, images, tasks)
+    noises = sensitivity.noise_matrix(graph, rows, images, tasks)
     sensitivity.show_worst(rows, noises, tasks)
     sensitivity.save(run.sensitivity, rows, noises, tasks, {"frames": len(images)})
     if out:
@@ -57,12 +57,13 @@ def measure(
 
 
 def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop) -> list[dict[str, Any]]:
-    """Takes the quantizers off the few layers that must be float for the recipe's budget, in place, and says why.
+    """The layers that stay float for the recipe's budget, each with its reason; removes their quantizers, in place.
 
-    Judged by the tasks' scores on frames of the train split, calibrated and not yet fine-tuned. Prints the worst layers
-    and what was tried, and leaves the matrix in the run's sensitivity.json. A budget that cannot be met is a warning.
+    The tasks' scores on frames of the train split decide, of the calibrated network before fine-tuning. Prints the
+    worst layers and the choice, and writes the matrix into the run's sensitivity.json. Warns where the budget cannot be
+    met. UsageError where a score of the float network is 0; Stopped where `stop` was asked.
     """
-    allowed = sensitivity.budget(recipe.compression.budget)
+    allowed = sensitivity.read_budget(recipe.compression.budget)
     network, tasks = deployed.network, recipe.tasks
     few, many = (spread(len(samples), count) for count in (MEASURED, JUDGED))
     graph = Replay(network, image(deployed, samples, few[0], recipe))
@@ -79,7 +80,7 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
             return {task: map[0].numpy() for task, map in deployed.activate(raw).items()}
 
         chosen = [samples[i] for i in many]
-        found = evaluate.measure(session, chosen, recipe, title=f"judged on {len(chosen)} training frames")
+        found = evaluate.take_scores(session, chosen, recipe, title=f"judged on {len(chosen)} training frames")
         return {name: found[name].scores()[task.headline] for name, task in tasks.items()}
 
     every = frozenset(graph.quantizers.values())
@@ -91,14 +92,14 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
                 f" {unrounded[name]:g} on {len(many)} frames of the train split; train longer, or set no budget"
             )
     images = (image(deployed, samples, index, recipe) for index in few)
-    noises = sensitivity.matrix(graph, rows, images, list(tasks), check)
+    noises = sensitivity.noise_matrix(graph, rows, images, list(tasks), check)
 
     def judge(off: Collection[FakeQuantize]) -> dict[str, float]:
         got = scores(every - frozenset(off))
         gains = {n: delta_m({n: got[n]}, {n: unrounded[n]}, {n: task}) for n, task in tasks.items()}
         return {name: gain for name, gain in gains.items() if gain is not None}  # all of them, by the check above
 
-    choice = sensitivity.choose(rows, noises, allowed, judge)
+    choice = sensitivity.choose_float(rows, noises, allowed, judge)
     sensitivity.show_worst(rows, noises, list(tasks))
     sensitivity.show_choice(choice, allowed, recipe.compression.budget)
     for row in choice.kept:
@@ -113,6 +114,6 @@ def keep_worst_float(run: Run, deployed: Deployed, samples: Any, recipe: Recipe,
 
 
 def image(deployed: Deployed, samples: Any, index: int, recipe: Recipe) -> Tensor:
-    """What the network gets of a sample: (1, 3, H, W), normalised."""
+    """A sample's image as the network takes it: (1, 3, H, W) float32, normalised."""
     fitted = fit(samples[index]["image"], recipe.size, recipe.fit)
     return deployed.normalise(several(torch.from_numpy(fitted)[None]))

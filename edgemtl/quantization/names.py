@@ -31,7 +31,7 @@ class Named(nn.Module):
 
 
 @contextmanager
-def named(network: nn.Module) -> Iterator[None]:
+def tagged(network: nn.Module) -> Iterator[None]:
     """Within the block, each quantizer of the network is reached through its tag."""
     found = quantizers.quantizers(network)
     _hang(network, ((Named(quantizer), places) for quantizer, places in found.items()))
@@ -44,7 +44,7 @@ def named(network: nn.Module) -> Iterator[None]:
 def _hang(network: nn.Module, modules: Iterable[tuple[nn.Module, list[str]]]) -> None:
     for module, places in modules:
         for slot in places:
-            quantizers.replace(network, slot, module)
+            quantizers.refill(network, slot, module)
 
 
 def name_in(path: str) -> str | None:

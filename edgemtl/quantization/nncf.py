@@ -1,7 +1,7 @@
-"""NNCF behind one door: where it wants quantizers, and the hooks by which they hang on a network's operations.
+"""The only module that uses NNCF: where it places quantizers, and the hooks that hang them on operations.
 
-All of its private names are here. A hook's slot says whether it is before or after an operation, the operation's name,
-and which of its inputs or outputs, such as "pre_hooks.stem/conv2d/0__1.0".
+All of NNCF's private names are here. A hook's slot says whether it is before or after an operation, the operation's
+name, and which of its inputs or outputs, such as "pre_hooks.stem/conv2d/0__1.0".
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _run_hooks(
 
 
 def graph(network: nn.Module, example: Tensor) -> Any:
-    """NNCF's own graph of a network, whose nodes are named as `quantize` takes them."""
+    """NNCF's graph of a network; its nodes have the names that `insert_quantizers` takes."""
     from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
 
     with _quiet():
@@ -98,20 +98,20 @@ class _Inside(FunctionHookMode):  # type: ignore[misc]  # to mypy NNCF has no ty
         return name
 
 
-def inside(network: nn.Module, example: Tensor, modules: Collection[nn.Module]) -> set[str]:
+def operations_inside(network: nn.Module, example: Tensor, modules: Collection[nn.Module]) -> set[str]:
     """The names, in NNCF's graph of the network, of the operations in these modules."""
     with torch.no_grad(), _Inside(network, modules) as names:
         network(example)
     return names.found
 
 
-def quantize(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
+def insert_quantizers(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Module:
     """A copy with NNCF's quantizers where it wants them; their scales are those of one image."""
     import nncf
     from nncf.quantization.advanced_parameters import OverflowFix, QuantizationParameters
 
     with _quiet():
-        made: nn.Module = nncf.quantize(
+        quantized: nn.Module = nncf.quantize(
             network,
             nncf.Dataset([example]),
             subset_size=1,
@@ -127,7 +127,7 @@ def quantize(network: nn.Module, example: Tensor, stay_float: set[str]) -> nn.Mo
                 activations_quantization_params=QuantizationParameters(per_channel=False),
             ),
         )
-    return made
+    return quantized
 
 
 def largest(quantizer: nn.Module, bits: int) -> Tensor:
@@ -138,8 +138,8 @@ def largest(quantizer: nn.Module, bits: int) -> Tensor:
     from nncf.torch.quantization.layers import SymmetricQuantizer
 
     assert isinstance(quantizer, SymmetricQuantizer) and quantizer.num_bits == bits
-    found: Tensor = quantizer.scale.detach().abs()
-    return found
+    scale: Tensor = quantizer.scale.detach().abs()
+    return scale
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Where the quantizers of a deployed network stand, for the ledger: what torch's graph says that the files must say."""
+"""Where quantizers stand in a deployed network's graph. The ledger lists that, and artifacts' files must agree."""
 
 from collections import Counter
 from typing import Any, Iterable, NamedTuple
@@ -26,10 +26,10 @@ class Pairing(NamedTuple):
     runs: Counter[str]  # how often a quantizer stands in the graph
 
 
-def entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
+def ledger_entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
     """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`.
 
-    The slot of a point that runs several times is there as often.
+    The slot of a point that runs several times is listed as often.
     """
     made = pairing(deployed, frame)
     rows = quantizers.ledger(deployed.network)  # type: ignore[arg-type]

@@ -178,8 +178,8 @@ class _Walk:
         given = [self.at[source] for source in node.all_input_nodes if source not in self.positions]
         lost = all(value.known or _told(value) for value in given if isinstance(value, Value))
         if lost:
-            self.why.setdefault(label(node), reason)
-        return self._unknown(node, {label(node)} if lost else set())
+            self.why.setdefault(readable_name(node), reason)
+        return self._unknown(node, {readable_name(node)} if lost else set())
 
     def _unknown(self, node: fx.Node, own: set[str] | None = None) -> Value:
         islands = frozenset(own or ()).union(*(_islands(self.at[source]) for source in node.all_input_nodes))
@@ -395,6 +395,9 @@ class _Walk:
         values = [p if isinstance(p, Value) else _constant(p) for p in parts]
         if not all(v.exact for v in values) or any((v.phase != 0).any() for v in values):
             return "joins what is not exact"
+        scales = {float(self.at[n.args[1]]) for n in map(_coded, node.args[0]) if n}  # type: ignore[arg-type, index]
+        if len(scales) > 1 and not all(map(quantizers.quantizes, node.users)):
+            return "joins codes of several scales, and OpenVINO gives them one"
         islands: frozenset[str] = frozenset().union(*(v.islands for v in values))
         if axis == 1:
             counts = [n.meta["val"].shape[1] for n in node.args[0]]  # type: ignore[union-attr]
@@ -568,6 +571,15 @@ def _positions(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
+def _coded(node: fx.Node) -> fx.Node | None:
+    """The quantizer whose codes a node passes on in other places, if there is one."""
+    while not quantizers.quantizes(node):
+        if quantizers.called(node) not in MOVING | {"max_pool2d"}:
+            return None
+        node = node.all_input_nodes[0]
+    return node
+
+
 def _products(x: Value, weight: torch.Tensor, groups: int) -> tuple[Array, Array, Array]:
     """Of each output channel's sums, without bias: unit (infinite without weights), smallest, largest."""
     w = weight.double().numpy()
@@ -582,7 +594,7 @@ def _products(x: Value, weight: torch.Tensor, groups: int) -> tuple[Array, Array
     return fine.ravel(), bottom.ravel(), top.ravel()
 
 
-def label(node: fx.Node) -> str:
+def readable_name(node: fx.Node) -> str:
     """A name for people: the module's path and the operation."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].removeprefix("L['self'].") if stack else ""

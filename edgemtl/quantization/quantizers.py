@@ -1,17 +1,17 @@
-"""The one int8 form that every target lowers, and where it sits in a network.
+"""The one int8 form that every target writes, and the places in a network that have it.
 
-Signed, symmetric, zero point 0, for weights (per output channel) and activations (per tensor) alike. TensorRT,
-OpenVINO, ONNX' QuantizeLinear and Core ML all know this form.
+Values are signed and symmetric with zero point 0. Weights have a scale for each output channel, activations one scale
+for the tensor. TensorRT, OpenVINO, ONNX' QuantizeLinear and Core ML all know this form.
 
-Codes of weights lie in -64..63 unless told otherwise. CPUs without VNNI add two products of 8 bits each in 16 bits, and
-255 * (64 + 64) is the most that fits. Codes of activations lie in -128..127.
+By default the codes of weights lie in -64..63. A CPU without VNNI adds two products of 8 bits each in 16 bits, and
+255 * (64 + 64) is the largest sum that fits. The codes of activations lie in -128..127.
 
-Scales are powers of two unless told otherwise. Then what a layer adds up are multiples of one number, and as long as
-they stay below 2**24 of it, float32 holds every sum exactly: neither order nor kernel nor processor can change a bit.
-All scales are float16 numbers (Core ML casts them) and at least 2**-14, below which float16 is subnormal and some
-accelerators flush to zero.
+By default scales are powers of two. Then a layer adds multiples of one number. As long as a sum stays below 2**24
+multiples, float32 holds it exactly, so neither order nor kernel nor processor can change a bit. All scales are float16
+numbers (Core ML casts them). None is below 2**-14: smaller float16 numbers are subnormal, and some accelerators flush
+them to zero.
 
-Quantizers hang on the operations of a network through NNCF's function hooks, or sit in a `Point` of a module. A slot is
+Quantizers hang on the operations of a network by NNCF's function hooks, or sit in a `Point` of a module. A slot is
 such a place: before or after an operation, and which of its inputs or outputs; or the path of a point.
 """
 
@@ -35,14 +35,14 @@ POINT = "points."  # before the path of a point, in the name of its slot
 
 WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
 SUMS = {"add", "add_"}
-# What only moves, clips or averages values: a layer behind it reads the quantizer before it.
+# These operations only move, clip or average values: a layer behind one of them reads the quantizer before it.
 MOVES = {
     "_unsafe_view", "alias", "cat", "chunk", "clamp", "clone", "contiguous", "dropout", "expand", "flatten", "getitem",
     "hardtanh", "hardtanh_", "max_pool2d", "narrow", "pad", "permute", "relu", "relu_", "reshape", "select", "slice",
     "split", "split_with_sizes", "squeeze", "transpose", "unbind", "unflatten", "unsqueeze", "upsample_bilinear2d",
     "upsample_nearest2d", "view",
 }  # fmt: skip
-AVERAGES = {"upsample_bilinear2d", "cat"}  # of MOVES: what comes out need not be codes of one scale
+AVERAGES = {"upsample_bilinear2d", "cat"}  # those of MOVES whose output need not be codes of one scale
 
 
 def snap(scale: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
 class FakeQuantize(nn.Module):
     """Rounds a tensor to int8 and back, without branches: one operation in an exported graph.
 
-    `scale` is a scalar, or (C,) along `axis`. While `tuning` the same bits come faster on a CPU, but in several
-    operations; it is not the module's training mode, because that must not change what gets exported.
+    `scale` is a scalar, or (C,) along `axis`. While `tuning`, it computes the same bits faster on a CPU, but in several
+    operations. `tuning` is not the module's training mode, because that must not change what is exported.
     """
 
     scale: Tensor
@@ -141,6 +141,13 @@ def points(network: nn.Module) -> dict[str, Point]:
     return {POINT + path: module for path, module in network.named_modules() if isinstance(module, Point)}
 
 
+def _point(network: nn.Module, slot: str) -> Point:
+    """The point of a slot, found without a walk through the network: there are hundreds of both."""
+    point = network.get_submodule(slot.removeprefix(POINT))
+    assert isinstance(point, Point), slot
+    return point
+
+
 def slots(network: nn.Module) -> dict[str, nn.Module]:
     """What hangs in each slot of a network, by the slot's name; one module may hang in several."""
     filled = {slot: point.quantizer for slot, point in points(network).items()}
@@ -157,17 +164,17 @@ def slot(scale: str) -> str:
 
 def quantizers(network: nn.Module) -> dict[FakeQuantize, list[str]]:
     """Every quantizer of a network with its slots."""
-    found: dict[FakeQuantize, list[str]] = {}
+    slots_of: dict[FakeQuantize, list[str]] = {}
     for slot, module in slots(network).items():
         if isinstance(module, FakeQuantize):
-            found.setdefault(module, []).append(slot)
-    return found
+            slots_of.setdefault(module, []).append(slot)
+    return slots_of
 
 
 def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
     """Hangs a quantizer into a slot of the network, in place."""
     if slot.startswith(POINT):
-        points(network)[slot].quantizer = quantizer
+        _point(network, slot).quantizer = quantizer
     else:
         nncf.hang(network, slot, quantizer)
 
@@ -175,12 +182,12 @@ def insert(network: nn.Module, slot: str, quantizer: nn.Module) -> None:
 def remove(network: nn.Module, slot: str) -> None:
     """Empties a slot."""
     if slot.startswith(POINT):
-        points(network)[slot].quantizer = nn.Identity()
+        _point(network, slot).quantizer = nn.Identity()
     else:
         nncf.unhang(network, slot)
 
 
-def replace(network: nn.Module, slot: str, module: nn.Module) -> None:
+def refill(network: nn.Module, slot: str, module: nn.Module) -> None:
     """Hangs a module into a slot in place of what was there."""
     remove(network, slot)
     insert(network, slot, module)
@@ -195,17 +202,17 @@ def operation(slot: str) -> str:
 
 def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
     """The first tensor that reaches each module in one run; a module that is missing never ran."""
-    seen: dict[nn.Module, Tensor] = {}
+    first: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.setdefault(module, inputs[0])
+        first.setdefault(module, inputs[0])
 
     hooks = [module.register_forward_pre_hook(note) for module in modules]
     with torch.no_grad():
         network(example)
     for hook in hooks:
         hook.remove()
-    return seen
+    return first
 
 
 # ---- on disk
@@ -255,30 +262,33 @@ def check_format(path: Path, about: dict[str, Any]) -> None:
         raise UsageError(f"{path} holds no int8 weights of this version: its format is {about.get('format')!r}")
 
 
-def load(path: Path, network: nn.Module, example: Tensor) -> nn.Module:
-    """Fills `network`, a prepared one without quantizers, from a file of `save`, in place; eval mode.
+def load(path: Path, network: nn.Module, example: Tensor, *, tuned: bool = False) -> nn.Module:
+    """The prepared `network` in eval mode with the weights and quantizers of a file of `save`, in place.
 
-    UsageError where the file is missing, broken or of another network: each quantizer must run, on the tensor it names.
+    Quantizers clip to the range of 8 bits, the only one that converters know; the codes in the file are within their
+    own range. Where the weights are `tuned` afterwards, quantizers clip to that. UsageError where the file is missing,
+    broken or of another network: each quantizer must run, on the tensor that it names.
     """
     tensors, about = checkpoint.load(path)
     check_format(path, about)
-    made = {}
+    slots_of = {}
     for index, placed in enumerate(about["quantizers"]):
         name, axis, scale = placed["name"], placed["axis"], tensors.pop(f"scale/{index}")
         if placed["role"] == "weight":
             tensors[name] = decode(tensors[name], scale, axis)
         quantizer = FakeQuantize(scale, axis, placed["role"], name, placed["bits"])
-        quantizer.low, quantizer.high = LOW, HIGH  # codes are in their range, and converters know no narrower one
-        made[quantizer] = placed["slots"]
+        if not tuned:
+            quantizer.low, quantizer.high = LOW, HIGH
+        slots_of[quantizer] = placed["slots"]
     checkpoint.restore(network, tensors, path)
-    for quantizer, places in made.items():
+    for quantizer, places in slots_of.items():
         for slot in places:
             insert(network, slot, quantizer)
     network.eval()
-    seen, parameters = arrivals(network, example, made), dict(network.named_parameters())
-    for quantizer in made:
-        wrong = quantizer not in seen or (
-            quantizer.role == "weight" and seen[quantizer] is not parameters[quantizer.name]
+    inputs, parameters = arrivals(network, example, slots_of), dict(network.named_parameters())
+    for quantizer in slots_of:
+        wrong = quantizer not in inputs or (
+            quantizer.role == "weight" and inputs[quantizer] is not parameters[quantizer.name]
         )
         if wrong:
             raise UsageError(f"{path} does not fit the recipe's network: no {quantizer.name} where it has a quantizer")
@@ -310,7 +320,7 @@ def _weighted(node: torch.fx.Node) -> bool:
 
 
 def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
-    """Name of the buffer with a quantizing node's scale."""
+    """The name of the buffer that holds a quantizing node's scale."""
     scale = node.args[1]
     assert isinstance(scale, torch.fx.Node)
     return program.graph_signature.inputs_to_buffers[scale.name]
@@ -335,25 +345,25 @@ def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
 def _reached(
     start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]
 ) -> list[torch.fx.Node]:
-    found: dict[torch.fx.Node, None] = {}
+    reached: dict[torch.fx.Node, None] = {}
     waiting = list(start)
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found[node] = None
+        if node not in reached:
+            reached[node] = None
             waiting += step(node)
-    return list(found)
+    return list(reached)
 
 
 def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
-    """Quantizers (names of their scales) that sit on a sampling coordinate; there should be none.
+    """The quantizers (names of their scales) that sit on a sampling coordinate; there should be none.
 
-    From each grid_sample's grid upwards, through layers of modules that are for coordinates, to the first other layer:
-    that one reads features and may be quantized, what it gives is a coordinate.
+    The search starts at each grid_sample's grid and goes up, through layers of modules for coordinates, to the first
+    other layer. That layer reads features, which may be quantized; its output is a coordinate.
     """
 
     def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
-        if not _weighted(node) or purposes.inside(node, network, purposes.COORDINATES):
+        if not _weighted(node) or purposes.belongs(node, network, purposes.COORDINATES):
             return node.all_input_nodes
         return []
 
@@ -373,33 +383,34 @@ def at_point(scale: str) -> bool:
 
 def doubled(program: ExportedProgram) -> list[str]:
     """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
-    named = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
-    found = []
-    for node, name in named.items():
+    scale_of = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+    names = []
+    for node, name in scale_of.items():
         sources = _reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
-        codes = [source for source in sources if source in named]
+        codes = [source for source in sources if source in scale_of]
         if at_point(name):
-            found += [named[source] for source in codes if not at_point(named[source])]
-        elif any(at_point(named[source]) for source in codes):
-            found.append(name)
-    return found
+            names += [scale_of[source] for source in codes if not at_point(scale_of[source])]
+        elif any(at_point(scale_of[source]) for source in codes):
+            names.append(name)
+    return names
 
 
 def idle(program: ExportedProgram) -> list[str]:
     """Activation quantizers (names of their scales) that bring no layer into int8: they only cost accuracy and time.
 
-    After some no layer follows. Others stand before a sum: a runtime adds what a layer gives to its other input while
-    it still is in the wide type of the accumulator, and a quantizer between them forbids that. In nyud_edge's network
-    39 of 117 are of this kind, in nyud_mqtransformer_edge's 53 of 179; as many layers run in OpenVINO's int8 without
-    them. A sum that another sum reads keeps its own, or the trunk of a chain of residual blocks would travel as float.
+    Some have no layer behind them. Others stand between a layer and a sum: a runtime adds a layer's output to the other
+    input while it is still in the accumulator's wide type, and a quantizer between the two prevents that. In
+    nyud_edge's network 39 of 117 are of this kind, in nyud_mqtransformer_edge's 53 of 179; without them OpenVINO runs
+    as many layers in int8. A sum that another sum reads keeps its quantizer: otherwise the trunk of a chain of residual
+    blocks would be float.
     """
     signature = program.graph_signature
-    found = []
+    names = []
     for node in program.graph.nodes:
         if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
             after = _reached(node.users, lambda n: n.users)
-            read = _reached(node.users, lambda n: n.users if called(n) in MOVES else ())
-            wanted = any(_weighted(n) for n in read) or called(node.args[0]) in SUMS
-            if not (wanted and any(_weighted(n) for n in after)):
-                found.append(scale_name(program, node))
-    return found
+            readers = _reached(node.users, lambda n: n.users if called(n) in MOVES else ())
+            needed = any(_weighted(n) for n in readers) or called(node.args[0]) in SUMS
+            if not (needed and any(_weighted(n) for n in after)):
+                names.append(scale_name(program, node))
+    return names

@@ -1,6 +1,6 @@
-"""A quantized network's graph run operation by operation, with any of its quantizers switched on.
+"""Runs a quantized network's graph operation by operation, with any of its quantizers switched on.
 
-Without hooks, which cost as much time as the arithmetic, and only as much of it as a change reaches.
+It uses no hooks, which cost as much time as the arithmetic, and computes only the operations that a change reaches.
 """
 
 from collections.abc import Callable, Collection
@@ -20,7 +20,7 @@ Watch = Callable[[FakeQuantize, Tensor], None]
 class Replay:
     """The graph of `network`, which has quantizers, for inputs of the example's shape.
 
-    Weights, biases and scales are the network's own tensors; a quantizer that is removed from it stays here.
+    Weights, biases and scales are the network's tensors. A quantizer that is removed from the network stays here.
     """
 
     def __init__(self, network: nn.Module, example: Tensor):
@@ -41,11 +41,11 @@ class Replay:
         return self.outputs(self.values(image, on, watch))
 
     def values(self, image: Tensor, on: Collection[FakeQuantize] = (), watch: Watch | None = None) -> Values:
-        """What every node gives."""
+        """The value of every node."""
         return self._filled({**self._constants, self._image: image}, on, watch)
 
     def again(self, values: Values, on: Collection[FakeQuantize]) -> dict[str, Tensor]:
-        """The raw outputs with these quantizers on, computed from there on; `values` are those with all off."""
+        """The raw outputs with these quantizers on; `values` are the nodes' with all quantizers off."""
         changed: set[fx.Node] = set()
         for node in self.program.graph.nodes:
             if self.quantizers.get(node) in on or not changed.isdisjoint(node.all_input_nodes):
@@ -59,7 +59,7 @@ class Replay:
         return found
 
     def _filled(self, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Values:
-        """The same values, and those of the nodes that are missing."""
+        """`values`, and the values of the nodes that are not among them."""
         with torch.no_grad():
             _Steps(self, on, watch).run(initial_env=values, enable_io_processing=False)
         return values

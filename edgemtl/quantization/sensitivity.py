@@ -1,9 +1,10 @@
-"""Which layers' int8 costs which task how much, and the few that are better left float under a budget.
+"""What each layer's int8 costs each task, and the few layers that a budget keeps float.
 
-Each group of layers is measured alone: its quantizers on, all others off, against the float network. Then the reference
-is exact and what is seen is its own doing; the other way round, all on but one, the difference of two noisy networks
-would hide it. Rounding errors of different layers are nearly independent, so squared distances add up to about the
-whole's, and a group has a share of each task's.
+Each group of layers is measured alone, against the float network: its quantizers are on, all others off. Then the
+reference has no rounding error, and the difference comes from this group. (With all quantizers on but one group's, the
+difference of two networks with rounding errors would hide it.) Rounding errors of different layers are nearly
+independent, so that their squared distances add up to about the distance of the whole int8 network. A group has a share
+of each task's sum.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ OPTION = "compression.budget"
 class Group(NamedTuple):
     """Layers that read the same quantized tensors; int8 or float together, since a half quantized layer runs as float.
 
-    Or, without layers, a sum's own quantizer. `latency` is what float costs, as a share of the int8 network's latency.
+    A group without layers is a sum's quantizer. `latency` is what float costs, a share of the int8 network's latency.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Budget(NamedTuple):
     latency: float | None = None
 
 
-def budget(text: str) -> Budget:
+def read_budget(text: str) -> Budget:
     """What a text such as "delta_m=-1,latency=+5%" states; UsageError with the syntax."""
-    found = budgets.parse(text, OPTION)
-    budgets.check(found, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
-    return Budget(**{entry.name: entry.change for entry in found})
+    allowances = budgets.parse_allowances(text, OPTION)
+    budgets.check_names(allowances, OPTION, {budgets.DELTA_M: True, budgets.LATENCY: False})
+    return Budget(**{entry.name: entry.change for entry in allowances})
 
 
 # ---- the matrix
@@ -65,24 +66,24 @@ def groups(graph: Replay) -> list[Group]:
         together.setdefault(quantizer, {quantizer})
     costs: dict[FakeQuantize, list[tuple[float, bool]]] = {}  # by weight: products, and whether depthwise
     for node in graph.program.graph.nodes:
-        read = quantizers.read_by(node)
-        if not read:
+        inputs = quantizers.read_by(node)
+        if not inputs:
             continue
-        inside = set().union(*(together[graph.quantizers[other]] for other in read))
+        inside = set().union(*(together[graph.quantizers[other]] for other in inputs))
         for quantizer in inside:
             together[quantizer] = inside
-        for other in read:
+        for other in inputs:
             if graph.quantizers[other].role == "weight":
                 costs.setdefault(graph.quantizers[other], []).append(_products(node))
     total = sum(_cost(*layer) for layers in costs.values() for layer in layers) * (1 + OTHERS)
-    found = {id(inside): inside for inside in together.values()}
-    made = []
-    for inside in found.values():
+    sets = {id(inside): inside for inside in together.values()}
+    rows = []
+    for inside in sets.values():
         weights = [q for q in together if q in inside and q.role == "weight"]
         more = sum(_cost(*layer) * (FLOAT_COST[layer[1]] - 1) for q in weights for layer in costs.get(q, ()))
         first = weights[0] if weights else next(q for q in together if q in inside)
-        made.append(Group(first.name, frozenset(inside), tuple(q.name for q in weights), more / total))
-    return made
+        rows.append(Group(first.name, frozenset(inside), tuple(q.name for q in weights), more / total))
+    return rows
 
 
 def _products(node: fx.Node) -> tuple[float, bool]:
@@ -97,7 +98,7 @@ def _cost(products: float, depthwise: bool) -> float:
     return products * (DEPTHWISE_COST if depthwise else 1)
 
 
-def matrix(
+def noise_matrix(
     graph: Replay,
     rows: Sequence[Group],
     images: Iterable[Tensor],
@@ -109,18 +110,18 @@ def matrix(
     `check` is called before each group and may raise, since this takes long.
     """
     images = list(images)
-    found = np.zeros((len(rows), len(tasks)))
+    noises = np.zeros((len(rows), len(tasks)))
     with show.progress() as bar:
         task = bar.add_task("sensitivity", total=len(rows) * len(images), status="")
         for image in images:
             values = graph.values(image)
-            wanted = graph.outputs(values)
+            goals = graph.outputs(values)
             for row, group in enumerate(rows):
                 check()
                 raw = graph.again(values, group.quantizers)
-                found[row] += [objectives.of(n).noise(raw[n], wanted[n]) / len(images) for n in tasks]
+                noises[row] += [objectives.of(n).noise(raw[n], goals[n]) / len(images) for n in tasks]
                 bar.advance(task)
-    return found
+    return noises
 
 
 def shares(noises: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ class Choice(NamedTuple):
         return float(np.mean(list(self.gains.values())))
 
 
-def choose(
+def choose_float(
     rows: Sequence[Group],
     noises: np.ndarray,
     allowed: Budget,
@@ -154,8 +155,8 @@ def choose(
 ) -> Choice:
     """The fewest worst layers to keep float. `judge` gives each task's gain in percent with some quantizers off.
 
-    Layers are taken by what they explain for their latency, where a task that lost more counts for more. Their number
-    is found by bisection, each time judged by the tasks' own scores.
+    Layers are sorted by their share of the noise for their latency; a task that lost more counts for more. Bisection
+    finds how many of them stay float; the tasks' scores judge each number.
     """
     tried: dict[int, tuple[dict[str, float], float]] = {}
     first = dict(judge(frozenset()))
@@ -194,14 +195,14 @@ def reasons(
     rows: Sequence[Group], noises: np.ndarray, kept: Iterable[int], tasks: Sequence[str]
 ) -> list[dict[str, str]]:
     """Why each of these groups stays float: an entry for each layer, or sum."""
-    found = []
+    entries = []
     share = shares(noises)
     for row in kept:
         group, worst = rows[row], int(share[row].argmax())
         noise = f"{100 * share[row, worst]:.2g} % of int8's noise in {tasks[worst]}"
         text = f"{noise}, +{100 * group.latency:.2g} % latency"
-        found += [{"name": name, "group": group.name, "reason": text} for name in group.layers or (group.name,)]
-    return found
+        entries += [{"name": name, "group": group.name, "reason": text} for name in group.layers or (group.name,)]
+    return entries
 
 
 def show_worst(rows: Sequence[Group], noises: np.ndarray, tasks: Sequence[str], count: int = 5) -> None:
@@ -216,7 +217,7 @@ def show_worst(rows: Sequence[Group], noises: np.ndarray, tasks: Sequence[str], 
 
 
 def show_choice(choice: Choice, allowed: Budget, text: str) -> None:
-    """Prints what was tried and kept; a warning where the budget is not met."""
+    """Prints each number of float layers with its scores, and the choice; warns where the budget is not met."""
     lines = [(count, f"{gain:+.2f} %", f"+{latency:.2g} %") for count, gain, latency in sorted(choice.tried)]
     show.table("int8 against float, before fine-tuning", ("groups kept float", "delta-m", "latency"), lines)
     if not choice.ok:

@@ -38,12 +38,12 @@ class Meter(Protocol):
         ...
 
     def constant(self) -> float:
-        """The headline score, for the labels seen, of the best prediction that is the same at every pixel."""
+        """The headline score that the best constant prediction would have for the labels so far."""
         ...
 
 
 class Task(BaseModel):
-    """What every task states; instances hold what a decoder needs (class names, range) and go into manifests."""
+    """What every task defines. An instance holds what a decoder needs (class names, range); manifests store it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,11 +81,11 @@ class Task(BaseModel):
         return np.ascontiguousarray(label[:, ::-1])
 
     def zoom(self, label: np.ndarray, factor: float) -> np.ndarray:
-        """The label's values after the image was enlarged by `factor` (depth shrinks by it); same shape."""
+        """The label's values once the image is enlarged by `factor` (depth shrinks by it); same shape."""
         return label
 
     def turn(self, label: np.ndarray, degrees: float) -> np.ndarray:
-        """The label's values after the image was turned counter-clockwise (normals turn along); same shape."""
+        """The label's values once the image is turned counter-clockwise (normals turn too); same shape."""
         return label
 
     def unlabelled(self, size: Size) -> np.ndarray:
@@ -97,7 +97,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def wrong(self, label: np.ndarray) -> str:
-        """Which values of a label the task does not have and what it allows; empty where all is well."""
+        """Which values of a label the task does not allow, and what it allows; empty if all are allowed."""
         return ""
 
     def problem(self, map: np.ndarray) -> str | None:
@@ -114,7 +114,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, tuple[int, int, int]]]:
-        """(text, RGB) rows that explain the picture; only what occurs in `prediction` where one is given."""
+        """(text, RGB) rows that explain the picture; with `prediction`, only for what occurs in it."""
         raise NotImplementedError
 
     def value(self, prediction: np.ndarray) -> Any:
@@ -138,16 +138,16 @@ class Task(BaseModel):
         return np.asarray(apart if apart.ndim == 2 else apart.any(-1))
 
     def ball(self, diameter: int) -> np.ndarray | None:
-        """What would be predicted of a ball, not valid around it, where that explains the colours; None where not."""
+        """The prediction of a ball, if that explains the colours (around it nothing is valid); else None."""
         return None
 
     @property
     def ruler(self) -> tuple[float, str] | None:
-        """The last value and the unit of a scale from 0, where that explains the colours; None where it does not."""
+        """The last value and the unit of a scale from 0, if that explains the colours; else None."""
         return None
 
     def tally(self, label: np.ndarray) -> np.ndarray:
-        """(n,) how many of a label's valid pixels are of each kind, such as of each class; tallies of labels add."""
+        """(n,): how many of a label's valid pixels are of each kind, such as each class. Tallies of labels add up."""
         return np.bincount(label[self.valid(label)], minlength=256)
 
     def summary(self, tally: np.ndarray) -> str:
@@ -155,7 +155,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def everywhere(self, tally: np.ndarray) -> str | None:
-        """What all labelled pixels are, where they are all one thing and no data set can be like that."""
+        """The one kind that all labelled pixels are of, if no data set can be like that; else None."""
         return None
 
     def meter(self) -> Meter:
@@ -163,24 +163,24 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def quick(self) -> "Task":
-        """The same task with a cheaper meter where there is one, good enough to choose a checkpoint by."""
+        """The same task with a cheaper meter, if it has one that is good enough to choose a checkpoint by."""
         return self
 
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
-    made: Task = registry.load("tasks", name).task(**(params or {}))
-    return made
+    task: Task = registry.load("tasks", name).task(**(params or {}))
+    return task
 
 
-def parse(raw: Any) -> dict[str, Task]:
+def build_all(raw: Any) -> dict[str, Task]:
     """Tasks from `{name: parameters}`, as in JSON; a Task stays what it is. ValueError where it is anything else."""
     if not isinstance(raw, dict) or not all(isinstance(t, (Task, dict)) for t in raw.values()):
         raise ValueError("task names with their parameters are expected")
     return {name: t if isinstance(t, Task) else build(name, t) for name, t in raw.items()}
 
 
-def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
+def check_maps(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
     """CheckFailed naming the first task whose map of a frame cannot be right, or where all maps are nothing but 0."""
     for name, task in tasks.items():
         if name in maps and (problem := task.problem(maps[name])):
@@ -192,14 +192,14 @@ def check(maps: Mapping[str, np.ndarray], tasks: Mapping[str, Task]) -> None:
 
 @contextmanager
 def numbered(frame: int, of: str) -> Iterator[None]:
-    """Around what `check` looks at: says in which frame it was, counted from 0."""
+    """Around `check_maps`: adds to its message the number of the frame, counted from 0."""
     try:
         yield
     except CheckFailed as error:
         raise CheckFailed(f"{of}, frame {frame}: {error}") from None
 
 
-Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(parse)]  # as a field of a pydantic model
+Tasks = Annotated[dict[str, SerializeAsAny[Task]], BeforeValidator(build_all)]  # as a field of a pydantic model
 
 
 def change(value: float, baseline: float) -> float | None:
@@ -220,5 +220,5 @@ def delta_m(scores: dict[str, float], baseline: dict[str, float], tasks: dict[st
         None if (gain := change(scores[name], baseline[name])) is None else gain if task.higher_is_better else -gain
         for name, task in tasks.items()
     ]
-    known = [gain for gain in gains if gain is not None]
-    return sum(known) / len(known) if len(known) == len(gains) else None
+    defined = [gain for gain in gains if gain is not None]
+    return sum(defined) / len(defined) if len(defined) == len(gains) else None

@@ -1,14 +1,14 @@
 """Boundary precision and recall of one image at many thresholds: the Berkeley benchmark's measure as SEISM runs it.
 
 Martin, Fowlkes and Malik, PAMI 2004 (one-to-one matching within a tolerance); Pont-Tuset and Marques, PAMI 2016, whose
-SEISM suppresses the map across its ridges, then thresholds, then thins. What differs from SEISM's MATLAB:
+SEISM suppresses the map across its ridges, then thresholds it, then thins it. This code differs from SEISM's MATLAB:
 
-- It solves a minimum-cost assignment in which an unmatched pixel costs 100 times the tolerance; here the number of
-  matched pairs is the largest possible. That is an upper bound on its count, reached unless a chain of matches would
-  have to move by more than such an outlier costs.
-- It outlines the label's edge mask before thinning it, which shifts thin lines by up to a pixel and doubles thick ones;
-  here the mask itself is thinned.
-- It reads the map from an 8-bit PNG; here it is float.
+- SEISM solves a minimum-cost assignment in which an unmatched pixel costs 100 times the tolerance. This code matches as
+  many pairs as possible, which is an upper bound on SEISM's count. Both are equal unless a chain of matches would have
+  to move by more than an unmatched pixel costs.
+- SEISM outlines the label's edge mask before thinning, which shifts thin lines by up to a pixel and doubles thick ones.
+  This code thins the mask itself.
+- SEISM reads the map from an 8-bit PNG. Here it is float.
 """
 
 import math
@@ -25,7 +25,7 @@ _NEIGHBOURS = np.array([[1, 2, 4], [128, 0, 8], [64, 32, 16]], np.float32)
 
 
 def _keep(turned: bool) -> np.ndarray:
-    """(256,) uint8: 1 where a pixel with this neighbourhood stays in one sub-iteration of thinning."""
+    """(256,) uint8: for each neighbourhood, 1 if its pixel stays in one sub-iteration of thinning."""
     bits = [(np.arange(256) >> k) & 1 == 1 for k in range(8)]
     x = [bits[k] for k in (3, 2, 1, 0, 7, 6, 5, 4)]  # anticlockwise from the east
     crossings = sum((~x[k] & (x[k + 1] | x[(k + 2) % 8])).astype(int) for k in (0, 2, 4, 6))
@@ -41,7 +41,7 @@ _KEEP = (_keep(turned=False), _keep(turned=True))
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the mask thinned until it stays (Guo and Hall, CACM 1989), as MATLAB's bwmorph 'thin' does."""
+    """(H, W) bool: the mask, thinned until nothing changes (Guo and Hall, CACM 1989), like MATLAB's bwmorph 'thin'."""
     thinned: np.ndarray = mask.astype(np.uint8)
     before = -1
     while (count := cv2.countNonZero(thinned)) != before:
@@ -55,9 +55,9 @@ def thin(mask: np.ndarray) -> np.ndarray:
 def suppress(probability: np.ndarray) -> np.ndarray:
     """(H, W) float32: the probability where it is highest across the edge, 0 elsewhere; fading near the border.
 
-    The direction across comes from second derivatives of the map under a triangle filter of radius 4; a pixel survives
-    where 1.01 times its value reaches both neighbours one pixel away (Dollár and Zitnick, PAMI 2015, SEISM's settings).
-    From 5 pixels inside the border outwards it falls to 0.
+    Second derivatives of the map, under a triangle filter of radius 4, give the direction across the edge. A pixel
+    stays if 1.01 times its value reaches both neighbours one pixel away in that direction (Dollár and Zitnick, PAMI
+    2015, SEISM's settings). In the 5 pixels next to the border, values fall to 0.
     """
     height, width = probability.shape
     triangle = np.array([1, 2, 3, 4, 5, 4, 3, 2, 1], np.float32) / 25
@@ -96,9 +96,9 @@ def _between(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 class Matching:
-    """A largest one-to-one matching between left and right vertices, kept largest while left vertices come and go.
+    """A largest one-to-one matching between left and right vertices; it stays largest as left vertices come and go.
 
-    `near[l]` lists the right vertices that the left vertex l may be matched with. All lefts are absent at first.
+    `near[l]` lists the right vertices that left vertex l may be matched with. At first all left vertices are absent.
     """
 
     def __init__(self, near: list[list[int]], rights: int) -> None:
@@ -116,14 +116,14 @@ class Matching:
         self._dead: set[int] = set()
 
     def add(self, left: int) -> None:
-        """Brings in an absent left vertex. Only paths from it can lengthen the matching, so one search is enough."""
+        """Adds an absent left vertex. Only a path from there can enlarge the matching, so one search is enough."""
         self._absent.remove(left)
         reached = _augment(left, self._near, self._right_of, self._left_of, self._dead)
         self.size += reached is None
         self._dead.update(reached or ())
 
     def remove(self, left: int) -> None:
-        """Takes a left vertex away; its partner looks for another, which again is the only search needed."""
+        """Removes a left vertex. Its partner looks for another one, which again is the only search needed."""
         self._absent.add(left)
         right = self._right_of[left]
         if right < 0:
@@ -137,7 +137,7 @@ class Matching:
 def _augment(
     start: int, near: list[list[int]], partner: list[int], other: list[int], barred: set[int]
 ) -> Iterable[int] | None:
-    """None once `start` is matched along a shortest alternating path, else the far vertices it reached in vain.
+    """Matches `start` along a shortest alternating path: None, or without one the far vertices that it reached.
 
     `partner` is indexed by vertices of the side of `start`, `other` by those of the far side; -1 is free.
     """
@@ -170,20 +170,20 @@ def neighbours(candidates: np.ndarray, label: np.ndarray, radius: float) -> list
     disc = np.argsort(distance, axis=None, kind="stable")[: np.count_nonzero(distance <= radius**2)]
     offsets = (dy * number.shape[1] + dx).ravel()[disc]
     rows, columns = np.nonzero(candidates)
-    found = number.ravel()[((rows + reach) * number.shape[1] + columns + reach)[:, None] + offsets]
-    ends = np.cumsum((found >= 0).sum(1)).tolist()
-    flat = found[found >= 0].tolist()
+    numbers = number.ravel()[((rows + reach) * number.shape[1] + columns + reach)[:, None] + offsets]
+    ends = np.cumsum((numbers >= 0).sum(1)).tolist()
+    flat = numbers[numbers >= 0].tolist()
     return [flat[start:end] for start, end in zip([0, *ends], ends)]
 
 
 @cache
-def flat(size: Size) -> np.ndarray:
-    """(H, W) bool: the lines that are left of a map with the same probability everywhere."""
+def flat_lines(size: Size) -> np.ndarray:
+    """(H, W) bool: the lines that suppressing and thinning leave of a map with one probability everywhere."""
     return thin(suppress(np.ones(size, np.float32)) > 0.5)
 
 
 def matches(candidates: np.ndarray, lines: np.ndarray, tolerance: float) -> int:
-    """How many pixels of two thin masks (H, W) bool can be matched, `tolerance` in diagonals."""
+    """How many pixels of two thin masks (H, W) bool can be matched within `tolerance`, a share of the diagonal."""
     near = neighbours(candidates, lines, tolerance * math.hypot(*lines.shape))
     matching = Matching(near, int(np.count_nonzero(lines)))
     for left in range(len(near)):
@@ -203,7 +203,7 @@ def counts(probability: np.ndarray, label: np.ndarray, thresholds: np.ndarray, t
     candidates = np.logical_or.reduce(maps)
     labelled = int(np.count_nonzero(lines))
     matching = Matching(neighbours(candidates, lines, tolerance * math.hypot(*label.shape)), labelled)
-    done = np.zeros((3, len(thresholds)), np.int64)
+    totals = np.zeros((3, len(thresholds)), np.int64)
     present = np.zeros(np.count_nonzero(candidates), bool)
     for k in np.argsort(thresholds)[::-1]:  # downwards, so that pixels mostly arrive
         now = maps[k][candidates]
@@ -212,5 +212,5 @@ def counts(probability: np.ndarray, label: np.ndarray, thresholds: np.ndarray, t
         for left in np.flatnonzero(now & ~present).tolist():
             matching.add(left)
         present = now
-        done[:, k] = matching.size, np.count_nonzero(now), labelled
-    return done
+        totals[:, k] = matching.size, np.count_nonzero(now), labelled
+    return totals

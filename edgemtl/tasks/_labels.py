@@ -26,7 +26,7 @@ _COLOURS = np.frombuffer(
 
 
 def nearest(label: np.ndarray, size: Size) -> np.ndarray:
-    """The label at another size, (H, W) or (H, W, C), each pixel from the one its centre falls into."""
+    """The label (H, W) or (H, W, C) at another size; each pixel's value is that of the pixel its centre falls into."""
     if label.shape[:2] == tuple(size):
         return label
     # INTER_NEAREST takes the upper left corner instead, half a pixel off the image's bilinear or area resizing.
@@ -40,7 +40,7 @@ def bilinear(map: np.ndarray, size: Size) -> np.ndarray:
 
 
 def look_up(index: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the rows of `table` (256, 3) that `index` (H, W) uint8 names."""
+    """(H, W, 3) uint8: for each pixel, the row of `table` (256, 3) with the number in `index` (H, W) uint8."""
     return cv2.applyColorMap(np.ascontiguousarray(index), np.ascontiguousarray(table[:, None]))
 
 
@@ -66,21 +66,21 @@ def probability_picture(table: np.ndarray, least: str, most: str) -> dict[str, A
 
 
 def past(label: np.ndarray, values: int, what: str) -> str:
-    """What a label of `values` small integers holds beside them and IGNORED; empty where nothing."""
+    """The values of a label that are neither below `values` nor IGNORED; empty where there are none."""
     largest = int(label.max(initial=0, where=label != IGNORED))
     return f"{what} {largest}; allowed: 0 to {values - 1}, {IGNORED} for ignored" if largest >= values else ""
 
 
-def only(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
+def single_value(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
     """The name of the one value that a tally has; None where it has none or several."""
     values = np.flatnonzero(tally)
     return names[values[0]] if len(values) == 1 and values[0] < len(names) else None
 
 
 def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
-    """The legend's row for ignored pixels where a label has some, or where there is nothing to look at."""
-    there = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
-    return [("ignored", GREY)] if there else []
+    """The legend's row for ignored pixels, if the label has some or no label is given; else no row."""
+    shown = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
+    return [("ignored", GREY)] if shown else []
 
 
 @cache
@@ -133,7 +133,7 @@ class ClassLabels(SmallIntegers):
         return past(label, len(self.class_names), f"{self.name} value")
 
     def problem(self, map: np.ndarray) -> str | None:
-        """Why a map cannot be right: a class that there is not, which decoding would turn into another one."""
+        """Why a map cannot be right: it has a class id that does not exist, which decoding would turn into another."""
         if map.dtype.kind not in "iu":
             return f"{map.dtype}, not class ids"
         low, high = int(map.min()), int(map.max())
@@ -150,11 +150,11 @@ class ClassLabels(SmallIntegers):
         rows = [(name, colour(row)) for name, row in zip(self.class_names, self._table())]
         if prediction is None:
             return [*rows, ("ignored", BLACK)]
-        there = np.bincount(prediction.ravel(), minlength=256)
-        return [row for row, count in zip(rows, there) if count] + [("ignored", BLACK)] * bool(there[IGNORED])
+        pixels = np.bincount(prediction.ravel(), minlength=256)
+        return [row for row, count in zip(rows, pixels) if count] + [("ignored", BLACK)] * bool(pixels[IGNORED])
 
     def differs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """(H, W) bool: where the classes are not the same."""
+        """(H, W) bool: where two predictions have different classes."""
         return np.asarray(a != b)
 
     def value(self, prediction: np.ndarray) -> str | None:
@@ -168,7 +168,7 @@ class ClassLabels(SmallIntegers):
         return f"{np.count_nonzero(tally[: self.channels])} of {self.channels} classes"
 
     def everywhere(self, tally: np.ndarray) -> str | None:
-        return only(tally, self.class_names)
+        return single_value(tally, self.class_names)
 
     def picture(self) -> dict[str, Any]:
         table = self._table()[: self.channels]
@@ -206,16 +206,16 @@ class Probability(SmallIntegers):
         return f"{self.name} {100 * tally[1] / tally.sum():.1f} %" * bool(tally[1])
 
     def everywhere(self, tally: np.ndarray) -> str | None:
-        return only(tally, (f"no {self.name}", self.name))
+        return single_value(tally, (f"no {self.name}", self.name))
 
 
 class Sums:
-    """A meter that holds nothing but sums over pixels, so that meters of a split's parts add up to the whole's."""
+    """A meter that holds only sums over pixels, so that the meters of a split's parts add up to the split's."""
 
     SUMS: ClassVar[tuple[str, ...]]  # the attributes
 
     def add(self, other: "Sums") -> None:
-        """Takes in what another meter of the same task has seen."""
+        """Adds the sums of another meter of the same task."""
         for name in self.SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -223,8 +223,8 @@ class Sums:
 class ClassMeter(Sums):
     """Intersection over union and accuracy, in percent, over all labelled pixels seen.
 
-    `miou` is the mean over all classes, where one that neither occurs nor is predicted counts 0; `miou_present` the
-    mean over the classes that occur in the labels; `pixacc` the share of labelled pixels whose class is right.
+    `miou` is the mean over all classes; a class that neither occurs nor is predicted counts 0. `miou_present` is the
+    mean over the classes that occur in the labels. `pixacc` is the share of labelled pixels whose class is right.
     """
 
     SUMS = ("_hit", "_predicted", "_labelled")
@@ -234,7 +234,7 @@ class ClassMeter(Sums):
         self._hit, self._predicted, self._labelled = np.zeros((3, 256), np.int64)
 
     def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        """Adds (H, W) class ids; UsageError where the label has a class that the task has not."""
+        """Adds a frame's class ids (H, W); UsageError where the label has a class that the task does not have."""
         assert prediction.shape == label.shape, (prediction.shape, label.shape)
         valid = label != IGNORED
         label, prediction = label[valid], prediction[valid]
@@ -256,6 +256,6 @@ class ClassMeter(Sums):
         }
 
     def constant(self) -> float:
-        """`miou` of the most frequent class everywhere: its share, over the number of classes."""
+        """The `miou` of predicting the most frequent class at every pixel: its share, over the number of classes."""
         pixels = int(self._labelled.sum())
         return float(100 * self._labelled.max() / pixels / self._classes) if pixels else float("nan")

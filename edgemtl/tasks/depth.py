@@ -1,6 +1,7 @@
 """Depth: metres from the camera's plane to what every pixel shows, scored by the root mean squared error."""
 
 import math
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import cv2
@@ -52,6 +53,8 @@ class Depth(Task):
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """Viridis, near yellow and far violet; black where the depth is 0 (unknown)."""
         index = cv2.convertScaleAbs(prediction, alpha=254 / self.far_m)  # rounds, saturates at 255
+        if prediction.min(initial=1) > 0:
+            return look_up(index, np.concatenate([_table()[1:], _table()[255:]]))
         np.clip(index, 0, 254, out=index)
         index += 1
         index[~(prediction > 0)] = 0
@@ -100,6 +103,7 @@ class Depth(Task):
         return DepthMeter(self)
 
 
+@cache
 def _table() -> np.ndarray:
     table = scale(cv2.COLORMAP_VIRIDIS)[::-1].copy()
     table[0] = BLACK

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size
-from edgemtl.tasks._boundary import counts, flat, matches, thin
+from edgemtl.tasks._boundary import counts, flat_lines, matches, thin
 from edgemtl.tasks._labels import (
     IGNORED,
     Colour,
@@ -42,7 +42,10 @@ class Edge(Probability):
     thresholds: Annotated[int, Field(gt=0)] = 99
 
     def resize(self, label: np.ndarray, size: Size) -> np.ndarray:
-        """Where it shrinks, a pixel is an edge if any it covers is, and ignored only if all are: thin lines stay."""
+        """The label at another size.
+
+        To keep thin lines, a pixel of a smaller one is an edge if any pixel that it covers is, and ignored if all are.
+        """
         label = np.asarray(label, np.uint8) + np.uint8(1)  # wraps: ignored 0, no edge 1, edge 2, so the largest wins
         for axis, length in enumerate(size):
             if length < label.shape[axis]:
@@ -84,8 +87,8 @@ class EdgeMeter(Sums):
         """Adds an image, both (H, W); about 0.2 s at 240x320 and 99 thresholds."""
         assert prediction.shape == label.shape, (prediction.shape, label.shape)
         self._counts += counts(prediction, label, self._thresholds, self._tolerance)
-        lines, known = thin(label == 1), flat(label.shape) & (label != IGNORED)
-        self._constant += np.array([matches(known, lines, self._tolerance), known.sum(), lines.sum()])
+        lines, judged = thin(label == 1), flat_lines(label.shape) & (label != IGNORED)
+        self._constant += np.array([matches(judged, lines, self._tolerance), judged.sum(), lines.sum()])
 
     def scores(self) -> dict[str, float]:
         matched, predicted, labelled = self._counts
@@ -94,7 +97,7 @@ class EdgeMeter(Sums):
         return {"odsf": float(np.max(200 * matched / (predicted + labelled)))}
 
     def constant(self) -> float:
-        """`odsf` of the same probability everywhere, which thinning reduces to a line in the middle of the frame."""
+        """The `odsf` of one probability everywhere, which thinning reduces to a line in the middle of the frame."""
         matched, predicted, labelled = self._constant.tolist()
         return 200 * matched / (predicted + labelled) if labelled else float("nan")
 

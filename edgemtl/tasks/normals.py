@@ -9,7 +9,8 @@ import numpy as np
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._labels import GREY, Colour, Sums, bilinear, nearest
 
-TINY = 1e-9  # what is shorter has no direction
+SHORT = 1e-9  # what is no longer is what resizing leaves of zero
+BLOCK = 1 << 15  # pixels
 DIRECTIONS = ("right", "left", "up", "down", "to the camera", "away from it")  # of the largest component
 
 
@@ -52,10 +53,18 @@ class Normals(Task):
         return (square > self.SHORTEST**2) & (square < math.inf)
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
-        x, y, z = (bilinear(part, size) for part in np.asarray(map))  # one by one takes a quarter of the time
-        length = np.sqrt(x * x + y * y + z * z)
-        length[~(length > TINY)] = np.inf
-        return cv2.merge([x / length, y / length, z / length])
+        planes = [bilinear(plane, size) for plane in map]
+        made = np.empty((*size, 3), np.float32)
+        rows = max(1, BLOCK // size[1])
+        for row in range(0, size[0], rows):  # as `_unit`, with what one step leaves still in the processor's cache
+            x, y, z = block = [plane[row : row + rows] for plane in planes]
+            length = x * x
+            length += y * y
+            length += z * z
+            np.sqrt(length, out=length)
+            length[~(length > SHORT)] = np.inf
+            cv2.merge([part / length for part in block], made[row : row + rows])
+        return made
 
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """Red is right, green up, blue towards the camera; grey where unknown."""
@@ -119,7 +128,7 @@ class Normals(Task):
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """(..., 3) the vectors scaled to length 1; zero stays zero, and so is what resizing leaves of it, 1e-15 or so."""
     length = np.sqrt(np.einsum("...c,...c->...", vectors, vectors))
-    return vectors / np.where(length > TINY, length, np.inf).astype(vectors.dtype)[..., None]
+    return vectors / np.where(length > SHORT, length, np.inf).astype(vectors.dtype)[..., None]
 
 
 class NormalsMeter(Sums):
@@ -168,7 +177,7 @@ class NormalsMeter(Sums):
         }
 
     def constant(self) -> float:
-        """`mean` of the best direction among the labels' mean one and the most frequent ones, to about 0.1 degrees."""
+        """The `mean` of the best constant: the labels' mean direction or a frequent one, to about 0.1 degrees."""
         count, *sums = self._directions[:, self._directions[0] > 0]
         if not count.size:
             return math.nan

@@ -13,27 +13,27 @@ Sample = dict[str, Any]  # "image" (H, W, 3) uint8 RGB and a label per task
 CROP_TRIES = 10
 
 
-def resize(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
-    """The frame and its labels at another size; values are left alone."""
-    done = {name: tasks[name].resize(label, size) for name, label in sample.items() if name != "image"}
+def resize_sample(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
+    """The frame and its labels at another size, with the same values."""
+    resized = {name: tasks[name].resize(label, size) for name, label in sample.items() if name != "image"}
     image = sample["image"]
     if image.shape[:2] != size:
         shrinks = image.shape[0] > size[0]
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return {"image": image, **done}
+    return {"image": image, **resized}
 
 
-def pad(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
+def pad_sample(sample: Sample, size: Size, tasks: dict[str, Task]) -> Sample:
     """The frame centred on a canvas of at least `size`: mean colour around it, every label ignored there."""
     frame = sample["image"].shape[:2]
     size = (max(frame[0], size[0]), max(frame[1], size[1]))
     if size == frame:
         return sample
-    done = {"image": np.full((*size, 3), FILL, np.uint8)}
-    done |= {name: tasks[name].unlabelled(size) for name in sample if name != "image"}
-    for name, canvas in done.items():
+    padded = {"image": np.full((*size, 3), FILL, np.uint8)}
+    padded |= {name: tasks[name].unlabelled(size) for name in sample if name != "image"}
+    for name, canvas in padded.items():
         canvas[window(frame, size)] = sample[name]
-    return done
+    return padded
 
 
 def _inside(sample: Sample, size: Size, factor: float = 1.0) -> Size:
@@ -64,21 +64,21 @@ def crop(sample: Sample, size: Size, class_ratio: float, tasks: dict[str, Task],
 
 def flip(sample: Sample, tasks: dict[str, Task]) -> Sample:
     """The frame mirrored left to right; each task mirrors its label."""
-    done = {name: tasks[name].flip(label) for name, label in sample.items() if name != "image"}
-    return {"image": np.ascontiguousarray(sample["image"][:, ::-1]), **done}
+    flipped = {name: tasks[name].flip(label) for name, label in sample.items() if name != "image"}
+    return {"image": np.ascontiguousarray(sample["image"][:, ::-1]), **flipped}
 
 
 def turn(sample: Sample, degrees: float, tasks: dict[str, Task]) -> Sample:
     """The frame turned counter-clockwise about its middle: mean colour in the corners, every label ignored there."""
     h, w = sample["image"].shape[:2]
     matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
-    done = {"image": cv2.warpAffine(sample["image"], matrix, (w, h), borderValue=FILL)}
+    result = {"image": cv2.warpAffine(sample["image"], matrix, (w, h), borderValue=FILL)}
     for name, label in sample.items():
         if name != "image":
             fill = tasks[name].unlabelled((1, 1))[0, 0].tolist()
             turned = cv2.warpAffine(label, matrix, (w, h), flags=cv2.INTER_NEAREST, borderValue=fill)
-            done[name] = tasks[name].turn(turned, degrees)
-    return done
+            result[name] = tasks[name].turn(turned, degrees)
+    return result
 
 
 def distort(image: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
@@ -107,7 +107,9 @@ def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task]
     Padding comes last, so that it keeps the mean colour.
     """
     factor = float(rng.choice(options.scales) if options.scales else rng.uniform(*options.scale))
-    sample = resize(sample, _inside(sample, sample["image"].shape[:2] if options.native else size, factor), tasks)
+    sample = resize_sample(
+        sample, _inside(sample, sample["image"].shape[:2] if options.native else size, factor), tasks
+    )
     sample = {n: v if n == "image" else tasks[n].zoom(v, factor) for n, v in sample.items()}
     if options.turn:
         sample = turn(sample, float(rng.uniform(-options.turn, options.turn)), tasks)
@@ -115,7 +117,7 @@ def augment(sample: Sample, size: Size, options: Augment, tasks: dict[str, Task]
     if rng.random() < options.flip:
         sample = flip(sample, tasks)
     image = distort(np.ascontiguousarray(sample["image"]), options.colour, rng)
-    sample = pad(sample | {"image": image}, size, tasks)
+    sample = pad_sample(sample | {"image": image}, size, tasks)
     for name in options.hide_empty:
         if name in sample and not np.any((sample[name] > 0) & tasks[name].valid(sample[name])):
             sample[name] = tasks[name].unlabelled(size)

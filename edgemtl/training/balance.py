@@ -1,7 +1,7 @@
 """How the tasks' losses are balanced in training: a factor per task, by which the recipe's weight is multiplied.
 
-The total loss is the sum over the tasks of weight * factor * loss. A task that a batch has no labels for has no say and
-changes nothing. Fine-tuning after quantization takes the recipe's weights alone.
+The total loss is the sum over the tasks of weight * factor * loss. A task without labels in a batch changes nothing.
+Fine-tuning after quantization has no factors, only the recipe's weights.
 """
 
 from typing import Iterable
@@ -29,11 +29,11 @@ class Fixed(nn.Module):
         return self.ones
 
     def objective(self, weights: Tensor, losses: Tensor, labelled: Tensor) -> Tensor | None:
-        """A scalar whose gradient trains the parameters here, from one step's losses; None where nothing learns."""
+        """A scalar of one step's losses, whose gradient trains this module's parameters; None if it has none."""
         return None
 
     def observe(self, losses: Tensor, labelled: Tensor, ends_epoch: bool) -> None:
-        """Takes note of the losses of one step."""
+        """Records the losses of one step."""
 
 
 class Uncertainty(Fixed):
@@ -85,17 +85,17 @@ class DynamicAverage(Fixed):
             self.register_buffer(name, torch.zeros(len(self.tasks)))
 
     def factors(self) -> Tensor:
-        known = self.before > 0
-        ratio = torch.where(known, self.newest / torch.where(known, self.before, 1), 1)
+        counted = self.before > 0
+        ratio = torch.where(counted, self.newest / torch.where(counted, self.before, 1), 1)
         return len(self.tasks) * (ratio / TEMPERATURE).softmax(0)
 
     def observe(self, losses: Tensor, labelled: Tensor, ends_epoch: bool) -> None:
         self.sums += losses * labelled
         self.steps += labelled
         if ends_epoch:
-            seen = self.steps > 0
-            self.before.copy_(torch.where(seen, self.newest, self.before))
-            self.newest.copy_(torch.where(seen, self.sums / self.steps.clamp(min=1), self.newest))
+            counted = self.steps > 0
+            self.before.copy_(torch.where(counted, self.newest, self.before))
+            self.newest.copy_(torch.where(counted, self.sums / self.steps.clamp(min=1), self.newest))
             self.sums.zero_()
             self.steps.zero_()
 

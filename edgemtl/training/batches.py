@@ -26,8 +26,8 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 from edgemtl.training.augment import augment
 
-LOOK = 1  # seconds of waiting for a batch after which somebody asks whether to go on
-WAITED = 30  # seconds after which a wait is told, and again each time it has doubled
+LOOK = 1  # seconds between two checks, while a batch does not come, whether to go on
+WAITED = 30  # seconds of waiting after which a note is printed, and again each time they have doubled
 HINTS = {
     "SIGKILL": ", as a system does that runs out of memory",
     "SIGBUS": ", as happens where shared memory (/dev/shm) is full",
@@ -35,14 +35,14 @@ HINTS = {
 
 
 class Lost(Exception):
-    """A process that reads samples is gone, and a batch with it."""
+    """A process that reads samples died, and its batch is lost."""
 
 
 class Stream(Sampler[list[tuple[int, int]]]):
     """Yields this process's micro-batches, lists of (sample number, index), from a given iteration on.
 
-    Every micro-batch of the whole run is cut into one slice per process, so that together the processes see the very
-    samples that one process would see.
+    Every micro-batch of the run is cut into one slice for each process. Together the processes see the samples that
+    one process would see.
     """
 
     def __init__(self, length: int, recipe: Recipe, start: int, rank: int = 0, processes: int = 1) -> None:
@@ -75,8 +75,8 @@ class Stream(Sampler[list[tuple[int, int]]]):
 class Augmented(Dataset[dict[str, np.ndarray] | UsageError]):
     """Samples by (number, index): augmented with a generator seeded by the number, labels at size / label_stride.
 
-    A sample may lack a task; it gets a label in which every pixel is ignored. One that cannot be read comes back as its
-    UsageError: a DataLoader would bury a raised one in a traceback.
+    A task that a sample has no label for gets one whose pixels are all ignored. A sample that cannot be read is
+    returned as its UsageError, because a DataLoader would hide a raised one in a traceback.
     """
 
     def __init__(self, samples: Any, recipe: Recipe) -> None:
@@ -114,9 +114,9 @@ def loader(
 ) -> Generator[dict[str, Tensor], None, None]:
     """Micro-batches of stacked arrays, uint8 images (B, H, W, 3) and labels, from iteration `start` to the last.
 
-    Worker processes live from the first batch until the generator is closed or used up. They ignore SIGTERM, so the
-    interpreter would wait for them for ever at its end: close it. Raises a sample's UsageError as it was, Lost where a
-    worker died, and Stopped where `stop` was asked and no batch comes.
+    Worker processes live from the first batch until the generator is closed or at its end. Close it: they ignore
+    SIGTERM, and the interpreter would wait for them for ever. Raises the UsageError of a sample, Lost if a worker died,
+    and Stopped if somebody asked to stop while no batch came.
     """
     workers = recipe.training.workers
     batches = DataLoader(
@@ -134,9 +134,9 @@ def loader(
 
 
 def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None, None]:
-    """The same, with OpenCV's threads taken away meanwhile."""
+    """The same batches; until they end, OpenCV has one thread."""
     threads = cv2.getNumThreads()
-    # Here, not in the workers: OpenCV's threads do not survive a fork, and a child that asks for them waits for ever.
+    # Not in the workers, because OpenCV's threads do not survive a fork: a child that needs them waits for ever.
     cv2.setNumThreads(1)
     try:
         yield from batches
@@ -147,9 +147,9 @@ def _single_threaded(batches: Generator[Any, None, None]) -> Generator[Any, None
 def _draw(batches: DataLoader[Any], stop: Stop | None) -> Generator[dict[str, Tensor], None, None]:
     usual = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None  # Windows has none
     drawn = iter(batches)
-    # DataLoader's handler of ended children, which it would leave behind for good, raises wherever the main process is,
-    # so in the middle of a step; a wait finds out as well. And on a kernel under which signals to a process with AMX
-    # state are fatal (seen on a virtual 6.18) each would be.
+    # DataLoader installs a handler for ended children and never removes it. It raises wherever the main process is, for
+    # example in the middle of a step; `_wait` notices a dead worker too. And some kernels (a virtual 6.18) kill a
+    # process with AMX state at any signal.
     if usual is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, usual)
     workers = list(getattr(drawn, "_workers", ()))
@@ -214,18 +214,18 @@ def stack(samples: list[dict[str, np.ndarray] | UsageError]) -> dict[str, Tensor
     return {name: torch.from_numpy(np.stack([sample[name] for sample in good])) for name in good[0]}
 
 
-def tensors(batch: dict[str, Tensor], tasks: dict[str, Task]) -> tuple[Tensor, dict[str, Tensor]]:
-    """A stacked batch as the network and the losses take it.
-
-    The image (B, 3, H, W) float32 normalised, channels last in memory; labels as each task's objective has them.
-    """
-    return normalise(batch["image"]), {name: objectives.of(name).tensor(batch[name]) for name in tasks}
+def labels(batch: dict[str, Tensor], tasks: dict[str, Task]) -> dict[str, Tensor]:
+    """The labels of a stacked batch as each task's objective has them."""
+    return {name: objectives.of(name).tensor(batch[name]) for name in tasks}
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit."""
-    made: Tensor = _deployed(frames.device)(several(frames))
-    return made
+    """(B, 3, H, W) float32 of uint8 RGB frames (B, H, W, 3): what the deployed network makes of them, to the bit.
+
+    Channels come last in memory.
+    """
+    images: Tensor = _deployed(frames.device)(several(frames))
+    return images
 
 
 @cache

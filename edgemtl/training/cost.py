@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl import recipe as recipes
 from edgemtl import registry, show
-from edgemtl.device.catalogue import COSTS, Cost, entries, write_tables
+from edgemtl.device.catalogue import COSTS, Cost, recipes_by_name, write_tables
 from edgemtl.errors import UsageError
 from edgemtl.files import write_json
 from edgemtl.models import build
@@ -42,7 +42,7 @@ def main() -> int:
         write_json(
             COSTS, {name: cost(recipes.load(name)) for name in show.track(names, "counting parameters and MACs")}
         )
-        write_tables(page, entries())
+        write_tables(page, recipes_by_name())
     except (UsageError, OSError) as error:
         print(f"edgemtl: {error}", file=sys.stderr)
         return 2

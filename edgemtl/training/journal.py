@@ -15,46 +15,58 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from edgemtl import artifact
+from edgemtl.device.camera import images_in
 from edgemtl.errors import UsageError
 from edgemtl.files import difference, dumps, read_lines, replacing, sha256, write_json
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 
-FREE = ("workers", "cache", "save_every")  # keys of `training` that have no say in the weights
+FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression` that have no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
-def begin(run: Run, recipe: Recipe, init: Path | None = None) -> None:
-    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from."""
+def begin(run: Run, recipe: Recipe, sources: dict[str, Any] | None = None) -> None:
+    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, and `sources`."""
     about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
-    if init is not None:
-        about["init"] = {"path": str(init), "sha256": sha256(init)}
-    write_json(run.recipe_file, about)
+    write_json(run.recipe_file, about | (sources or {}))
+
+
+def sources(init: Path | None, teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
+    """What a run learns from beside its data set: the files, and the number of a folder's pictures."""
+    files = {"init": init, "teacher": teacher}
+    found: dict[str, Any] = {kind: {"path": str(f), "sha256": sha256(f)} for kind, f in files.items() if f is not None}
+    if unlabelled is not None:
+        found["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
+    return found
 
 
 def check_same(run: Run, recipe: Recipe) -> None:
-    """UsageError naming the first key in which the run's recipe differs from `recipe`, except for those of FREE.
-
-    A key that did not exist when the run began counts with its default.
-    """
-    stored: Any = run.about.get("recipe")
-    with suppress(ValidationError):
-        stored = Recipe.model_validate(stored).model_dump(mode="json")
-    given = [stored, recipe.model_dump(mode="json")]
-    for number, each in enumerate(given):
-        training = each.get("training") if isinstance(each, dict) else None
-        if isinstance(training, dict):
-            given[number] = each | {"training": {key: value for key, value in training.items() if key not in FREE}}
-    other = difference(*given)
-    if other:
+    """UsageError naming the first key in which the run's recipe differs from `recipe`, see `recipe_change`."""
+    if other := recipe_change(run.about.get("recipe"), recipe):
         raise UsageError(
             f"{run} was started with another recipe: {other}; resume with the same or choose another --run"
         )
 
 
+def recipe_change(stored: Any, recipe: Recipe) -> str | None:
+    """The first key in which a recipe in JSON differs from `recipe`, in words; None where they are equal.
+
+    Keys in FREE do not count. A key that did not exist when the other recipe was stored counts with its default.
+    """
+    with suppress(ValidationError):
+        stored = Recipe.model_validate(stored).model_dump(mode="json")
+    recipes = [stored, recipe.model_dump(mode="json")]
+    for number, each in enumerate(recipes):
+        parts = {part: each.get(part) for part in ("training", "compression")} if isinstance(each, dict) else {}
+        for part, options in parts.items():
+            if isinstance(options, dict):
+                recipes[number] |= {part: {key: value for key, value in options.items() if key not in FREE}}
+    return difference(*recipes)
+
+
 def versions() -> dict[str, str]:
-    """The versions of Python and of every package that has a say in the weights and is installed."""
+    """The versions of Python and of every installed package that the weights depend on."""
     # OpenCV has four packages on PyPI, and a system's own has none; the module itself knows.
     return {"python": platform.python_version(), **artifact.versions(PACKAGES), "opencv": cv2.__version__}
 
@@ -72,18 +84,18 @@ def commit() -> str | None:
 
 
 class Journal:
-    """metrics.jsonl, one line per record, and the same numbers for TensorBoard.
+    """`metrics`, one line of JSON per record, and the same numbers for TensorBoard in a folder.
 
-    Of what a former process wrote, scores after `validated` and losses after `iteration` are dropped: they come again.
+    Drops the scores after `validated` and the losses after `iteration` that an earlier process wrote: they come again.
     """
 
-    def __init__(self, run: Run, iteration: int, validated: int) -> None:
-        self.path = run.metrics
+    def __init__(self, metrics: Path, tensorboard: Path, iteration: int, validated: int) -> None:
+        self.path = metrics
         lines = read_lines(self.path)
-        kept = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
+        earlier = [line for line in lines if line["iteration"] <= (validated if "scores" in line else iteration)]
         with replacing(self.path) as temporary:
-            temporary.write_text("".join(dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.board = SummaryWriter(str(run.tensorboard), purge_step=iteration + 1)
+            temporary.write_text("".join(dumps(line) + "\n" for line in earlier), encoding="utf-8")
+        self.board = SummaryWriter(str(tensorboard), purge_step=iteration + 1)
 
     def write(self, iteration: int, **record: Any) -> None:
         """Appends one line; UsageError where the disk refuses."""
@@ -111,7 +123,7 @@ class Interval:
     def record(self, weights: dict[str, float]) -> dict[str, Any]:
         """The mean loss of each task (those of `weights`, in order) and their weighted sum, and where the time went.
 
-        The mean is over the steps that had labels for the task; without any the task is left out.
+        The mean is over the steps that had labels for the task. A task without such steps is left out.
         """
         seconds = time.perf_counter() - self.begin
         steps = len(self.losses)

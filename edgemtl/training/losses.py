@@ -20,7 +20,7 @@ from edgemtl.recipe import Losses, Recipe
 from edgemtl.tasks import Task
 
 
-def count(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
+def count_pixels(labels: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
     """(T, 3) int64: each task's number of pixels, of those with a label, and of positive ones. Counts of parts add."""
     rows = []
     for name, task in tasks.items():
@@ -57,10 +57,11 @@ def losses(
 
     raw: {task: (B, C, h, w)}, brought to the label's size first, or a list of such maps per task: a network's final
     one and those of its deep supervision, whose losses are summed (Vandenhende et al., MTI-Net, ECCV 2020,
-    https://arxiv.org/abs/2001.06902). `counts` are `count`'s of the whole batch where this is a part of one.
+    https://arxiv.org/abs/2001.06902). `counts`: `count_pixels` of the whole batch, where
+    these labels are a part of it.
     """
-    counts = count(labels, tasks) if counts is None else counts
-    done = {}
+    counts = count_pixels(labels, tasks) if counts is None else counts
+    sums = {}
     for (name, task), (every, labelled, positive) in zip(tasks.items(), counts, strict=True):
         label, maps = labels[name], raw[name]
         pixels = Pixels(every, labelled.clamp(min=1), positive)
@@ -68,8 +69,8 @@ def losses(
             objectives.of(name).loss(_resized(x.float(), label.shape[-2:]), label, task, options, pixels)
             for x in ([maps] if isinstance(maps, Tensor) else maps)
         ]
-        done[name] = torch.stack(terms).sum()
-    return done
+        sums[name] = torch.stack(terms).sum()
+    return sums
 
 
 def _resized(x: Tensor, size: torch.Size) -> Tensor:

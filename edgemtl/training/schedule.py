@@ -10,9 +10,9 @@ from edgemtl.recipe import Training
 
 
 def optimizer(network: nn.Module, training: Training, balance: nn.Module | None = None) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW; the backbone's groups carry its factor on the rate, norms and biases (1-D) no weight decay.
+    """SGD, Adam or AdamW. The backbone has a factor on the rate; norms and biases (1-D) have no weight decay.
 
-    What `balance` learns gets the rate without a factor and no weight decay. Adam's decay is a part of the gradient.
+    The parameters of `balance` have neither a factor nor weight decay. Adam's decay is a part of the gradient.
     """
     backbone = {id(p) for module in purposes.having(network, purposes.BACKBONE) for p in module.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from edgemtl import show
-from edgemtl.device.evaluate import Scores, measure
+from edgemtl.device.evaluate import Scores, take_scores
 from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import TorchSession
 from edgemtl.recipe import Recipe
@@ -17,8 +17,8 @@ from edgemtl.stop import Stop, Stopped
 from edgemtl.tasks import Task
 
 
-class Part:
-    """Every n-th of some samples, from the one of this number on."""
+class Share:
+    """Every n-th sample, starting with sample `number`: one process' share."""
 
     def __init__(self, samples: Any, number: int, n: int) -> None:
         self.samples, self.indices = samples, range(number, len(samples), n)
@@ -28,8 +28,8 @@ class Part:
 
     def name(self, index: int) -> str:
         """The frame's name."""
-        given: str = self.samples.name(self.indices[index])
-        return given
+        name: str = self.samples.name(self.indices[index])
+        return name
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         sample: dict[str, np.ndarray] = self.samples[self.indices[index]]
@@ -37,24 +37,24 @@ class Part:
 
 
 def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, stop: Stop) -> Scores:
-    """Every task's scores over a split, in float32; Stopped where `stop` was asked meanwhile, in any process.
+    """Every task's scores over a split, in float32; Stopped if somebody asked any process to stop.
 
-    Processes share the frames and go through them in step, so that none waits longer for another than for a frame.
-    All give back the scores of the first one's network.
+    The processes share the frames and take them in step, so that none waits for another longer than a frame takes. All
+    return the scores of the first process' network.
     """
     processes, device = fabric.world_size, fabric.device
     if processes > 1:
         for value in network.state_dict().values():
             torch.distributed.broadcast(value, 0)
-    part, rounds = Part(samples, fabric.global_rank, processes), -(-len(samples) // processes)
+    part, rounds = Share(samples, fabric.global_rank, processes), -(-len(samples) // processes)
     tasks = {name: task.quick() for name, task in recipe.tasks.items()}
     session = TorchSession(Deployed(network, recipe.size, recipe.map_stride), device)
 
     def go_on() -> None:
-        asked = torch.tensor(float(stop.asked), device=device)
+        request = torch.tensor(float(stop.asked), device=device)
         if processes > 1:
-            torch.distributed.all_reduce(asked)
-        if asked > 0:
+            torch.distributed.all_reduce(request)
+        if request > 0:
             raise Stopped
 
     def in_step(frame: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
     meters = {name: task.meter() for name, task in tasks.items()}
     if len(part):
         quiet = not fabric.is_global_zero
-        meters = measure(in_step, part, recipe.model_copy(update={"tasks": tasks}), title="validate", quiet=quiet)
+        meters = take_scores(in_step, part, recipe.model_copy(update={"tasks": tasks}), title="validate", quiet=quiet)
     for _ in range(len(part), rounds):  # the others have one frame more
         go_on()
     if processes > 1:
@@ -80,8 +80,8 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
 def merit(scores: Scores, tasks: dict[str, Task]) -> float:
     """One number to choose checkpoints by: the mean logarithm of the headline scores, negated where lower is better.
 
-    The difference of two merits is, to first order, the mean relative gain (delta-m) of one over the other, whatever
-    the baseline. -inf where a score is no positive number.
+    To first order, the difference of two merits is the mean relative gain (delta-m) of one over the other, for any
+    baseline. -inf if a score is no positive number.
     """
     logs = []
     for name, task in tasks.items():
@@ -92,7 +92,7 @@ def merit(scores: Scores, tasks: dict[str, Task]) -> float:
     return sum(logs) / len(logs)
 
 
-def report(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> None:
+def show_scores(title: str, scores: Scores, best: Scores, tasks: dict[str, Task]) -> None:
     """Prints every task's scores, the headline first, beside those of the best checkpoint."""
     rows = []
     for name, task in tasks.items():

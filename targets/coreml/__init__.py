@@ -22,8 +22,8 @@ IOS = 17  # the oldest that has quantize and dequantize
 class Options:
     """`ios` is the oldest system that shall run it, 17 or 18 (macOS 14 or 15).
 
-    `arithmetic` is that of what is not int8: float16, which the Neural Engine takes, or float32, which it does not and
-    which keeps exact maps exact.
+    `arithmetic` is the type of all that is not int8. The Neural Engine takes float16 alone; only float32 keeps exact
+    maps exact.
     """
 
     ios: int = IOS

@@ -17,14 +17,14 @@ from edgemtl import __version__
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.target import Original
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
-from edgemtl.targets.coreml.readback import NAMES, QUANTIZES
-from edgemtl.targets.coreml.session import LAYERS
+from edgemtl.targets.coreml.readback import NAMES_KEY, QUANTIZES
+from edgemtl.targets.coreml.session import LAYERS_KEY
 from edgemtl.tasks import Task
 
 if TYPE_CHECKING:
     pass
 
-FORMS = (17, 18)
+IOS_VERSIONS = (17, 18)
 ARITHMETIC = ("float16", "float32")
 MANIFEST = "Manifest.json"
 HANDLES = "executorch_debug_handle_mapping.json"  # which coremltools leaves in the package
@@ -46,8 +46,8 @@ def convert(original: Original, folder: Path, ios: int, arithmetic: str) -> list
     precision = original.precision
     if arithmetic not in ARITHMETIC:
         raise unknown("arithmetic", arithmetic, ARITHMETIC)
-    if ios not in FORMS:
-        raise UsageError(f"ios={ios}: Core ML packages are written for iOS {' or '.join(map(str, FORMS))}")
+    if ios not in IOS_VERSIONS:
+        raise UsageError(f"ios={ios}: Core ML packages are written for iOS {' or '.join(map(str, IOS_VERSIONS))}")
     with needs("coreml"), _quiet():
         import coremltools as ct
         from coremltools.converters.mil.mil import Builder
@@ -71,8 +71,8 @@ def convert(original: Original, folder: Path, ios: int, arithmetic: str) -> list
             skip_model_load=True,
         )
         names, layers = _names(model, exported.quantizers), _layers(model, exported.layers)
-        stated = {NAMES: json.dumps(names)} if names else {}
-        _describe(model, original.tasks, precision, original.metadata | stated | {LAYERS: json.dumps(layers)})
+        stated = {NAMES_KEY: json.dumps(names)} if names else {}
+        _describe(model, original.tasks, precision, original.metadata | stated | {LAYERS_KEY: json.dumps(layers)})
         model.save(str(path))
     _settle(path)
     return sorted(file.relative_to(folder).as_posix() for file in path.rglob("*") if file.is_file())

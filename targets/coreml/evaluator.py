@@ -1,8 +1,8 @@
 """A Core ML program evaluated on any machine: the operations of a saved package, one after the other, in torch.
 
-It reads the package alone, its protobuf and its weight.bin, and computes what Apple's documentation of the operations
-says (see `operators`). So it checks the graph, the stored weights and the arithmetic that the program declares; how a
-phone's own kernels round, and on which unit they run, it cannot tell.
+It reads only the package, its protobuf and weight.bin, and computes what Apple's documentation of the operations says
+(see `operators`). So it checks the graph, the stored weights and the arithmetic that the program declares. It cannot
+tell how a phone's kernels round, or on which unit they run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.operators import OPERATORS
 
 # Of MIL.proto. Every float travels as float32, and is rounded where the program declares float16.
-NAMES = {
+TYPE_NAMES = {
     1: "bool", 2: "str", 10: "fp16", 11: "fp32", 21: "int8", 22: "int16", 23: "int32", 31: "uint8", 32: "uint16",
     33: "uint32",
 }  # fmt: skip
@@ -76,9 +76,9 @@ class Step:
 class Program:
     """A package's function `main`, ready to run.
 
-    `types` "declared" rounds every result to the type that the program declares for it, as a device that adds up in
-    float32 would; "float32" leaves out the rounding to float16, which leaves the graph and the weights to be checked.
-    UsageError, with the operation's name, for whatever the package holds that is not known here, or that does not fit.
+    With `types` "declared" every result is rounded to the type that the program declares for it, as on a device that
+    adds up in float32. With "float32" nothing is rounded to float16, so that only the graph and the weights are
+    checked. UsageError, with the operation's name, for anything in the package that is unknown here or does not fit.
     """
 
     def __init__(self, path: Path, types: str = "declared") -> None:
@@ -89,7 +89,7 @@ class Program:
         self.package = package.read(path)
         block = self.package.main
         declared = self.package.model.mlProgram.functions["main"].inputs
-        self.inputs = {made.name: self._type(made.type, made.name) for made in declared}
+        self.inputs = {value.name: self._type(value.type, value.name) for value in declared}
         self.outputs = list(block.outputs)
         self._types: dict[str, Type] = dict(self.inputs)
         self._constants: dict[str, Any] = {}
@@ -134,7 +134,7 @@ class Program:
     def image(self, height: int, width: int) -> str:
         """The name of the program's one input, once it is known to be an RGB image of this size.
 
-        UsageError where it is not, or where the package's description of the outputs is not that of the program.
+        UsageError if it is not, or if the package describes other outputs than the program has.
         """
         described = self.package.model.description
         for made in described.output:
@@ -151,13 +151,13 @@ class Program:
             raise UsageError(f"{self.path}: the input {name} is {declared}, expected fp32 {[1, 3, height, width]}")
         return name
 
-    def _describes(self, made: Any) -> None:
-        array = made.type.multiArrayType
-        if made.name not in self.outputs:
-            raise UsageError(f"{self.path}: the output {made.name} is described, but the program does not give it")
+    def _describes(self, feature: Any) -> None:
+        array = feature.type.multiArrayType
+        if feature.name not in self.outputs:
+            raise UsageError(f"{self.path}: the output {feature.name} is described, but the program does not give it")
         stated = Type(ARRAYS.get(array.dataType, str(array.dataType)), tuple(array.shape))
-        if stated != self._types[made.name]:
-            raise UsageError(f"{self.path}: {made.name} is described as {stated}, it is {self._types[made.name]}")
+        if stated != self._types[feature.name]:
+            raise UsageError(f"{self.path}: {feature.name} is described as {stated}, it is {self._types[feature.name]}")
 
     # ---- reading
 
@@ -167,12 +167,12 @@ class Program:
         tensor = made.tensorType
         if any(d.WhichOneof("dimension") != "constant" for d in tensor.dimensions):
             raise UsageError(f"{self.path}: {name} has no fixed shape")
-        if tensor.dataType not in NAMES or tensor.rank != len(tensor.dimensions):
+        if tensor.dataType not in TYPE_NAMES or tensor.rank != len(tensor.dimensions):
             raise UsageError(f"{self.path}: {name} has the data type {tensor.dataType} and rank {tensor.rank}")
-        return Type(NAMES[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions))
+        return Type(TYPE_NAMES[tensor.dataType], tuple(d.constant.size for d in tensor.dimensions))
 
     def _add(self, operation: Any) -> None:
-        """Takes over one operation: computed at once where all it needs is constant, else kept as a step."""
+        """Adds one operation: computes it at once if all its inputs are constant, else keeps it as a step."""
         name = operation.outputs[0].name if operation.outputs else "without outputs"
         label = f"{self.path}: {operation.type} {name}"
         outputs = [(made.name, self._type(made.type, made.name)) for made in operation.outputs]
@@ -250,9 +250,9 @@ class Program:
 
     def _arguments(self, operation: Any, label: str) -> dict[str, list[str]]:
         """The names of the tensors that an operation takes for each parameter."""
-        found: dict[str, list[str]] = {}
+        arguments: dict[str, list[str]] = {}
         for key, argument in sorted(operation.inputs.items()):  # a map without an order of its own
-            names = found[key] = []
+            names = arguments[key] = []
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "value":
                     names.append(self._unnamed(binding.value, f"{label}: {key}"))
@@ -261,11 +261,11 @@ class Program:
                 else:
                     raise UsageError(f"{label}: {key} is {binding.name}, which nothing before it makes")
         for key, value in operation.attributes.items():  # where the constexpr operations of iOS 16 keep theirs
-            if key in found:
+            if key in arguments:
                 raise UsageError(f"{label}: {key} is there twice")
             if key != "name":
-                found[key] = [self._unnamed(value, f"{label}: {key}")]
-        return found
+                arguments[key] = [self._unnamed(value, f"{label}: {key}")]
+        return arguments
 
     def _unnamed(self, value: Any, label: str) -> str:
         """A name for a value that stands in place of one."""
@@ -276,23 +276,23 @@ class Program:
 
     def _release(self) -> None:
         """Notes after which step each tensor may go, and forgets constants that no step needs."""
-        seen = set(self.outputs)
+        needed = set(self.outputs)
         for step in reversed(self._steps):
             used = [n for names in step.tensors.values() for n in ([names] if isinstance(names, str) else names)]
-            made = [name for name, _ in step.outputs]
-            step.last = [n for n in dict.fromkeys(used + made) if n not in seen]
-            seen.update(used)
-        self._constants = {name: value for name, value in self._constants.items() if name in seen}
+            outputs = [name for name, _ in step.outputs]
+            step.last = [n for n in dict.fromkeys(used + outputs) if n not in needed]
+            needed.update(used)
+        self._constants = {name: value for name, value in self._constants.items() if name in needed}
 
     # ---- running
 
     def _input(self, inputs: dict[str, np.ndarray], name: str, declared: Type) -> torch.Tensor:
         if name not in inputs:
             raise UsageError(f"{self.path}: the input {name} is missing")
-        given = torch.from_numpy(np.ascontiguousarray(inputs[name]))
-        if tuple(given.shape) != declared.shape:
-            raise UsageError(f"{self.path}: the input {name} has shape {list(given.shape)}, declared is {declared}")
-        return given.to(CARRIERS[declared.dtype])
+        array = torch.from_numpy(np.ascontiguousarray(inputs[name]))
+        if tuple(array.shape) != declared.shape:
+            raise UsageError(f"{self.path}: the input {name} has shape {list(array.shape)}, declared is {declared}")
+        return array.to(CARRIERS[declared.dtype])
 
     def _run(self, step: Step, values: dict[str, Any]) -> None:
         """Computes a step; its results, checked and rounded, are added to `values`."""
@@ -309,8 +309,8 @@ class Program:
             raise UsageError(f"{self.path}: {step}: {len(step.outputs)} outputs are declared, there are {len(results)}")
         for result, (name, declared) in zip(results, step.outputs):
             if tuple(result.shape) != declared.shape or result.dtype != CARRIERS[declared.dtype]:
-                got = f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
-                raise UsageError(f"{self.path}: {step}: {name} is declared as {declared}, but it is {got}")
+                description = f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
+                raise UsageError(f"{self.path}: {step}: {name} is declared as {declared}, but it is {description}")
             values[name] = result if step.exact else self._rounded(step, result, declared, arguments)
 
     def _rounded(self, step: Step, result: torch.Tensor, declared: Type, arguments: dict[str, Any]) -> torch.Tensor:
@@ -319,8 +319,8 @@ class Program:
             return result
         rounded = result.half().float() if (declared.dtype, self.types) == ("fp16", "declared") else result
         if not torch.isfinite(rounded.sum()):  # a sum is much faster than looking at each value
-            given = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v])]
-            sound = all(bool(torch.isfinite(t).all()) for t in given)
+            tensors = [t for v in arguments.values() for t in (v if isinstance(v, list) else [v])]
+            sound = all(bool(torch.isfinite(t).all()) for t in tensors)
             lost = ~torch.isfinite(rounded) if sound else torch.isfinite(result) & ~torch.isfinite(rounded)
             if count := int(lost.sum()):
                 self.overflows[str(step)] = max(count, self.overflows.get(str(step), 0))

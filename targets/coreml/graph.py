@@ -1,6 +1,6 @@
-"""The exported graph, brought into the form that is translated, and what must be known of its nodes afterwards.
+"""Prepares the exported graph for coremltools, and notes what later steps need to know of its nodes.
 
-Every node gets a number, coremltools' `debug_handle`, which all operations made of it carry through its passes.
+Every node gets a number, coremltools' `debug_handle`; all operations that its passes make of the node carry it.
 """
 
 from __future__ import annotations
@@ -80,25 +80,25 @@ def _kind(node: Any) -> str:
 
 def _ledger(program: ExportedProgram, deployed: nn.Module) -> dict[Any, str]:
     """Every quantizing node with the ledger's name of what it quantizes."""
-    found = {}
+    entries = {}
     for node in program.graph.nodes:
         if _kind(node).startswith("fake_quantize"):
             scale = program.graph_signature.inputs_to_buffers[node.args[1].name]
             path = scale.removeprefix(DEPLOYED).removesuffix(".scale")
-            found[node] = str(deployed.get_submodule(path).name)
-    return found
+            entries[node] = str(deployed.get_submodule(path).name)
+    return entries
 
 
 def _layers(program: ExportedProgram) -> dict[Any, str]:
     """Every layer's node with the path of its module, known by its weight: under hooks module paths are cut short."""
-    parameters, found = program.graph_signature.inputs_to_parameters, {}
+    parameters, layers = program.graph_signature.inputs_to_parameters, {}
     for node in program.graph.nodes:
         weight = node.args[1] if _kind(node) in LAYERS else None
         while weight is not None and _kind(weight).startswith("fake_quantize"):
             weight = weight.args[0]
         if weight is not None and parameters.get(weight.name, "").startswith(DEPLOYED):
-            found[node] = parameters[weight.name].removeprefix(DEPLOYED).removesuffix(".weight")
-    return found
+            layers[node] = parameters[weight.name].removeprefix(DEPLOYED).removesuffix(".weight")
+    return layers
 
 
 def _merge_equal(program: ExportedProgram, ledger: dict[Any, str]) -> None:
@@ -108,9 +108,9 @@ def _merge_equal(program: ExportedProgram, ledger: dict[Any, str]) -> None:
     for node in list(ledger):
         tensor, scale, _, *rest = node.args
         numbers = program.state_dict[buffers[scale.name]].numpy()
-        kept = first.setdefault((tensor, numbers.shape, numbers.tobytes(), *rest), node)
-        if kept is not node:
-            node.replace_all_uses_with(kept)
+        twin = first.setdefault((tensor, numbers.shape, numbers.tobytes(), *rest), node)
+        if twin is not node:
+            node.replace_all_uses_with(twin)
             del ledger[node]
             program.graph.erase_node(node)
 
@@ -123,28 +123,28 @@ def _border(node: Any) -> None:
 
 
 def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
-    """Sampling, and what leads from the offsets to it: in float16 a position is off by up to half a pixel at 1024."""
+    """Sampling and the operations from the offsets to it: in float16 a position may be half a pixel off at 1024."""
     from edgemtl.networks import purposes
 
-    found: set[Any] = set()
+    nodes: set[Any] = set()
     waiting = [node for node in graph.nodes if _kind(node) in ("bordered_grid_sample", "grid_sampler")]
-    found.update(waiting)
+    nodes.update(waiting)
     waiting = [node.args[1] for node in waiting]
     while waiting:
         node = waiting.pop()
-        inside = purposes.inside(node, deployed, purposes.COORDINATES)
-        if node.op == "call_function" and node not in found and (inside or _kind(node) not in LAYERS):
-            found.add(node)
+        inside = purposes.belongs(node, deployed, purposes.COORDINATES)
+        if node.op == "call_function" and node not in nodes and (inside or _kind(node) not in LAYERS):
+            nodes.add(node)
             waiting += node.all_input_nodes
-    return found
+    return nodes
 
 
 def _normalisation(graph: Any) -> set[Any]:
     """Division by a norm: in float16 squares overflow above 255, and the norm's lower bound of 1e-12 is 0."""
-    found = {node for node in graph.nodes if _kind(node) == "linalg_vector_norm"}
-    waiting = list(found)
+    nodes = {node for node in graph.nodes if _kind(node) == "linalg_vector_norm"}
+    waiting = list(nodes)
     while waiting:
-        after = {user for user in waiting.pop().users if _kind(user) in DIVISION} - found
-        found |= after
+        after = {user for user in waiting.pop().users if _kind(user) in DIVISION} - nodes
+        nodes |= after
         waiting += after
-    return found
+    return nodes

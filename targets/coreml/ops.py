@@ -10,7 +10,7 @@ BILINEAR, ZEROS = 0, 0  # torch's numbers of grid_sample's modes
 
 
 def register(signed_weights: bool, codes: dict[str, np.ndarray]) -> None:
-    """Makes coremltools know them in this process; `codes` are those of each weight's quantizing node, by its name.
+    """Registers these operations with coremltools here; `codes`: each weight's, by the name of its quantizing node.
 
     Weights become int8 in constexpr_blockwise_shift_scale, of iOS 18, where they may stay signed; else
     constexpr_affine_dequantize, which GPU and Neural Engine compute wrongly from signed int8 (inf, or a constant
@@ -96,5 +96,5 @@ def bordered(x: Any, grid: Any, align_corners: bool) -> tuple[Any, Any]:
 
 
 def shrink(size: np.ndarray, align_corners: bool) -> np.ndarray:
-    """What brings a normalised coordinate of a map of `size` (width, height) to the same place in the bordered one."""
+    """The factors from normalised coordinates of a map of `size` (width, height) to those of the bordered map."""
     return (size - 1) / (size + 1) if align_corners else size / (size + 2)

@@ -19,7 +19,7 @@ from edgemtl.errors import UsageError, needs
 
 FOLDER = "model.mlpackage"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
-WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+WEIGHTS_FILE = "Data/com.apple.CoreML/weights/weight.bin"
 
 SCHEMA = "edgemtl_coremltools_proto"  # the name under which the classes are imported
 SENTINEL = 0xDEADBEEF  # of a tensor's header in weight.bin
@@ -103,9 +103,9 @@ class Package:
         return made.reshape(shape)
 
     def _blob(self, blob: Any, dtype: np.dtype, stored: int | None, shape: tuple[int, ...], name: str) -> np.ndarray:
-        where = f"{self.path}: {name}, in {WEIGHTS} at {blob.offset},"
-        if blob.fileName != f"@model_path/{WEIGHTS.split('/', 2)[2]}":
-            raise UsageError(f"{self.path}: {name} is in {blob.fileName}, only {WEIGHTS} is known")
+        where = f"{self.path}: {name}, in {WEIGHTS_FILE} at {blob.offset},"
+        if blob.fileName != f"@model_path/{WEIGHTS_FILE.split('/', 2)[2]}":
+            raise UsageError(f"{self.path}: {name} is in {blob.fileName}, only {WEIGHTS_FILE} is known")
         if blob.offset + HEADER.itemsize > self._weights.size:
             raise UsageError(f"{where} lies behind the file's end")
         header = self._weights[blob.offset : blob.offset + HEADER.itemsize].view(HEADER)[0]
@@ -132,5 +132,5 @@ def read(path: Path) -> Package:
         raise UsageError(f"{path / MODEL} is broken: {error}") from None
     if model.WhichOneof("Type") != "mlProgram" or "main" not in model.mlProgram.functions:
         raise UsageError(f"{path} holds no ML program with a function `main`")
-    weights = path / WEIGHTS
+    weights = path / WEIGHTS_FILE
     return Package(path, model, np.fromfile(weights, np.uint8) if weights.is_file() else np.zeros(0, np.uint8))

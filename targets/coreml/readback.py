@@ -13,32 +13,34 @@ from edgemtl.errors import UsageError
 from edgemtl.ledger import Found
 from edgemtl.targets.coreml import package
 
-NAMES = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
-CODES = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}  # of a weight
-QUANTIZES = ("dequantize", *CODES)
+NAMES_KEY = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
+CODES_INPUTS = {
+    "constexpr_affine_dequantize": "quantized_data",
+    "constexpr_blockwise_shift_scale": "data",
+}  # of a weight
+QUANTIZES = ("dequantize", *CODES_INPUTS)
 MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  # values stay as they are
 
 
 def quantized(folder: Path) -> list[Found]:
     """One entry for each weight's operation, for each pair of quantize and dequantize, and for each output.
 
-    An operation that the package's metadata does not name comes under its own name. UsageError where the package is
-    broken.
+    An operation that the package's metadata does not name keeps its name. UsageError where the package is broken.
     """
     graph = _Graph(package.read(folder / package.FOLDER))
-    found = []
+    entries = []
     for operation in graph.operations:
         if operation.type == "dequantize":
-            found.append(_activation(graph, operation))
-        elif operation.type in CODES:
-            found.append(_weight(graph, operation))
+            entries.append(_activation(graph, operation))
+        elif operation.type in CODES_INPUTS:
+            entries.append(_weight(graph, operation))
         elif operation.type == "quantize":
             after = {reader.type for reader in graph.readers.get(operation.outputs[0].name, [])}
             if after != {"dequantize"}:
                 problem = f"quantize is followed by {', '.join(sorted(after)) or 'nothing'}, expected dequantize"
                 own = graph.name(operation)
-                found.append(Found(own, "activation", 8, None, np.zeros((), np.float32), problem=problem))
-    return [*found, *(ledger.output(name, graph.above([name])) for name in graph.package.main.outputs)]
+                entries.append(Found(own, "activation", 8, None, np.zeros((), np.float32), problem=problem))
+    return [*entries, *(ledger.output(name, graph.above([name])) for name in graph.package.main.outputs)]
 
 
 def activations(read: package.Package) -> dict[str, str]:
@@ -53,7 +55,7 @@ class _Graph:
 
     def __init__(self, read: package.Package) -> None:
         self.package = read
-        self.names: dict[str, str] = json.loads(read.metadata.get(NAMES, "{}"))  # the ledger's
+        self.names: dict[str, str] = json.loads(read.metadata.get(NAMES_KEY, "{}"))  # the ledger's
         self.operations = list(read.main.operations)
         self.makers: dict[str, Any] = {}
         self.readers: dict[str, list[Any]] = {}
@@ -103,10 +105,10 @@ class _Graph:
 
     def read_by(self, operation: Any) -> dict[str, Any]:
         """The operations that read its result by their names, those that only move values stepped over."""
-        found: dict[str, Any] = {}
+        readers: dict[str, Any] = {}
         for reader in self.readers.get(operation.outputs[0].name, []):
-            found |= self.read_by(reader) if reader.type in MOVES else {self.name(reader): reader}
-        return dict(sorted(found.items()))
+            readers |= self.read_by(reader) if reader.type in MOVES else {self.name(reader): reader}
+        return dict(sorted(readers.items()))
 
 
 def _activation(graph: _Graph, back: Any) -> Found:
@@ -123,15 +125,15 @@ def _activation(graph: _Graph, back: Any) -> Found:
     elif (kind := graph.parameter(into, "output_dtype")) != "int8":
         problem = f"codes {kind}, expected int8"
     axis = graph.parameter(back, "axis") if np.ndim(scale) else None
-    made = np.asarray(0 if scale is None else scale).astype(np.float32)
+    scales = np.asarray(0 if scale is None else scale).astype(np.float32)
     value = back if into is None else into
     reads = graph.above(binding.name for binding in value.inputs["input"].arguments)
-    return Found(name, "activation", 8, None if axis is None else int(axis), made, None, readers, (reads,), problem)
+    return Found(name, "activation", 8, None if axis is None else int(axis), scales, None, readers, (reads,), problem)
 
 
 def _weight(graph: _Graph, operation: Any) -> Found:
     name, layers = str(graph.quantized(operation.outputs[0].name)), graph.read_by(operation)
-    scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES[operation.type]))
+    scale, codes = (graph.parameter(operation, key) for key in ("scale", CODES_INPUTS[operation.type]))
     zero = graph.parameter(operation, "zero_point" if operation.type == "constexpr_affine_dequantize" else "offset")
     codes = np.asarray(codes)
     shift = 128 if codes.dtype == np.uint8 else 0
@@ -141,10 +143,10 @@ def _weight(graph: _Graph, operation: Any) -> Found:
     else:
         codes = (codes.astype(np.int16) - shift).astype(np.int8)
     axis = _channels(codes.shape, np.shape(scale), graph.parameter(operation, "axis"))
-    made = np.asarray(0 if scale is None else scale).astype(np.float32).reshape(() if axis is None else -1)
+    scales = np.asarray(0 if scale is None else scale).astype(np.float32).reshape(() if axis is None else -1)
     above = (graph.above(graph.read(layer)) for layer in layers.values())
     reads = tuple(tuple(other for other in names if other != name) for names in above)
-    return Found(name, "weight", 8, axis, made, codes, tuple(layers), reads, problem)
+    return Found(name, "weight", 8, axis, scales, codes, tuple(layers), reads, problem)
 
 
 def _wrong(scale: Any, zero: Any) -> str | None:
@@ -161,5 +163,5 @@ def _channels(codes: tuple[int, ...], scale: tuple[int, ...], axis: Any) -> int 
     """
     if axis is not None:
         return int(axis) if scale else None
-    wanted = [i for i, n in enumerate(scale) if n > 1] or [i for i, n in enumerate(codes) if n == 1]
-    return wanted[0] if wanted else None
+    axes = [i for i, n in enumerate(scale) if n > 1] or [i for i, n in enumerate(codes) if n == 1]
+    return axes[0] if axes else None

@@ -19,8 +19,8 @@ from edgemtl.ledger import Check
 from edgemtl.target import How, Session
 from edgemtl.targets.coreml.package import FOLDER
 
-UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit
-LAYERS = "edgemtl.layers"  # metadata: value -> path of the module that gives it
+COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit
+LAYERS_KEY = "edgemtl.layers"  # metadata: value -> path of the module that gives it
 EVALUATED = {"declared": "declared types", "float32": "float32 throughout"}
 
 
@@ -33,27 +33,27 @@ def open_session(folder: Path, manifest: Manifest, device: str | None = None) ->
     chosen = device or ("ALL" if sys.platform == "darwin" else "declared")
     if chosen.lower() in EVALUATED:
         return EvaluatorSession(folder, manifest, chosen.lower())
-    if chosen.upper() not in UNITS:
-        raise unknown("Core ML device", chosen, (*UNITS, *EVALUATED))
+    if chosen.upper() not in COMPUTE_UNITS:
+        raise unknown("Core ML device", chosen, (*COMPUTE_UNITS, *EVALUATED))
     return RuntimeSession(folder, manifest, chosen.upper())
 
 
 def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) -> Iterator[tuple[str, np.ndarray]]:
     """Every layer's, quantizer's and task's values for one frame, with the batch axis, by torch's names.
 
-    By the evaluator on any machine, since Core ML itself gives the maps alone.
+    The evaluator computes them on any machine, because Core ML returns only the maps.
     """
     from edgemtl.targets.coreml.readback import activations
 
     session = EvaluatorSession(folder, manifest, device)
     read = session.program.package
     names = {task: task for task in manifest.tasks}
-    names |= json.loads(read.metadata.get(LAYERS, "{}")) | activations(read)
+    names |= json.loads(read.metadata.get(LAYERS_KEY, "{}")) | activations(read)
     places: Counter[str] = Counter()
     for value, made in session.tensors(frame):
         if value in names:
             name = names[value]
-            yield ledger.place(name, places[name]), made
+            yield ledger.node_name(name, places[name]), made
             places[name] += 1
 
 

@@ -13,7 +13,7 @@ from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import Original, Session, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import webgpu
+from edgemtl.targets.onnx import cpu, webgpu
 from edgemtl.threads import threads
 
 FILE = "model.onnx"
@@ -32,16 +32,17 @@ class ONNX(Target):
         model = _onnx.build(original, "onnx")
         import onnx
 
-        onnx.save(model, folder / FILE)
         if original.precision != "int8":
+            onnx.save(cpu.spelled_out(model), folder / FILE)
             return [FILE]
+        onnx.save(cpu.spelled_out(cpu.rewritten(model)), folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         return [FILE, WEBGPU]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What each file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return {FILE: _onnx.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
+            return {FILE: cpu.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
         """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
@@ -79,7 +80,7 @@ class ONNX(Target):
         """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`."""
         name = _device(folder, device)
         with needs("onnx"):
-            more = webgpu.places if DEVICES[name] == WEBGPU else None
+            more = webgpu.places if DEVICES[name] == WEBGPU else cpu.places
             yield from _onnx.tensors(folder / DEVICES[name], frame, list(manifest.tasks), more)
 
 

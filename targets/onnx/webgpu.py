@@ -51,7 +51,7 @@ def rewritten(model: Any) -> Any:
         if node.op_type == "QuantizeLinear":
             x, scale = node.input[0], constants[node.input[1]]
             assert scale.shape == () and not constants[node.input[2]].any()
-            name, step = ledger.name(node.name.removesuffix(_onnx.QUANTIZE)), node.input[1]
+            name, step = ledger.entry_name(node.name.removesuffix(_onnx.QUANTIZE)), node.input[1]
             kind = "Div"
             if _power_of_two(scale):
                 kind, step = "Mul", constant(f"{name}/reciprocal", 1 / scale)
@@ -141,4 +141,4 @@ def _found(node: Any, chain: list[Any], constants: dict[str, np.ndarray], readin
         problem = f"it begins with {into.op_type} {step:.9g}, and its scale is {scale:.9g}"
     readers = tuple(map(_onnx.called, reading.readers(node.output[0])))
     reads = (reading.above(into.input[:1]),)
-    return Found(ledger.name(node.name), "activation", 8, None, scale, None, readers, reads, problem)
+    return Found(ledger.entry_name(node.name), "activation", 8, None, scale, None, readers, reads, problem)

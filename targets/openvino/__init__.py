@@ -68,7 +68,7 @@ class OpenVINO(Target):
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
-        words, overflows = processor.describe(), processor.overflows()
+        words, overflows = processor.describe_instructions(), processor.overflows()
         if processor.arm():
             return f"{words}: int8 kernels round up between two codes; int8 artifacts compute in float, slower"
         if not processor.x86():

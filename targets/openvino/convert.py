@@ -14,9 +14,9 @@ import openvino as ov
 import torch
 
 from edgemtl import ledger
-from edgemtl.quantization.names import name_in, named, natural
+from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import deformable
+from edgemtl.targets.openvino import attention, deformable, norms
 from edgemtl.targets.openvino.session import BIN, XML, nodes
 
 NARROW = 4  # channels
@@ -25,7 +25,7 @@ SMALL = 1 << 20  # bytes
 
 def convert(original: Original, folder: Path) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
-    with torch.no_grad(), warnings.catch_warnings(), named(original.deployed.network):
+    with torch.no_grad(), warnings.catch_warnings(), tagged(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
         # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
         shape = (1, 3, *original.size)
@@ -38,6 +38,8 @@ def convert(original: Original, folder: Path) -> list[str]:
     _enlarge_narrow_maps_by_matrices(model)
     _fold_sizes(model)
     made = deformable.lower(model)
+    norms.over_channels(model)
+    attention.channels_last(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
@@ -147,7 +149,7 @@ def _name_quantized(model: Any) -> None:
     for node in sorted(model.get_ordered_ops(), key=lambda node: natural(node.get_friendly_name())):
         name = name_in(node.get_friendly_name()) if node.get_type_name() in ("FakeQuantize", "Multiply") else None
         if name:
-            node.set_friendly_name(ledger.place(name, places[name]))
+            node.set_friendly_name(ledger.node_name(name, places[name]))
             places[name] += 1
 
 

@@ -51,6 +51,11 @@ def lower(model: Any) -> dict[str, int]:
         done = {"split": split, "native": sample_natively}[form](operator) if form != "grid-sample" else True
         form = form if done else "grid-sample"
         found[form] = found.get(form, 0) + 1
+    for exact in of_codes(model):
+        groups, channels, height, width = exact.data.get_shape()
+        form = fastest("openvino", groups * channels, height, width, groups)
+        form = "split" if form == "split" and split_codes(exact) else "grid-sample"
+        found[form] = found.get(form, 0) + 1
     return found
 
 
@@ -97,6 +102,57 @@ def split(operator: Operator) -> bool:
         pairs = op.reshape(offsets, op.constant([operator.groups // parts, 2, height, width]), False)
         grid = op.transpose(op.add(pairs, placed), op.constant([0, 2, 3, 1]))
         read.append(op.grid_sample(maps[part], grid, operator.sample.get_attributes()))
+    _replace(operator.sample, op.concat(read, 0))
+    return True
+
+
+class OfCodes(NamedTuple):
+    """The nodes of one deformable operator of the exact form: its offsets are codes, which are scaled and moved."""
+
+    sample: Any  # GridSample
+    pairs: Any  # output (G, 2, h, w) of codes
+    steps: list[tuple[str, np.ndarray]]  # Multiply and Add with constants of four axes, in their order
+    data: Any  # output (G, C / G, H, W)
+
+
+def of_codes(model: Any) -> list[OfCodes]:
+    """Every such operator of a model, for one image."""
+    found = []
+    for sample in model.get_ordered_ops():
+        turned = sample.input_value(1).get_node() if sample.get_type_name() == "GridSample" else None
+        if turned is None or turned.get_type_name() != "Transpose":
+            continue
+        steps: list[tuple[str, np.ndarray]] = []
+        node = turned.input_value(0).get_node()
+        while node.get_type_name() in ("Multiply", "Add"):
+            constant = _array(node.input_value(1))
+            if constant is None or constant.ndim != 4:
+                break
+            steps.insert(0, (node.get_type_name(), constant))
+            node = node.input_value(0).get_node()
+        rounds = node.get_type_name() == "Reshape" and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
+        turns = _array(turned.input_value(1)).tolist() == [0, 2, 3, 1]
+        if rounds and turns and len(node.get_output_shape(0)) == 4 and node.get_output_shape(0)[1] == 2:
+            found.append(OfCodes(sample, node.output(0), steps, sample.input_value(0)))
+    return found
+
+
+def split_codes(operator: OfCodes) -> bool:
+    """What `split` does, of codes that one layer has made: a quarter of a grid's bytes, so that layer stays whole."""
+    from openvino import opset13 as op
+
+    groups, _, height, width = operator.pairs.get_shape()
+    parts = _parts(groups, 1, groups * height * width * 8)
+    if parts == 1:
+        return False
+    maps, pairs = (op.split(x, op.constant(0), parts).outputs() for x in (operator.data, operator.pairs))
+    read = []
+    for part, (map, grid) in enumerate(zip(maps, pairs, strict=True)):
+        for kind, constant in operator.steps:
+            own = constant if len(constant) == 1 else np.split(constant, parts)[part]
+            grid = (op.multiply if kind == "Multiply" else op.add)(grid, op.constant(np.ascontiguousarray(own)))
+        turned = op.transpose(grid, op.constant([0, 2, 3, 1]))
+        read.append(op.grid_sample(map, turned, operator.sample.get_attributes()))
     _replace(operator.sample, op.concat(read, 0))
     return True
 

@@ -46,7 +46,7 @@ class _Above:
         self.nodes = {node.get_friendly_name(): node for node in nodes}
         named = [node for node in nodes if node.get_type_name() == "FakeQuantize"]
         named += [step for _, convert in _decoded(nodes) for step in _scaled(convert)]
-        self.names = {node.get_friendly_name(): ledger.name(node.get_friendly_name()) for node in named}
+        self.names = {node.get_friendly_name(): ledger.entry_name(node.get_friendly_name()) for node in named}
 
     def __call__(self, nodes: Iterable[Any]) -> tuple[str, ...]:
         return ledger.sources([node.get_friendly_name() for node in nodes], self.names.get, self._before)
@@ -59,7 +59,7 @@ class _Above:
 def _activation(node: Any, above: _Above) -> Found:
     low, high, low_out, high_out = (_constant(node, port) for port in range(1, 5))
     readers = tuple(sorted(reader.get_friendly_name() for reader in _readers(node)))
-    plain = Found(ledger.name(node.get_friendly_name()), "activation", 8, None, ledger.NO_SCALE, None, readers)
+    plain = Found(ledger.entry_name(node.get_friendly_name()), "activation", 8, None, ledger.NO_SCALE, None, readers)
     plain = plain._replace(reads=(above(_inputs(node)[:1]),))
     if low is None or high is None or low_out is None or high_out is None:
         return plain._replace(problem="its range is no constant")
@@ -92,7 +92,7 @@ def _weight(constant: Any, convert: Any, above: _Above) -> Found:
         return plain._replace(problem="codes without a scale")
     [multiply] = multiplies
     scale = _constant(multiply, 1)
-    name, layers = ledger.name(multiply.get_friendly_name()), _readers(multiply)
+    name, layers = ledger.entry_name(multiply.get_friendly_name()), _readers(multiply)
     readers = tuple(sorted(layer.get_friendly_name() for layer in layers))
     reads = tuple(tuple(other for other in above(_inputs(layer)) if other != name) for layer in layers)
     plain = plain._replace(name=name, readers=readers, reads=reads)
@@ -166,7 +166,7 @@ def places(model: Any) -> dict[str, Any]:
             continue
         calls = [name for name in names if NUMBER.sub("", name) == last]
         for index, name in enumerate(sorted(calls, key=lambda name: _number(name))):
-            found[ledger.place(path, index)] = nodes[name].output(0)
+            found[ledger.node_name(path, index)] = nodes[name].output(0)
     return found
 
 

@@ -13,6 +13,7 @@ from edgemtl import show
 from edgemtl.device import processor
 from edgemtl.errors import UsageError, reading, unknown
 from edgemtl.target import How, Session
+from edgemtl.targets.openvino import cache
 from edgemtl.threads import threads
 
 XML, BIN = "model.xml", "model.bin"
@@ -60,7 +61,7 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
 
 
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
-    """What compiles the model (or the IR in a file), or parts of it, for a device, and the device's name in full."""
+    """What compiles the model (or the IR in a file) for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
@@ -78,10 +79,11 @@ def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[A
 
     def compiled(model: Any) -> Any:
         with reading(model if isinstance(model, Path) else "the network", f"OpenVINO, for {name}:{arithmetic},"):
-            made = core.compile_model(model, name, options)
+            kept = isinstance(model, Path)  # and not changed since
+            made = cache.compile(core, model, name, options) if kept else core.compile_model(model, name, options)
             # The option is none of the documented ones, so another version may do without it.
-            if arithmetic == FLOAT and (kept := _int8_products(made)):
-                raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {kept} layers still use them")
+            if arithmetic == FLOAT and (layers := _int8_products(made)):
+                raise UsageError(f"this OpenVINO does not switch its int8 kernels off: {layers} layers still use them")
             return made
 
     return compiled, f"{name} ({arithmetic}, {hint})"
@@ -121,7 +123,7 @@ def _problem(core: Any, model: Any) -> str | None:
     if not (processor.arm() or processor.overflows() is not False):
         return None
     model = read(core, model) if isinstance(model, Path) else model
-    kernels = f"the int8 kernels for this CPU ({processor.describe()})"
+    kernels = f"the int8 kernels for this CPU ({processor.describe_instructions()})"
     if processor.arm() and nodes(model, "FakeQuantize"):
         return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even
     return f"8-bit weights can overflow in {kernels}" if _may_overflow(model) else None

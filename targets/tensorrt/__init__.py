@@ -27,7 +27,7 @@ DEVICES = ("AUTO", "TensorRT", "CPU", "CPU:fp16")
 # How far the float16 twin may lie from the float32 file on smooth frames, RMS as a share of the map's own. Not of its
 # standard deviation, which `verify` takes on real frames: on these, maps are nearly flat, and float16 weights alone,
 # with float32 arithmetic in OpenVINO, move nyud_mqtransformer_edge's depth by 2 % of it.
-DRIFT = 2e-2
+MAP_DRIFT = 2e-2
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class TensorRT(Target):
     def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the models' metadata_props.
 
-        UsageError for an arithmetic that there is not. CheckFailed where the lint finds something that TensorRT refuses
-        or computes otherwise, where float16 cannot hold a constant, or where the float16 twin, in ONNX Runtime, is too
-        far from the float32 file.
+        UsageError for an unknown arithmetic. CheckFailed if the lint finds something that TensorRT refuses or computes
+        differently, if float16 cannot hold a constant, or if the float16 twin's maps in ONNX Runtime are too far from
+        the float32 file's.
         """
         model = _onnx.build(original, "tensorrt")
         import onnx
@@ -68,27 +68,27 @@ class TensorRT(Target):
             raise unknown("arithmetic", arithmetic, ARITHMETIC)
         exact = precision == "int8" and bool(getattr(original.deployed, "is_exact", False))
         half = precision != "fp32" and (arithmetic == "float16" or (arithmetic == "auto" and not exact))
-        made = {} if precision == "fp16" else {ONNX: model}
+        models = {} if precision == "fp16" else {ONNX: model}
         if half or precision == "fp16":
-            made[TYPED] = _fp16.typed(model)
-            _same(model, made[TYPED], original.size)
-        for name, written in made.items():
-            for version in _versions(name, precision, TYPED in made):
+            models[TYPED] = _fp16.typed(model)
+            _same(model, models[TYPED], original.size)
+        for name, written in models.items():
+            for version in _versions(name, precision, TYPED in models):
                 worst = lint.fatal(lint.lint(written, version))
                 if worst:
                     raise CheckFailed(f"{name} is not for TensorRT {version}: {lint.summary(worst)}")
             onnx.save(written, folder / name)
         graph = Graph(model)
         float32 = [node.name for node in (*graph.coordinates(), *graph.of("GridSample")) if node.name]
-        (folder / SCRIPT).write_text(devices.script(precision, sorted(float32), TYPED in made), encoding="utf-8")
-        return [*made, SCRIPT]
+        (folder / SCRIPT).write_text(devices.script(precision, sorted(float32), TYPED in models), encoding="utf-8")
+        return [*models, SCRIPT]
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> Session:
-        """A session of TensorRT where it and a GPU are there, else of ONNX Runtime on the same file, as a stand-in.
+        """A session of TensorRT, if it and a GPU are there; else of ONNX Runtime on the same file, as a stand-in.
 
-        `device`: "TensorRT" insists on it, "CPU" takes the stand-in, "CPU:fp16" the stand-in on the float16 twin; the
-        default, "AUTO", says which it took. UsageError for another device or where TensorRT was asked for and cannot
-        run, with the reason.
+        `device`: "TensorRT" takes nothing else, "CPU" the stand-in, "CPU:fp16" the stand-in on the float16 twin. The
+        default, "AUTO", prints which one it took. UsageError for another device, and with the reason if "TensorRT"
+        cannot run.
         """
         name = _device(device)
         if name in ("AUTO", "TensorRT"):
@@ -102,9 +102,9 @@ class TensorRT(Target):
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact: each file is built somewhere."""
-        asked = _device(device)
-        ran = _file(folder, manifest, asked).name
-        if asked in ("AUTO", "TensorRT") and engine.missing() is None:
+        choice = _device(device)
+        ran = _file(folder, manifest, choice).name
+        if choice in ("AUTO", "TensorRT") and engine.missing() is None:
             ran = devices.file(manifest.precision, engine.version(), (folder / TYPED).is_file())
         stand_ins = {ONNX: "CPU", TYPED: "CPU:fp16"}
         return [name for file, name in stand_ins.items() if file != ran and (folder / file).is_file()]
@@ -159,23 +159,23 @@ class TensorRT(Target):
 def _check_of_twin(folder: Path) -> Check:
     """Whether the float16 twin is what the float32 file becomes, in every operation and constant.
 
-    Running it shows little: in float16 a map may be far from torch's. The float32 file may not.
+    Running the twin shows little, because in float16 a map may be far from torch's.
     """
     import onnx
 
     from edgemtl.targets.tensorrt import _fp16
 
     try:
-        wanted = _fp16.typed(onnx.load(folder / ONNX)).graph
+        twin = _fp16.typed(onnx.load(folder / ONNX)).graph
     except CheckFailed as error:
         return Check(f"{TYPED} from {ONNX}", False, str(error))
-    got = onnx.load(folder / TYPED).graph
+    graph = onnx.load(folder / TYPED).graph
     for kind in ("node", "initializer", "input", "output"):
-        for one, other in zip_longest(getattr(got, kind), getattr(wanted, kind)):
+        for one, other in zip_longest(getattr(graph, kind), getattr(twin, kind)):
             if one != other:
                 name = next(made.name for made in (one, other) if made is not None)
                 return Check(f"{TYPED} from {ONNX}", False, f"{kind} {name} is not that of {ONNX} in float16")
-    return Check(f"{TYPED} from {ONNX}", True, f"each of {len(got.node)} operations is that of {ONNX} in float16")
+    return Check(f"{TYPED} from {ONNX}", True, f"each of {len(graph.node)} operations is that of {ONNX} in float16")
 
 
 def _device(text: str | None) -> str:
@@ -187,10 +187,10 @@ def _device(text: str | None) -> str:
 
 def _file(folder: Path, manifest: Manifest, device: str) -> Path:
     """The file that the stand-in runs."""
-    there = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
-    wanted = TYPED if device == "CPU:fp16" else there[0] if there else ONNX
-    if there and wanted not in there:
-        raise UsageError(f"{folder} is {manifest.precision} and has no {wanted}; --device CPU runs {there[0]}")
+    files = [file for file in (ONNX, TYPED) if (folder / file).is_file()]
+    wanted = TYPED if device == "CPU:fp16" else files[0] if files else ONNX
+    if files and wanted not in files:
+        raise UsageError(f"{folder} is {manifest.precision} and has no {wanted}; --device CPU runs {files[0]}")
     return folder / wanted
 
 
@@ -212,7 +212,7 @@ class StandIn(Session):
 
 
 def cast_first(model: Any) -> None:
-    """Makes Cast the first to read the camera's uint8, in place: TensorRT converts an input of that type, no more."""
+    """Puts a Cast before all readers of the camera's uint8, in place: TensorRT only converts inputs of that type."""
     [frame] = model.graph.input
     nodes = model.graph.node
     first = [node for node in nodes if frame.name in node.input]
@@ -237,7 +237,7 @@ def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:
 
 
 def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool = False) -> Any:
-    """ONNX Runtime on a model as it is written: optimised, it moves Q/DQ about, and its float16 overflowed (1.31)."""
+    """ONNX Runtime without optimisation, which would move Q/DQ, and whose float16 overflowed (1.31)."""
     with needs("tensorrt"):
         import onnxruntime
 
@@ -252,8 +252,8 @@ def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool 
 def _same(model: Any, twin: Any, size: Size) -> None:
     """CheckFailed where the float16 twin computes other maps than the model, in ONNX Runtime on smooth frames.
 
-    In an int8 model a value near a tie may take the next step, and steps add up: so do two optimisation levels of ONNX
-    Runtime differ on one and the same file. Twice their difference is allowed on top of DRIFT.
+    In an int8 model a value near a tie may round the other way, and such steps add up. Two optimisation levels of ONNX
+    Runtime differ in this way on the same file. The twin may differ by twice that, on top of MAP_DRIFT.
     """
     first, again, second = (
         _runtime(m.SerializeToString(), optimised=optimised)
@@ -268,7 +268,7 @@ def _same(model: Any, twin: Any, size: Size) -> None:
             if np.issubdtype(wanted.dtype, np.floating):
                 noise, off = (float(np.sqrt(np.mean((map - wanted) ** 2))) for map in (other, got))
                 rms = max(float(np.sqrt(np.mean(wanted**2))), 1e-12)
-                if off > DRIFT * rms + 2 * noise + 1e-6:
+                if off > MAP_DRIFT * rms + 2 * noise + 1e-6:
                     raise CheckFailed(f"{TYPED}: {name} is off by {off / rms:.2g} of its RMS in float16")
 
 

@@ -1,8 +1,8 @@
-"""A model whose tensors say float16 themselves, which is how TensorRT 11 is told its precision (10.x: strongly typed).
+"""A model whose tensors have the type float16, by which TensorRT 11 knows its precision (10.x: strongly typed).
 
-Float32 stay: what leads from the camera to the first layer (a mean of 123.675 is not a float16 number), the sampling
-coordinates and GridSample itself (TensorRT wants its two inputs of one type, and in float16 a position far from the
-middle is off by a sixteenth of a pixel in a map of 128), sums of squares and what follows them, and the outputs.
+Four parts stay float32. The operations from the camera to the first layer: a mean of 123.675 is not a float16 number.
+The sampling coordinates and GridSample: TensorRT wants both its inputs of one type, and in float16 a position far from
+the middle is off by a sixteenth of a pixel in a map of 128. Sums of squares and what follows them. The outputs.
 
 With Q/DQ the file needs opset 19, the first whose QuantizeLinear takes float16. A Cast between DequantizeLinear and its
 layer would keep TensorRT from fusing the two into an int8 kernel.
@@ -15,10 +15,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgemtl.errors import CheckFailed
-from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, label
+from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, readable_name
 
 OPSET, IR = 19, 9  # with Q/DQ
-LARGEST = 65504.0
+LARGEST_FLOAT16 = 65504.0
 FLOAT32 = {"Exp", "Log", "Pow", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceSumSquare"}
 # Their other float inputs have a type of their own.
 FIRST_ALONE = {"Resize"}
@@ -27,13 +27,13 @@ FIRST_ALONE = {"Resize"}
 def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     """A float16 twin of a float32 model with or without Q/DQ; inputs and outputs keep their types.
 
-    CheckFailed, naming it, for a constant that float16 cannot hold, a scale it would round, or control flow.
+    CheckFailed for a constant that float16 cannot hold, a scale that it would round (both named), or control flow.
     """
     model = _opset19(model) if any(n.op_type == "QuantizeLinear" for n in model.graph.node) else _copy(model)
     _constants_as_initializers(model)
     graph = Graph(model)
     float32 = _float32(graph)
-    made: list[NodeProto] = []
+    nodes: list[NodeProto] = []
     casts: dict[tuple[str, int], str] = {}
     initializers = {proto.name: proto for proto in model.graph.initializer}
     constants: dict[tuple[str, int], str] = {}
@@ -41,27 +41,27 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
     types = {name: graph.type(name) for name in graph.inputs}
     scales = {node.input[1] for node in graph.of("QuantizeLinear", "DequantizeLinear")}
 
-    def constant(name: str, wanted: int) -> str:
+    def constant(name: str, kind: int) -> str:
         """The name under which a float32 constant is kept in the type wanted."""
-        if (name, wanted) not in constants:
+        if (name, kind) not in constants:
             other = f"{name}/float32" if (name, TensorProto.FLOAT16) in constants else f"{name}/float16"
             new = name if name not in kept else other
             value = numpy_helper.to_array(initializers[name])
-            if name in scales and wanted == TensorProto.FLOAT16:
+            if name in scales and kind == TensorProto.FLOAT16:
                 _exact(value, name)
-            kept[new] = numpy_helper.from_array(value if wanted == TensorProto.FLOAT else _half(value, name), new)
-            constants[name, wanted] = new
-        return constants[name, wanted]
+            kept[new] = numpy_helper.from_array(value if kind == TensorProto.FLOAT else _half(value, name), new)
+            constants[name, kind] = new
+        return constants[name, kind]
 
     def cast(name: str, wanted: int) -> str:
         if (name, wanted) not in casts:
             casts[name, wanted] = new = f"{name}/{'float16' if wanted == TensorProto.FLOAT16 else 'float32'}"
-            made.append(helper.make_node("Cast", [name], [new], f"{new}/Cast", to=wanted))
+            nodes.append(helper.make_node("Cast", [name], [new], f"{new}/Cast", to=wanted))
         return casts[name, wanted]
 
     for node in graph.nodes:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            raise CheckFailed(f"{label(node)}: a float16 twin of a model with control flow is not made")
+            raise CheckFailed(f"{readable_name(node)}: a float16 twin of a model with control flow is not made")
         wanted = TensorProto.FLOAT if node.output[0] in float32 else TensorProto.FLOAT16
         new = NodeProto()
         new.CopyFrom(node)
@@ -78,14 +78,14 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
         for a in new.attribute:
             if node.op_type == "Cast" and a.name == "to" and a.i == TensorProto.FLOAT:
                 a.i = wanted
-        made.append(new)
+        nodes.append(new)
         for name in node.output:
             types[name] = wanted if graph.type(name) == TensorProto.FLOAT else graph.type(name)
     for output in model.graph.output:
         if output.type.tensor_type.elem_type == TensorProto.FLOAT and types[output.name] == TensorProto.FLOAT16:
-            _end_in_float32(made, output.name)
+            _end_in_float32(nodes, output.name)
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(made)
+    model.graph.node.extend(nodes)
     model.graph.initializer.extend(kept.values())
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -106,8 +106,10 @@ def _float32(graph: Graph) -> set[str]:
 
 
 def _half(value: np.ndarray, name: str) -> np.ndarray:
-    if (np.abs(value[np.isfinite(value)]) > LARGEST).any():
-        raise CheckFailed(f"{name}: {np.abs(value).max():g} is beyond float16, whose largest number is {LARGEST:g}")
+    if (np.abs(value[np.isfinite(value)]) > LARGEST_FLOAT16).any():
+        raise CheckFailed(
+            f"{name}: {np.abs(value).max():g} is beyond float16, whose largest number is {LARGEST_FLOAT16:g}"
+        )
     return value.astype(np.float16)
 
 
@@ -146,14 +148,14 @@ def _opset19(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _constants_as_initializers(model: onnx.ModelProto) -> None:
     graph = Graph(model)
-    stored = {made.name for made in model.graph.initializer}
+    stored = {tensor.name for tensor in model.graph.initializer}
     for name in graph.constants():
         value = graph.constant(name)
         if name not in stored and value is not None:
             model.graph.initializer.append(numpy_helper.from_array(value, name))
-    kept = [node for node in model.graph.node if node.op_type != "Constant"]
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(nodes)
 
 
 def _end_in_float32(nodes: list[NodeProto], output: str) -> None:

@@ -1,4 +1,4 @@
-"""An ONNX graph as the lint and the float16 pass read it: who makes and who reads a tensor, its type and shape."""
+"""An ONNX graph for the lint and the float16 pass: which nodes compute and read a tensor, its type and shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper, shape_inf
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_NUMBERS = (AttributeProto.SPARSE_TENSOR, AttributeProto.STRING, AttributeProto.STRINGS)  # as a Constant's value
-COORDINATES = "/coordinates/"  # in the names of the nodes of a module that turns offsets into a grid
+COORDINATES_PATH = "/coordinates/"  # in the names of the nodes of a module that turns offsets into a grid
 
 
 class Graph:
@@ -86,12 +86,12 @@ class Graph:
         return list(found.values())
 
     def coordinates(self) -> list[NodeProto]:
-        """What computes the grids of GridSample: everything between them and the layers that give the offsets."""
+        """The nodes that compute the grids of GridSample, from the layers that compute the offsets on."""
         grids = [node.input[1] for node in self.of("GridSample")]
-        return self.upstream(grids, lambda node: node.op_type in WEIGHTED and COORDINATES not in node.name)
+        return self.upstream(grids, lambda node: node.op_type in WEIGHTED and COORDINATES_PATH not in node.name)
 
 
-def label(node: NodeProto) -> str:
+def readable_name(node: NodeProto) -> str:
     """How a message calls a node."""
     return node.name or f"{node.op_type} -> {node.output[0]}"
 

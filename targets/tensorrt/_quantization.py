@@ -1,4 +1,4 @@
-"""The lint's rules about QuantizeLinear and DequantizeLinear. Each finds (where, what) in a Graph, for a version."""
+"""The lint's rules about QuantizeLinear and DequantizeLinear. A rule yields (where, what) for a Graph and version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Iterator
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, label
+from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, readable_name
 from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
 
 GUIDE = "NVIDIA TensorRT, Working with Quantized Types"
@@ -37,7 +37,7 @@ def _source(graph: Graph, node: NodeProto) -> str:
 def computed_scale(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in _both(graph):
         if graph.constant(node.input[1]) is None:
-            yield label(node), "the scale is computed, not a constant"
+            yield readable_name(node), "the scale is computed, not a constant"
 
 
 def impossible_scale(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -45,7 +45,7 @@ def impossible_scale(graph: Graph, version: Version) -> Iterator[Finding]:
         scale = graph.constant(node.input[1])
         if scale is not None and not ((scale > 0) & np.isfinite(scale)).all():
             wrong = scale[~((scale > 0) & np.isfinite(scale))]
-            yield label(node), f"scale {float(wrong.reshape(-1)[0]):g}; it must be positive and finite"
+            yield readable_name(node), f"scale {float(wrong.reshape(-1)[0]):g}; it must be positive and finite"
 
 
 def shifted(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -53,20 +53,20 @@ def shifted(graph: Graph, version: Version) -> Iterator[Finding]:
         zero = _zero_point(graph, node)
         if zero is not None and zero.astype(np.int64).any():
             wrong = int(zero.astype(np.int64)[np.nonzero(zero)][0]) if zero.ndim else int(zero)
-            yield label(node), f"zero point {wrong}; only 0 is supported"
+            yield readable_name(node), f"zero point {wrong}; only 0 is supported"
 
 
 def computed_zero_point(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in _both(graph):
         if len(node.input) > 2 and node.input[2] and _zero_point(graph, node) is None:
-            yield label(node), "the zero point is computed, not a constant"
+            yield readable_name(node), "the zero point is computed, not a constant"
 
 
 def unequal_sizes(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in _both(graph):
         scale, zero = graph.constant(node.input[1]), _zero_point(graph, node)
         if scale is not None and zero is not None and scale.size != zero.size:
-            yield label(node), f"{scale.size} scales and {zero.size} zero points"
+            yield readable_name(node), f"{scale.size} scales and {zero.size} zero points"
 
 
 def unsigned(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -74,36 +74,42 @@ def unsigned(graph: Graph, version: Version) -> Iterator[Finding]:
         zero = _zero_point(graph, node)
         if zero is not None:
             if zero.dtype == np.uint8 and not zero.any():
-                yield label(node), "uint8 becomes int8 with the same scale: everything over 127 steps is clipped"
+                yield (
+                    readable_name(node),
+                    "uint8 becomes int8 with the same scale: everything over 127 steps is clipped",
+                )
         elif len(node.input) < 3 and attribute(node, "output_dtype", 0) in (0, TensorProto.UINT8):
-            yield label(node), "no zero point means uint8, which becomes int8: over 127 steps is clipped"
+            yield readable_name(node), "no zero point means uint8, which becomes int8: over 127 steps is clipped"
 
 
 def unsigned_codes(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(DEQUANTIZE):
         stored = graph.maker.get(node.input[0]) is None
         if stored and graph.type(node.input[0]) == TensorProto.UINT8:
-            yield label(node), "stored codes are uint8; only int8 is supported"
+            yield readable_name(node), "stored codes are uint8; only int8 is supported"
 
 
 def wide_codes(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(DEQUANTIZE):
         if graph.type(node.input[0]) == TensorProto.INT32:
-            yield label(node), "int32 codes; a bias must be stored as float"
+            yield readable_name(node), "int32 codes; a bias must be stored as float"
 
 
 def apart(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(QUANTIZE):
         others = [reader for reader in graph.readers[node.output[0]] if reader.op_type != DEQUANTIZE]
         if others:
-            yield label(node), f"{others[0].op_type} stands between QuantizeLinear and DequantizeLinear"
+            yield readable_name(node), f"{others[0].op_type} stands between QuantizeLinear and DequantizeLinear"
 
 
 def per_channel_activation(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(QUANTIZE):
         scale = graph.constant(node.input[1])
         if scale is not None and scale.size > 1 and graph.constant(node.input[0]) is None:
-            yield label(node), f"an activation with {scale.size} scales; one is supported, several are for weights"
+            yield (
+                readable_name(node),
+                f"an activation with {scale.size} scales; one is supported, several are for weights",
+            )
 
 
 def wrong_axis(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -112,26 +118,26 @@ def wrong_axis(graph: Graph, version: Version) -> Iterator[Finding]:
         while (maker := graph.maker.get(name)) is not None and maker.op_type == "Transpose":
             path.append(attribute(maker, "perm"))
             name = maker.input[0]
-        found = _quantized(graph, name)
-        if found is None or graph.constant(_source(graph, found)) is None:
+        quantizer = _quantized(graph, name)
+        if quantizer is None or graph.constant(_source(graph, quantizer)) is None:
             continue
-        scale, shape = graph.constant(found.input[1]), graph.shape(found.output[0])
+        scale, shape = graph.constant(quantizer.input[1]), graph.shape(quantizer.output[0])
         if scale is None or scale.size == 1 or not shape:
             continue
-        axis = attribute(found, "axis", 1) % len(shape)
+        axis = attribute(quantizer, "axis", 1) % len(shape)
         for perm in reversed(path):
             axis = list(perm or reversed(range(len(shape)))).index(axis)
         last = len(shape) - 1
         gemm = 0 if attribute(layer, "transB", 0) else 1
         wanted = {"Conv": 0, "ConvTranspose": 1, "Gemm": gemm, "MatMul": last}[layer.op_type]
         if axis != wanted:
-            yield label(layer), f"weight scales along axis {axis}, output channels along {wanted}"
+            yield readable_name(layer), f"weight scales along axis {axis}, output channels along {wanted}"
 
 
 def quantized_norm(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("LayerNormalization"):
         if any(_quantized(graph, tensor) for tensor in node.input[1:]):
-            yield label(node), "its scale or bias is quantized, which only adds work"
+            yield readable_name(node), "its scale or bias is quantized, which only adds work"
 
 
 def half_quantized(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -139,14 +145,14 @@ def half_quantized(graph: Graph, version: Version) -> Iterator[Finding]:
         data, weight = (_quantized(graph, tensor, "Transpose", "Reshape") for tensor in node.input[:2])
         if (data is None) != (weight is None):
             which = "weight" if data is None else "data"
-            yield label(node), f"only its {which} is quantized, so {node.op_type} computes in float"
+            yield readable_name(node), f"only its {which} is quantized, so {node.op_type} computes in float"
 
 
 def cast_between(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(*WEIGHTED):
         for tensor in node.input[:2]:
             if _quantized(graph, tensor) is None and _quantized(graph, tensor, "Cast") is not None:
-                yield label(node), "a Cast stands between DequantizeLinear and the layer, so they are not fused"
+                yield readable_name(node), "a Cast stands between DequantizeLinear and the layer, so they are not fused"
 
 
 def _int8_layer(graph: Graph, tensor: str) -> bool:
@@ -166,32 +172,32 @@ def _sums(graph: Graph) -> Iterator[tuple[NodeProto, str, str]]:
 def float_skip(graph: Graph, version: Version) -> Iterator[Finding]:
     for node, branch, skip in _sums(graph):
         if _int8_layer(graph, branch) and _quantized(graph, skip) is None and not _int8_layer(graph, skip):
-            yield label(node), "the skip connection is not quantized, so the sum is not fused into the layer"
+            yield readable_name(node), "the skip connection is not quantized, so the sum is not fused into the layer"
 
 
 def quantized_branch(graph: Graph, version: Version) -> Iterator[Finding]:
     for node, branch, skip in _sums(graph):
-        found = _quantized(graph, branch)
-        if found is not None and _quantized(graph, skip) and _int8_layer(graph, _source(graph, found)):
-            yield label(node), "Q/DQ between the layer and the sum keeps them from being fused"
+        quantizer = _quantized(graph, branch)
+        if quantizer is not None and _quantized(graph, skip) and _int8_layer(graph, _source(graph, quantizer)):
+            yield readable_name(node), "Q/DQ between the layer and the sum keeps them from being fused"
 
 
 def needless(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(DEQUANTIZE):
         if node.output[0] in graph.outputs:
-            yield label(node), "Q/DQ on an output"
+            yield readable_name(node), "Q/DQ on an output"
         for reader in graph.readers[node.output[0]]:
             if reader.op_type in ("GridSample", "LayerNormalization", "Softmax") and reader.input[0] == node.output[0]:
-                yield label(node), f"Q/DQ before {reader.op_type}, which computes in float"
+                yield readable_name(node), f"Q/DQ before {reader.op_type}, which computes in float"
 
 
 def unequal_scales(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Concat"):
-        found = [_quantized(graph, tensor) for tensor in node.input]
-        scales = [graph.constant(maker.input[1]) for maker in found if maker is not None]
+        quantizers = [_quantized(graph, tensor) for tensor in node.input]
+        scales = [graph.constant(maker.input[1]) for maker in quantizers if maker is not None]
         values = {float(scale) for scale in scales if scale is not None and scale.size == 1}
         if len(scales) == len(node.input) and len(values) > 1:
-            yield label(node), f"its inputs have {len(values)} different scales, so it computes in float"
+            yield readable_name(node), f"its inputs have {len(values)} different scales, so it computes in float"
 
 
 RULES = (

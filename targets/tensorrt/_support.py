@@ -1,8 +1,8 @@
-"""The lint's rules from onnx-tensorrt's list of operators: what is imported, since which release, within what limits.
+"""The lint's rules from onnx-tensorrt's list of operators: which it imports, since which release, within what limits.
 
-The list was read in the branches 8.5, 8.6 and 10.1, its change log up to 10.6. What the importer of TensorRT 11 takes
-of newer operators, and limits that the list leaves out, were seen in TensorRT-RTX, whose parser is of that line, on the
-small models that ONNX brings for each operator.
+The sources are the list in the branches 8.5, 8.6 and 10.1, and its change log up to 10.6. Which newer operators the
+importer of TensorRT 11 takes, and limits that the list leaves out, come from TensorRT-RTX, which has that parser: it
+ran on the small models that ONNX has for each operator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Iterator
 
 from onnx import TensorProto
 
-from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, label
+from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, readable_name
 from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
 
 LIST = "onnx-tensorrt docs/operators.md"
@@ -54,7 +54,7 @@ CONSTANT: dict[str, tuple[int, Version]] = {
     "Squeeze": (1, NEVER), "Unsqueeze": (1, NEVER), "CumSum": (1, NEVER), "OneHot": (1, NEVER), "Dropout": (2, NEVER),
     "STFT": (1, NEVER), "Slice": (3, (10, 3)), "Pad": (3, (10, 4)), "TopK": (1, (8, 6)),
 }  # fmt: skip
-COORDINATES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
+RESIZE_MODES = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
 TYPES = frozenset(
     (
         TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8,
@@ -74,76 +74,79 @@ def imported(graph: Graph, version: Version) -> Iterator[Finding]:
         if node.domain in ("", "ai.onnx") and node.op_type not in IMPORTED | OWN_RULES:
             first = SINCE.get(node.op_type)
             if first is None:
-                yield label(node), f"{node.op_type} is not imported"
+                yield readable_name(node), f"{node.op_type} is not imported"
             elif version < first:
-                yield label(node), f"{node.op_type} is imported from {'.'.join(map(str, first))} on"
+                yield readable_name(node), f"{node.op_type} is imported from {'.'.join(map(str, first))} on"
 
 
 def constants(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(*CONSTANT):
         index, until = CONSTANT[node.op_type]
         if version < until and len(node.input) > index and node.input[index] in graph.inputs:
-            yield label(node), f"{node.input[index]} of {node.op_type} must be a constant, and is an input of the model"
+            yield (
+                readable_name(node),
+                f"{node.input[index]} of {node.op_type} must be a constant, and is an input of the model",
+            )
 
 
 def dilations(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("AveragePool", "LpPool", "MaxPool"):
         wide = list(attribute(node, "dilations", []))
         if any(step != 1 for step in wide):
-            yield label(node), f"{node.op_type} with dilations {wide}"
+            yield readable_name(node), f"{node.op_type} with dilations {wide}"
 
 
 def norm_of_pool(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("LpPool", "LpNormalization", "GlobalLpPool"):
         if attribute(node, "p", 2) not in (1, 2):
-            yield label(node), f"{node.op_type} with p = {attribute(node, 'p')}; 1 and 2 are known"
+            yield readable_name(node), f"{node.op_type} with p = {attribute(node, 'p')}; 1 and 2 are known"
 
 
 def indices(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("MaxPool"):
         if any(node.output[1:]):
-            yield label(node), "MaxPool with its output of indices"
+            yield readable_name(node), "MaxPool with its output of indices"
 
 
 def resize_rules(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Resize"):
         rule = attribute(node, "coordinate_transformation_mode", "half_pixel")
-        if rule not in COORDINATES:
-            yield label(node), f"Resize with the coordinates {rule}; {', '.join(COORDINATES)} are known"
+        if rule not in RESIZE_MODES:
+            yield readable_name(node), f"Resize with the coordinates {rule}; {', '.join(RESIZE_MODES)} are known"
         if (policy := attribute(node, "keep_aspect_ratio_policy", "stretch")) != "stretch":
-            yield label(node), f"Resize with keep_aspect_ratio_policy {policy}; stretch alone is known"
+            yield readable_name(node), f"Resize with keep_aspect_ratio_policy {policy}; stretch alone is known"
 
 
 def training(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("BatchNormalization"):
         if attribute(node, "training_mode", 0):
-            yield label(node), "BatchNormalization in training mode"
+            yield readable_name(node), "BatchNormalization in training mode"
     for node in graph.of("Dropout"):
         mode = graph.constant(node.input[2]) if len(node.input) > 2 else None
         if mode is not None and mode.any():
-            yield label(node), "Dropout in training mode"
+            yield readable_name(node), "Dropout in training mode"
 
 
 def scattered(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("ScatterElements"):
         if attribute(node, "reduction", "none") != "none":
-            yield label(node), f"ScatterElements with reduction {attribute(node, 'reduction')}"
+            yield readable_name(node), f"ScatterElements with reduction {attribute(node, 'reduction')}"
 
 
 def unsorted(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("TopK"):
         if not attribute(node, "sorted", 1):
-            yield label(node), "TopK with sorted = 0"
+            yield readable_name(node), "TopK with sorted = 0"
 
 
 def recurrent(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("GRU", "LSTM", "RNN"):
-        there = list(attribute(node, "activations", []))
-        half = len(there) // 2
-        if attribute(node, "direction", "forward") == "bidirectional" and there[:half] != there[half:]:
-            yield label(node), f"{node.op_type} with other activations on the way back"
+        activations = list(attribute(node, "activations", []))
+        half = len(activations) // 2
+        if attribute(node, "direction", "forward") == "bidirectional" and activations[:half] != activations[half:]:
+            yield readable_name(node), f"{node.op_type} with other activations on the way back"
         if node.op_type == "LSTM" and attribute(node, "input_forget", 0):
-            yield label(node), "LSTM with input_forget"
+            yield readable_name(node), "LSTM with input_forget"
 
 
 def einsum(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -151,33 +154,33 @@ def einsum(graph: Graph, version: Version) -> Iterator[Finding]:
         equation = attribute(node, "equation", "").replace(" ", "")
         terms = equation.split("->")[0].split(",")
         if "." in equation or any(len(set(term)) < len(term) for term in terms):
-            yield label(node), f"Einsum with an ellipsis or a diagonal: {equation}"
+            yield readable_name(node), f"Einsum with an ellipsis or a diagonal: {equation}"
 
 
 def instance_norm(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("InstanceNormalization"):
         if any(graph.constant(name) is None for name in node.input[1:]):
-            yield label(node), "InstanceNormalization whose scale and bias are no constants"
+            yield readable_name(node), "InstanceNormalization whose scale and bias are no constants"
 
 
 def attention_outputs(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Attention"):
         if any(node.output[1:]):
-            yield label(node), "only the first output of Attention exists, and no other may be named"
+            yield readable_name(node), "only the first output of Attention exists, and no other may be named"
         if attribute(node, "softcap", 0.0) or attribute(node, "softmax_precision") is not None:
-            yield label(node), "Attention with softcap or softmax_precision"
+            yield readable_name(node), "Attention with softcap or softmax_precision"
 
 
 def range_types(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Range"):
         if graph.type(node.output[0]) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-            yield label(node), "Range of float16; float32 and integers are known"
+            yield readable_name(node), "Range of float16; float32 and integers are known"
 
 
 def truth_reduced(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(*REDUCTIONS):
         if graph.type(node.input[0]) == TensorProto.BOOL:
-            yield label(node), f"{node.op_type} of bool"
+            yield readable_name(node), f"{node.op_type} of bool"
 
 
 def foreign_values(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -186,7 +189,7 @@ def foreign_values(graph: Graph, version: Version) -> Iterator[Finding]:
             yield name, f"{TensorProto.DataType.Name(graph.type(name)).lower()} is no type of a constant"
     for node in graph.of("Cast"):
         if attribute(node, "to") not in TYPES:
-            yield label(node), f"Cast to {TensorProto.DataType.Name(attribute(node, 'to')).lower()}"
+            yield readable_name(node), f"Cast to {TensorProto.DataType.Name(attribute(node, 'to')).lower()}"
 
 
 def no_tensor(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -200,14 +203,14 @@ def bytes_computed(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.nodes:
         for name in node.input if node.op_type not in MOVES else ():
             if name not in graph.inputs and graph.type(name) == TensorProto.UINT8:
-                yield label(node), f"{node.op_type} of uint8"
+                yield readable_name(node), f"{node.op_type} of uint8"
                 break
 
 
 def odd_constants(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].type in NO_NUMBERS:
-            yield label(node), f"Constant given by {node.attribute[0].name}"
+            yield readable_name(node), f"Constant given by {node.attribute[0].name}"
 
 
 RULES = (

@@ -1,6 +1,6 @@
 """The CUDA runtime of the system, by ctypes: what cuda-python's functions of these names give, status first.
 
-So a board needs no package of which the version would have to be that of its CUDA.
+So a board needs no package whose version must match its CUDA.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIBRARIES = (
 )
 MAJOR, MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, …Minor
 PROPERTIES = 1 << 14  # bytes, many more than cudaDeviceProp has in any release; it begins with the GPU's name
-NAME = 256  # bytes
+NAME_BYTES = 256  # bytes
 
 
 def load() -> Runtime | None:
@@ -50,7 +50,7 @@ class Runtime:
         status = self._library.cudaGetDeviceProperties(block, device)
         status = status or self._library.cudaDeviceGetAttribute(byref(major), MAJOR, device)
         status = status or self._library.cudaDeviceGetAttribute(byref(minor), MINOR, device)
-        name = block.raw[:NAME].partition(b"\0")[0]
+        name = block.raw[:NAME_BYTES].partition(b"\0")[0]
         return status, SimpleNamespace(name=name, major=major.value, minor=minor.value)
 
     def cudaMemGetInfo(self) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """Jetson boards and what each JetPack brings them, as data: TensorRT's version decides opset, file and flags.
 
-What is marked `checked=False` was not found in a vendor's document.
+No vendor's document confirms the entries with `checked=False`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def major(tensorrt: str) -> int:
 def file(precision: str, tensorrt: str, half: bool = True) -> str:
     """The file of an artifact that a TensorRT of this version builds from; with `half` it computes in float16.
 
-    From 10 on networks can be strongly typed, and from 11 on they must be: then float16 is in the file.
+    From TensorRT 10 on a network can be strongly typed, from 11 on it must be: then the file itself says float16.
     """
     if precision == "fp32" or not half or (precision == "int8" and major(tensorrt) < 10):
         return ONNX

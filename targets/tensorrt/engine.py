@@ -1,7 +1,7 @@
 """The TensorRT engine of an artifact: built on the device when it is first opened, kept, and run without torch.
 
-An engine is of one TensorRT, one GPU and one ONNX file, and its file is named after them. Beside it lies a JSON file
-with the same facts in full and the engine's SHA-256, so that a stranger's or a damaged engine is never loaded.
+An engine belongs to one TensorRT, one GPU and one ONNX file, and its file is named after them. A JSON file beside it
+holds these facts in full and the engine's SHA-256, so that no other's or damaged engine is ever loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgemtl.target import How, Session
 from edgemtl.targets.tensorrt import cuda, devices
 
 CUDA = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
-LEAST = 256 << 20  # bytes of workspace; with less hardly any tactic is left
+LEAST_MEMORY = 256 << 20  # bytes of workspace; with less hardly any tactic is left
 
 
 class Facts(NamedTuple):
@@ -85,7 +85,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     if engine is None:
         show.err.print(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}", highlight=False)
         timing = place / f"timing-trt{facts.tensorrt}-sm{sm}.cache"
-        plan = build(trt, file, manifest.precision, workspace(free), timing, log, half)
+        plan = build(trt, file, manifest.precision, workspace_bytes(free), timing, log, half)
         store(place, facts, plan)
         engine = trt.Runtime(log).deserialize_cuda_engine(plan)
         if engine is None:
@@ -147,9 +147,9 @@ def sha256_of_path(folder: Path) -> str:
 def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None, log: Any, half: bool = True) -> bytes:
     """The serialized engine of an ONNX file, built with at most `memory` bytes of workspace.
 
-    Without `half` what is not int8 stays float32. UsageError with TensorRT's words where it refuses the file. `timing`
-    is a file of measured kernels, read where it is there and written back, which makes the next build of a changed
-    model short.
+    Without `half` everything that is not int8 stays float32. `timing` is a file of measured kernels: it is read, if it
+    exists, and written back, and makes the next build of a changed model short. UsageError with TensorRT's message if
+    it refuses the file.
     """
     typed = devices.major(trt.__version__) >= 10
     builder = trt.Builder(log)
@@ -225,20 +225,20 @@ def _monitor(trt: Any, bar: Any, stop: Stop) -> Any:
     return Monitor()
 
 
-def workspace(free: int) -> int:
+def workspace_bytes(free: int) -> int:
     """Bytes that a build may take: half of what is free on the GPU, which on a Jetson is the computer's own memory."""
     available = free
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    return max(LEAST, min(free, available) // 2)
+    return max(LEAST_MEMORY, min(free, available) // 2)
 
 
 # ---- running
 
 
 class TensorRTSession(Session):
-    """Maps of one frame at a time; threads wait for each other, since there is one place on the GPU for a frame."""
+    """Maps of one frame at a time; threads wait for each other, because the GPU holds one frame."""
 
     how: How = "executed"
     float32 = False  # nothing is known of what its kernels keep between layers
@@ -265,7 +265,7 @@ class TensorRTSession(Session):
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         with self._busy:
             maps = self._run(np.ascontiguousarray(frame))
-        return {name: made[0] for name, made in maps.items()}
+        return {name: batch[0] for name, batch in maps.items()}
 
     def _run(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         cuda, kind = self._cuda, self._cuda.cudaMemcpyKind
@@ -274,8 +274,8 @@ class TensorRTSession(Session):
         if not self._context.execute_async_v3(int(self._stream)):
             raise RuntimeError("TensorRT could not run the engine")
         maps = {name: np.empty(self._shapes[name], self._types[name]) for name in self._names}
-        for name, made in maps.items():
-            _call(cuda, "cudaMemcpyAsync", made.ctypes.data, self._memory[name], made.nbytes, to_host, self._stream)
+        for name, map in maps.items():
+            _call(cuda, "cudaMemcpyAsync", map.ctypes.data, self._memory[name], map.nbytes, to_host, self._stream)
         _call(cuda, "cudaStreamSynchronize", self._stream)
         return maps
 
@@ -292,9 +292,9 @@ def _cuda() -> Any:
     return cuda.load()
 
 
-def _call(cuda: Any, name: str, *given: Any) -> Any:
-    """What a function of the CUDA runtime gives back; RuntimeError with its status where it fails."""
-    status, *values = getattr(cuda, name)(*given)
+def _call(cuda: Any, name: str, *arguments: Any) -> Any:
+    """The result of a function of the CUDA runtime; RuntimeError with its status if it fails."""
+    status, *values = getattr(cuda, name)(*arguments)
     if int(status):
         raise RuntimeError(f"CUDA: {name} answered {getattr(status, 'name', status)}")
     return values[0] if values else None

@@ -1,6 +1,6 @@
-"""What TensorRT makes of an ONNX file, told from the file alone: rules with their sources, by TensorRT's version.
+"""What TensorRT does with an ONNX file, judged by the file alone: rules with their sources, by TensorRT's version.
 
-No TensorRT and no GPU are needed, and a clean file is no proof: the rules know what was documented or seen by others.
+This takes neither TensorRT nor a GPU. A clean file proves nothing: the rules know only what is documented or was seen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgemtl.targets.tensorrt.devices import JETPACKS
 
 SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
 FATAL = ("E", "S")
-DEFAULT = "10.3"
+DEFAULT_VERSION = "10.3"
 OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
 
 
@@ -32,7 +32,9 @@ class Problem(NamedTuple):
         return f"{self.rule.code} {SEVERITIES[self.rule.severity]}: {self.where}: {self.text} ({self.rule.source})"
 
 
-def report(file: Path, *, tensorrt: str | None = None, jetpack: str | None = None, as_json: bool = False) -> None:
+def print_findings(
+    file: Path, *, tensorrt: str | None = None, jetpack: str | None = None, as_json: bool = False
+) -> None:
     """Prints what the rules find in an ONNX file for a version of TensorRT, or for that of a JetPack.
 
     CheckFailed where something is refused or would be computed otherwise; UsageError for an unknown version.
@@ -44,7 +46,7 @@ def report(file: Path, *, tensorrt: str | None = None, jetpack: str | None = Non
         if jetpack not in versions:
             raise unknown("JetPack", jetpack, versions)
         tensorrt = versions[jetpack]
-    version = tensorrt or DEFAULT
+    version = tensorrt or DEFAULT_VERSION
     problems = lint(file, version)
     order = list(SEVERITIES)
     rows = [
@@ -72,7 +74,7 @@ def rules() -> tuple[Rule, ...]:
     return (*_operators.RULES, *_support.RULES, *_quantization.RULES)
 
 
-def lint(model: object, version: str = DEFAULT) -> list[Problem]:
+def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     """What the rules find in an onnx.ModelProto, the file's path or its bytes, for one version of TensorRT.
 
     UsageError for a file that is no ONNX model, or a version outside OLDEST to NEWEST.
@@ -80,7 +82,7 @@ def lint(model: object, version: str = DEFAULT) -> list[Problem]:
     >>> [problem.rule.code for problem in lint("runs/nyud/tensorrt/model.onnx", "10.3")]  # doctest: +SKIP
     ['P2', 'P2']
     """
-    asked = parse(version)
+    asked = parse_version(version)
     every = rules()
     from onnx.shape_inference import InferenceError
 
@@ -98,7 +100,7 @@ def lint(model: object, version: str = DEFAULT) -> list[Problem]:
     ]
 
 
-def parse(version: str) -> Version:
+def parse_version(version: str) -> Version:
     """ "10.3" and "10.3.0.26" as (10, 3); UsageError for what is no version or not one the rules know of."""
     parts = version.split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):

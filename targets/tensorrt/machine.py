@@ -1,4 +1,4 @@
-"""What a machine brings of what TensorRT takes: on a Jetson, beside what its JetPack should have brought."""
+"""What this machine has of what TensorRT needs; on a Jetson, compared with what its JetPack brings."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Is an ONNX file accepted by TensorRT's own parser and builder? Asked of TensorRT-RTX, which needs no GPU to build.
+"""Whether TensorRT's own parser and builder accept an ONNX file; TensorRT-RTX answers, which builds without a GPU.
 
-TensorRT-RTX's ONNX parser is the one of TensorRT 11, and it builds engines ahead of time for SM 8.6, the nearest to
-Orin's 8.7 that it offers. What it accepts can be imported and lowered to GPU code. It proves nothing about numbers,
+TensorRT-RTX has the ONNX parser of TensorRT 11. It builds engines ahead of time for SM 8.6, the nearest to Orin's 8.7
+that it offers. A file that it accepts can be imported and lowered to GPU code. That proves nothing about numbers,
 speed, int8 kernels, older parsers or DLA, and nothing has run on a Jetson.
 
-Each question is asked in a process of its own, since a native crash must not take the caller along and the first logger
-of a process gets the messages of all.
+Each file has a process of its own: a native crash must not end the caller, and the first logger of a process gets the
+messages of all files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANY = 500  # files for one process, whose command line has an end
 COMMAND = (sys.executable, "-m", "edgemtl.targets.tensorrt.parser")
 
 
-class Verdict(NamedTuple):
+class Opinion(NamedTuple):
     """What the parser and the builder said about one file."""
 
     parsed: bool
@@ -45,27 +45,27 @@ class Verdict(NamedTuple):
 
 
 def missing() -> str | None:
-    """Why nothing can be asked here, or None."""
+    """Why the parser cannot run here, or None."""
     if find_spec("tensorrt_rtx") is None:
         return 'tensorrt-rtx is not installed; pip install "edgemtl[tensorrt-check]"'
     return None
 
 
 def name() -> str:
-    """Who is asked, with its version."""
+    """The name of the parser, with its version."""
     try:
         return f"TensorRT-RTX {version(PACKAGE)}"
     except PackageNotFoundError:
         return "TensorRT-RTX"
 
 
-def ask(files: Sequence[Path], build: bool = True) -> list[Verdict]:
+def ask(files: Sequence[Path], build: bool = True) -> list[Opinion]:
     """One verdict for each file; a crash or a file that takes too long is an error of that file alone.
 
-    Without `build` the parser alone is asked.
+    Without `build` only the parser runs.
     """
     command = (*COMMAND, *(() if build else (PARSE,)))
-    verdicts: list[Verdict] = []
+    verdicts: list[Opinion] = []
     while len(verdicts) < len(files):
         rest = [str(file) for file in files[len(verdicts) :][:MANY]]
         try:
@@ -76,9 +76,9 @@ def ask(files: Sequence[Path], build: bool = True) -> list[Verdict]:
             problem = f"it took longer than {SECONDS:g} s"
         found = [json.loads(line) for line in output.splitlines() if line.startswith('{"parsed"')]
         for one in found:
-            verdicts.append(Verdict(**{**one, "errors": tuple(one["errors"]), "warnings": tuple(one["warnings"])}))
+            verdicts.append(Opinion(**{**one, "errors": tuple(one["errors"]), "warnings": tuple(one["warnings"])}))
         if len(found) < len(rest):
-            verdicts.append(Verdict(False, False, (f"{name()} gave no answer: {problem}",), (), 0.0))
+            verdicts.append(Opinion(False, False, (f"{name()} gave no answer: {problem}",), (), 0.0))
     return verdicts
 
 
@@ -101,7 +101,7 @@ def _main(files: Sequence[str]) -> None:
             print(json.dumps(_verdict(trt, log, Path(file), PARSE not in files)._asdict()), flush=True)
 
 
-def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Verdict:
+def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
     started = time.perf_counter()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -120,7 +120,7 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Verdict:
         errors = [text for level, text in said if level in (severity.ERROR, severity.INTERNAL_ERROR) and text]
     warnings = [text for level, text in said if level == severity.WARNING]
     errors += [text for text in warnings if MISREAD in text]
-    return Verdict(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
+    return Opinion(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
 
 
 def _errors(parser: Any) -> list[Any]:

@@ -116,7 +116,7 @@ def other(fake_artifact: Path, tmp_path: Path) -> Callable[[float], Path]:
 def test_compare_marks_what_differs(
     fake_artifact: Path, other: Callable[[float], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selftest, "opened", lambda folder, device: Predictor(folder, device))
+    monkeypatch.setattr(selftest, "open_tested", lambda folder, device: Predictor(folder, device))
     predictor, folder = Predictor(fake_artifact), other(1.2)
     found = compare.run(predictor, source(), other=str(folder), headless=True)
     assert found.differing["depth"] == pytest.approx(50, abs=3)

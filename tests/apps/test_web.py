@@ -110,7 +110,7 @@ def written() -> dict[str, Any]:
 
 def test_the_pages_logic_is_pythons(page: Path, tmp_path: Path) -> None:
     (tmp_path / "values.json").write_text(json.dumps(written()))
-    with build.workspace() as work:
+    with build.copy_sources() as work:
         variables = {"EDGEMTL_VALUES": str(tmp_path / "values.json"), "NO_COLOR": "1"}
         said = build.npm(work, "run", "test", variables=variables)
     assert "failed" not in said and "skipped" not in said

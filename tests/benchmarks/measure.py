@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Task
-from edgemtl.training.batches import stack, tensors
+from edgemtl.training.batches import labels, normalise, stack
 from edgemtl.training.losses import losses
 
 Batch = tuple[Tensor, dict[str, Tensor]]
@@ -26,7 +26,7 @@ Name = TypeVar("Name")
 
 
 def batch(recipe: Recipe, count: int) -> Batch:
-    """Noise in the form that the loader and `tensors` give it: an image (B, 3, H, W) and a label per task."""
+    """Noise in the form that a step gives it to network and losses: an image (B, 3, H, W) and a label per task."""
     rng = np.random.default_rng(0)
     (h, w), stride = recipe.size, recipe.training.label_stride
     samples = []
@@ -37,7 +37,7 @@ def batch(recipe: Recipe, count: int) -> Batch:
         samples.append(sample)
     stacked = stack(samples)
     assert isinstance(stacked, dict)
-    return tensors(stacked, recipe.tasks)
+    return normalise(stacked["image"]), labels(stacked, recipe.tasks)
 
 
 def _label(name: str, task: Task, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -26,7 +26,7 @@ SMALL = {
 
 
 def test_all_are_here():
-    others = {"converters", "forms", "measure", "plain_demt"}  # which the tests of others use
+    others = {"converters", "forms", "measure", "plain_demt", "plain_mqt", "plain_sca"}  # which the tests of others use
     found = {path.stem for path in HERE.glob("[!_]*.py") if not path.stem.startswith("test_")}
     assert found - others == SMALL.keys()
 

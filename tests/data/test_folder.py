@@ -14,7 +14,7 @@ from edgemtl.data import _description as lines
 from edgemtl.data import folder
 from edgemtl.device.checkup import checkup
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.samples import load
+from edgemtl.samples import load_samples
 from edgemtl.tasks.human_parts import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -260,7 +260,7 @@ def test_a_recipe_follows_the_description(
     assert cli.main(["show", "folder_edge", "--data", str(root / "photos")]) == 2
     assert "photos/dataset.toml is missing, which says what lies there" in capsys.readouterr().err
     with pytest.raises(UsageError, match="the data set folder needs its folder: --data DIR or EDGEMTL_DATA"):
-        load(recipe.load("folder_edge").data, None, "train", made.tasks)
+        load_samples(recipe.load("folder_edge").data, None, "train", made.tasks)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 
 from edgemtl import artifact, registry
 from edgemtl.deployment import convert
-from edgemtl.deployment.blame import BOUNDS, blame, difference, walk
+from edgemtl.deployment.blame import LAYER_BOUNDS, blame, layer_difference, layer_values
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.quantization import weights
@@ -59,7 +59,7 @@ def test_there_is_nothing_to_blame_in_what_was_converted(
     layers = {layer["name"]: layer for layer in result["layers"]}
     assert set(layers) >= {*LAYERS, *toy.TASKS}
     assert [name for name in layers if name in LAYERS] == LAYERS  # in the order torch runs them
-    assert all(layer["own"] < BOUNDS[precision] for layer in layers.values())
+    assert all(layer["own"] < LAYER_BOUNDS[precision] for layer in layers.values())
     codes = {name for name, layer in layers.items() if layer["moved"] is not None} - {"semseg"}
     quantized = {f"{name}/conv2d/0:0" for name in ("stem", "deep", "point", "offset", "sampled")}
     assert (quantized <= codes) == (precision == "int8")
@@ -98,9 +98,9 @@ def test_a_damaged_weight_is_blamed_on_its_layer(run: Path, tmp_path: Path, targ
     assert "of its standard deviation, allowed is " in str(caught.value)
     frame = toy.frames()[0]
     values = dict(registry.load("targets", target).target.tensors(path, artifact.read(path, intact=False), frame))
-    layers = {layer.name: layer for layer in walk(toy.deployed(precision, most=127), frame, values)}
+    layers = {layer.name: layer for layer in layer_values(toy.deployed(precision, most=127), frame, values)}
     # The heads behind it drift, but are not to blame.
-    assert layers["network.depth"].drift > BOUNDS[precision] > layers["network.depth"].own
+    assert layers["network.depth"].drift > LAYER_BOUNDS[precision] > layers["network.depth"].own
 
 
 def test_a_damaged_scale_is_blamed_on_its_quantizer(run: Path, tmp_path: Path) -> None:
@@ -154,22 +154,22 @@ def test_calls_of_one_module_are_told_apart_by_their_values() -> None:
         first = deployed.network(toy.batch(frame))
         second = deployed.network(first)
     values = {"network": second.numpy(), "network #2": first.numpy(), "depth": second.numpy()}
-    assert [(layer.name, layer.own) for layer in walk(deployed, frame, values)] == [
+    assert [(layer.name, layer.own) for layer in layer_values(deployed, frame, values)] == [
         ("network", 0), ("network #2", 0), ("depth", 0)
     ]  # fmt: skip
     del values["network #2"]  # which of the two it is nobody knows
-    assert [layer.name for layer in walk(deployed, frame, values)] == ["depth"]
+    assert [layer.name for layer in layer_values(deployed, frame, values)] == ["depth"]
 
 
 def test_difference_of_values() -> None:
     wanted = np.array([0.0, 1, 2, 3], np.float32)
-    assert difference(wanted, wanted) == (0, None)
-    assert difference(wanted + 0.5, wanted) == (0.5 / wanted.std(), None)
-    assert difference(wanted + 1, wanted, 1.0)[1] == 1
-    assert difference(np.array([0, 1, 2, np.nan]), wanted)[0] == np.inf
-    assert difference(np.ones(4, np.float32), np.ones(4, np.float32)) == (0, None)
-    assert difference(np.ones(4, np.float32) * 2, np.ones(4, np.float32))[0] == np.inf
-    assert difference(np.array([1, 2]), np.array([1, 3])) == (0.5, 0.5)
+    assert layer_difference(wanted, wanted) == (0, None)
+    assert layer_difference(wanted + 0.5, wanted) == (0.5 / wanted.std(), None)
+    assert layer_difference(wanted + 1, wanted, 1.0)[1] == 1
+    assert layer_difference(np.array([0, 1, 2, np.nan]), wanted)[0] == np.inf
+    assert layer_difference(np.ones(4, np.float32), np.ones(4, np.float32)) == (0, None)
+    assert layer_difference(np.ones(4, np.float32) * 2, np.ones(4, np.float32))[0] == np.inf
+    assert layer_difference(np.array([1, 2]), np.array([1, 3])) == (0.5, 0.5)
 
 
 def test_a_target_that_tells_nothing_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,8 +164,8 @@ def test_with_a_key_the_artifact_and_the_folder_are_signed(
     (fake_artifact.parent / "recipe.json").write_text('{"name": "of the run"}')  # the hub's card is made of its run
     words = ["deploy", str(fake_artifact), "--to", "shelf", str(place), "--sign"]
     assert cli.main([*words, str(tmp_path / "key.pem")]) == 0
-    signing.check(place, tmp_path / "key.pub")
-    signing.check(place / "model", tmp_path / "key.pub")
+    signing.check_signature(place, tmp_path / "key.pub")
+    signing.check_signature(place / "model", tmp_path / "key.pub")
     assert not (fake_artifact / signing.SIGNATURE).exists()
     assert (place / "run.json").read_text() == '{"name": "of the run"}'
     assert cli.main([*words, str(tmp_path / "key.pem")]) == 0  # what deploy signed is deploy's to replace
@@ -193,7 +193,7 @@ def test_the_bill_of_materials_is_cyclonedx_with_the_scores(
     model = bill["metadata"]["component"]
     assert model["type"] == "machine-learning-model" and model["name"] == "scenes_edge"
     found = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
-    assert found == [{"type": "depth.rmse", "value": "0.65775", "slice": bom.FLOAT}]
+    assert found == [{"type": "depth.rmse", "value": "0.65775", "slice": bom.FLOAT_NOTE}]
     assert {"name": "edgemtl:toolchain:torch", "value": "2.13"} in model["properties"]
     files = {part["name"]: part["hashes"][0]["content"] for part in bill["components"]}
     assert files == {name: sha256(place / name) for name in ("model/manifest.json", "model/model.bin")}

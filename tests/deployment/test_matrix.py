@@ -176,7 +176,7 @@ def test_what_cannot_be_scored_is_a_row_that_says_why(
 
 
 def test_what_has_no_number_is_an_empty_cell() -> None:
-    nothing = matrix.Row("openvino", "int8", headlines=dict.fromkeys(toy.TASKS, float("nan")))
+    nothing = matrix.MatrixRow("openvino", "int8", headlines=dict.fromkeys(toy.TASKS, float("nan")))
     assert matrix._cells(nothing, toy.TASKS) == ["openvino", "int8", *[""] * (5 + len(toy.TASKS))]
 
 

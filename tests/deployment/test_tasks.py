@@ -10,7 +10,7 @@ import pytest
 from edgemtl import artifact, ledger
 from edgemtl.deployment import convert
 from edgemtl.deployment.blame import blame
-from edgemtl.deployment.recording import check
+from edgemtl.deployment.recording import check_recording
 from edgemtl.deployment.verify import verify
 from edgemtl.device import record, selftest
 from edgemtl.device.info import info
@@ -80,7 +80,7 @@ def test_it_is_verified_like_any_other(run: Path, target: str, precision: str, t
     assert blame(folder)["first"] is None
     assert set(Predictor(folder)(toy.frames()[0])) == {"edge"}
     record.record(folder, out=tmp_path / "recorded.npz", frames=2)
-    assert check(folder, tmp_path / "recorded.npz")["ok"]
+    assert check_recording(folder, tmp_path / "recorded.npz")["ok"]
 
 
 def test_all_tasks_are_the_whole_artifact(run: Path) -> None:

@@ -40,7 +40,7 @@ def test_end_to_end_begins_with_a_jpeg_and_ends_with_a_picture(
         usual = getattr(parts[name], name)
         monkeypatch.setattr(parts[name], name, lambda *a, n=name, f=usual, **k: (done.append(n), f(*a, **k))[1])
     monkeypatch.setattr(module, "_time", lambda call, seconds, warmup: (done.clear(), call(), list(done))[2])
-    result = module.measure(str(fake_artifact), 1.0, 0, None, untested=True)
+    result = module.measure_here(str(fake_artifact), 1.0, 0, None, untested=True)
     assert (result["model"], result["end_to_end"]) == ([], ["imdecode", "overlay"])
 
 

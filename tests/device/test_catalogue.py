@@ -19,17 +19,17 @@ ODD = ("nyud_demt_swin_t_depth2", "nyud_demtg_swin_b", "nyud_mqtransformer_swin_
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network costs the same."""
-    listed = [entry._replace(cost=Cost(1_234_567, 8_900_000_000)) for entry in catalogue.entries()]
-    monkeypatch.setattr(catalogue, "entries", lambda: listed)
+    listed = [entry._replace(cost=Cost(1_234_567, 8_900_000_000)) for entry in catalogue.recipes_by_name()]
+    monkeypatch.setattr(catalogue, "recipes_by_name", lambda: listed)
 
 
 def test_the_page_is_in_step_with_the_code():
     _, tables, _ = catalogue.cut(PAGE)
-    assert tables.strip() == catalogue.markdown(catalogue.entries()).strip(), f"run: {catalogue.COUNT}"
+    assert tables.strip() == catalogue.markdown(catalogue.recipes_by_name()).strip(), f"run: {catalogue.COUNT_COMMAND}"
 
 
 def test_networks_have_the_papers_numbers_of_parameters():
-    counted = catalogue.entries()
+    counted = catalogue.recipes_by_name()
     pairs = {e.recipe.name: (e.cost.parameters / 1e6, e.published.parameters) for e in counted if e.published}
     known = {name: ours / theirs for name, (ours, theirs) in pairs.items() if theirs}
     assert len(known) > 10
@@ -67,14 +67,14 @@ def test_a_network_that_was_never_counted_is_said_to_be(monkeypatch, capsys, tmp
     out, err = capsys.readouterr()
     row = next(line for line in out.splitlines() if "nyud_edge " in line)
     assert [cell.strip() for cell in row.split("│")[-3:-1]] == ["-", "-"]
-    assert "nyud_edge, " in err and err.endswith(f": `{catalogue.COUNT}` counts parameters and MACs\n")
+    assert "nyud_edge, " in err and err.endswith(f": `{catalogue.COUNT_COMMAND}` counts parameters and MACs\n")
     with pytest.raises(UsageError, match="the tables need the cost of"):
-        catalogue.markdown(catalogue.entries())
+        catalogue.markdown(catalogue.recipes_by_name())
 
 
 def test_a_page_without_markers_is_left_alone(stub, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text")
     with pytest.raises(UsageError, match="no lines"):
-        catalogue.write_tables(page, catalogue.entries())
+        catalogue.write_tables(page, catalogue.recipes_by_name())
     assert page.read_text() == "text"

@@ -132,12 +132,12 @@ def test_a_place_on_the_page_is_found_in_the_frame(cells: int) -> None:
     found = 0
     for y in range(0, page.shape[0], 7):
         for x in range(0, page.shape[1], 7):
-            place = draw.place((y, x), (120, 160), cells)
+            place = draw.position_in_frame((y, x), (120, 160), cells)
             if page[y, x, 2] == 40 and place is not None:
                 found += 1
                 assert abs(place[0] * 240 - page[y, x, 0]) < 6 and abs(place[1] * 160 - page[y, x, 1]) < 4
             assert place is None or all(0 <= part < 1 for part in place)
     every = [(y, x) for y in range(0, page.shape[0], 9) for x in range(0, page.shape[1], 9)]
-    inside = sum(draw.place(at, (120, 160), cells) is not None for at in every) * 81
+    inside = sum(draw.position_in_frame(at, (120, 160), cells) is not None for at in every) * 81
     height, width = draw.cell((120, 160), cells)
     assert found > 50 and inside == pytest.approx(cells * height * width, rel=0.1)  # in every cell, not beside them

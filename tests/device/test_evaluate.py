@@ -13,7 +13,7 @@ import pytest
 from edgemtl import artifact, recipe, registry
 from edgemtl.device import budget
 from edgemtl.device import evaluate as module
-from edgemtl.device.evaluate import against_baseline, evaluate, measure
+from edgemtl.device.evaluate import against_baseline, evaluate, take_scores
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import read_json, sha256, write_json
@@ -76,7 +76,7 @@ class Model(NamedTuple):
 
 
 def score(session: Any, samples: Any, model: Any = None, **options: Any) -> dict[str, dict[str, float]]:
-    meters = measure(session, samples, model or Model(), quiet=True, **options)
+    meters = take_scores(session, samples, model or Model(), quiet=True, **options)
     return {name: meter.scores() for name, meter in meters.items()}
 
 
@@ -127,7 +127,7 @@ def test_an_empty_split_is_one_clear_line() -> None:
 def test_a_change_is_held_against_its_budget(text: str, value: float, ok: bool) -> None:
     base = {"lower": {"error": 10.0}, "higher": {"pixels": 50.0}}
     rows = against_baseline(
-        {"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget")
+        {"lower": {"error": value}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse_allowances(text, "--budget")
     )
     assert all(row.ok for row in rows) == ok
     assert [row.name for row in rows] == ["lower.error", "higher.pixels", "delta_m"]
@@ -143,10 +143,10 @@ def test_delta_m_counts_each_task_by_its_direction() -> None:
 def test_what_is_relative_to_a_score_of_zero_fails_a_budget(text: str) -> None:
     base = {"lower": {"error": 0.0}, "higher": {"pixels": 50.0}}
     rows = against_baseline(
-        {"lower": {"error": 1.0}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse(text, "--budget")
+        {"lower": {"error": 1.0}, "higher": {"pixels": 50.0}}, base, TASKS, budget.parse_allowances(text, "--budget")
     )
     assert [(row.name, row.shown) for row in rows if not row.ok] == [(text.partition("=")[0], "undefined")]
-    assert all(row.ok for row in against_baseline(base, base, TASKS, budget.parse(text, "--budget")))
+    assert all(row.ok for row in against_baseline(base, base, TASKS, budget.parse_allowances(text, "--budget")))
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_wrong_use_is_one_clear_line(run: Path, arguments: dict[str, Any], messa
 
 
 def test_a_budget_is_refused_before_anything_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("it computes"))
+    monkeypatch.setattr(module, "take_scores", lambda *_, **__: pytest.fail("it computes"))
     for wrong in ("lower.eror=+1", "lower.pixels=+1", "higher.error=-1%"):
         with pytest.raises(UsageError, match="entry of --budget|so its budget starts with"):
             evaluate(run, budget=wrong)

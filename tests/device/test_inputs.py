@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl.device.inputs import named
+from edgemtl.device.inputs import named_frames
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.result import Result
 from edgemtl.errors import UsageError
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def greys(source: object) -> list[tuple[str, int]]:
-    return [(name, int(frame[0, 0, 0])) for name, frame in named(source)]
+    return [(name, int(frame[0, 0, 0])) for name, frame in named_frames(source)]
 
 
 ROOMS = [("room1", 1), ("room2", 2), ("room10", 10)]
@@ -50,7 +50,7 @@ def test_frames_of_a_film_are_numbered(tmp_path: Path) -> None:
     for grey in (50, 150):
         writer.write(picture(grey))
     writer.release()
-    assert [name for name, _ in named(tmp_path / "clip.avi")] == ["clip_000000", "clip_000001"]
+    assert [name for name, _ in named_frames(tmp_path / "clip.avi")] == ["clip_000000", "clip_000001"]
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_frames_of_a_film_are_numbered(tmp_path: Path) -> None:
 )
 def test_nothing_there_is_one_line(source: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        list(named(source))
+        list(named_frames(source))
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no images"):
-        list(named(tmp_path))
+        list(named_frames(tmp_path))
 
 
 def test_a_predictor_takes_them_all(fake_artifact: Path, folder: Path) -> None:

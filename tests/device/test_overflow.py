@@ -29,7 +29,7 @@ def test_the_condition_is_that_of_16_bits() -> None:
     for _ in range(200):
         limit = int(random.integers(50, 80))
         codes = random.integers(-limit, limit, (2, 6))
-        fits = not overflow.prove({"f": [weight(codes)]}).needs
+        fits = not overflow.prove_no_overflow({"f": [weight(codes)]}).needs
         pair = np.sort(np.abs(codes), 1)[:, -2:].sum(1).max()
         assert fits == (pair <= 128)
         assert pairs_in_16_bits(codes) or not fits  # what passes never saturates
@@ -40,7 +40,7 @@ def test_the_condition_is_that_of_16_bits() -> None:
 
 def test_seven_bits_cannot_overflow() -> None:
     codes = np.full((3, 8, 3, 3), -64)
-    proof = overflow.prove({"f": [weight(codes)]})
+    proof = overflow.prove_no_overflow({"f": [weight(codes)]})
     assert proof.needs == () and proof.sums
     assert proof.text == (
         "no overflow: the largest pair of codes adds up to 128 (128 allowed),"
@@ -52,28 +52,28 @@ def test_the_first_channel_that_overflows_is_named() -> None:
     codes = np.ones((4, 5))
     codes[2, :2] = 100, -29
     fine = weight(np.ones((2, 5)), name="other.weight")
-    proof = overflow.prove({"a": [fine, weight(codes)], "b": [fine]})
+    proof = overflow.prove_no_overflow({"a": [fine, weight(codes)], "b": [fine]})
     assert proof.needs == ("VNNI",) and proof.sums and (proof.weights, proof.channels) == (2, 6)
     assert proof.text.startswith("needs VNNI: two codes of channel 2 of layer.weight add up to 129 (128 allowed)")
-    assert not overflow.prove({"a": [fine], "b": [fine]}).needs
+    assert not overflow.prove_no_overflow({"a": [fine], "b": [fine]}).needs
 
 
 def test_a_channel_is_along_the_weights_own_axis() -> None:
     codes = np.zeros((2, 2))
     codes[0, 1], codes[1, 1] = 100, 100
-    assert not overflow.prove({"f": [weight(codes)]}).needs
-    assert overflow.prove({"f": [weight(codes, axis=1)]}).needs
-    assert overflow.prove({"f": [weight(codes, axis=None)]}).needs
+    assert not overflow.prove_no_overflow({"f": [weight(codes)]}).needs
+    assert overflow.prove_no_overflow({"f": [weight(codes, axis=1)]}).needs
+    assert overflow.prove_no_overflow({"f": [weight(codes, axis=None)]}).needs
 
 
 @pytest.mark.parametrize(("extra", "sums"), [(0, True), (1, False)])
 def test_accumulators_must_stay_below_2_to_the_24(extra: int, sums: bool) -> None:
     codes = np.ones((2, 131_071 + extra))  # times 128
     codes[0] = 0
-    proof = overflow.prove({"f": [weight(codes)]})
+    proof = overflow.prove_no_overflow({"f": [weight(codes)]})
     assert proof.sums == sums and not proof.needs
     assert ("the accumulator of channel 1 of layer.weight can reach 2^24" in proof.text) != sums
 
 
 def test_no_weights_are_no_overflow() -> None:
-    assert overflow.prove({"f": []}).text.endswith("0 weights, 0 channels")
+    assert overflow.prove_no_overflow({"f": []}).text.endswith("0 weights, 0 channels")

@@ -30,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(platform, "machine", lambda: kind)
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.setattr(processor, "INFO", tmp_path / "cpuinfo")
-        monkeypatch.setattr(processor, "BOARD", tmp_path / "board")
+        monkeypatch.setattr(processor, "BOARD_FILE", tmp_path / "board")
         if info is not None and system == "linux":
             (tmp_path / "cpuinfo").write_text(info * 2)
         monkeypatch.setattr(subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=info))
@@ -58,7 +58,7 @@ def test_instructions(
     machine(info, kind)
     assert processor.instructions() == instructions
     assert processor.overflows() is overflows
-    assert processor.describe() == words
+    assert processor.describe_instructions() == words
     assert "\n" not in openvino.int8()
 
 
@@ -94,7 +94,7 @@ def test_a_limit_of_the_environment_counts(
     monkeypatch.setenv(variable, limit)
     assert processor.instructions() == instructions
     assert processor.overflows() is ("VNNI" not in " ".join(instructions))
-    assert (limit.upper() in processor.describe()) is (len(instructions) < 5)
+    assert (limit.upper() in processor.describe_instructions()) is (len(instructions) < 5)
 
 
 def test_a_limit_gives_nothing_that_is_not_there(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,11 +115,11 @@ def test_doctor_says_what_it_means(
     info: str, said: str, machine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(info)
-    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.Finding(r.name, extra, "", "1.0"))
+    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.PackageState(r.name, extra, "", "1.0"))
     doctor.doctor(target="openvino")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("processor: ")] == [
-        f"processor: {processor.name()}; for int8: {processor.describe()}"
+        f"processor: {processor.name()}; for int8: {processor.describe_instructions()}"
     ]
     [line] = [line for line in lines if line.startswith("int8, ")]
     assert line.startswith("int8, openvino: AVX2") and said in line
@@ -135,7 +135,9 @@ def test_doctor_says_nothing_of_a_runtime_that_is_not_there(
 ) -> None:
     machine(HASWELL)
     fix = {"openvino": "pip install it"}
-    monkeypatch.setattr(doctor, "inspect", lambda r, extra: doctor.Finding(r.name, extra, "", "?", fix.get(extra, "")))
+    monkeypatch.setattr(
+        doctor, "inspect", lambda r, extra: doctor.PackageState(r.name, extra, "", "?", fix.get(extra, ""))
+    )
     doctor.doctor()
     out = capsys.readouterr().out
     assert "int8, openvino" not in out and "int8, onnx" in out

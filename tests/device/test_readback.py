@@ -304,7 +304,7 @@ def double_onnx(graph: Any, nodes: dict[str, Any], name: str) -> None:
     for node, inside, outside in ((before, "codes again", "between"), (after, end, "codes again")):
         copy = graph.node.add()
         copy.CopyFrom(node)
-        copy.name = ledger.place(name, 1) + node.name.removeprefix(name)
+        copy.name = ledger.node_name(name, 1) + node.name.removeprefix(name)
         copy.input[0], copy.output[0] = outside, inside
     after.output[0] = "between"
 
@@ -315,7 +315,7 @@ def double_openvino(model: Any, nodes: dict[str, Any], name: str) -> None:
     node = nodes[name]
     readers = list(node.output(0).get_target_inputs())
     again = op.fake_quantize(node.output(0), *(node.input_value(port) for port in range(1, 5)), 256)
-    again.set_friendly_name(ledger.place(name, 1))
+    again.set_friendly_name(ledger.node_name(name, 1))
     for reader in readers:
         reader.replace_source_output(again.output(0))
 

@@ -55,7 +55,7 @@ def test_a_recording_holds_frames_maps_and_their_origin(run: Path) -> None:
 
 
 def test_what_was_recorded_agrees(run: Path) -> None:
-    result = recording.check(run / "openvino-fp32", run / "here.npz")
+    result = recording.check_recording(run / "openvino-fp32", run / "here.npz")
     device = record.read(run / "here.npz").about["device"]
     assert result["ok"] and set(result["against"]) == {"torch", device}
     assert result["against"][device]["depth"]["max"] == 0
@@ -68,29 +68,29 @@ def test_where_nothing_can_be_written_the_result_is_printed(
     run: Path, read_only: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match="verify.json: the file system is read-only"):
-        recording.check(run / "openvino-fp32", run / "here.npz")
+        recording.check_recording(run / "openvino-fp32", run / "here.npz")
     assert "against" in capsys.readouterr().out
 
 
 def test_what_was_not_executed_says_so(run: Path, tmp_path: Path) -> None:
     file = changed(run, tmp_path / "other.npz", {"how": "evaluated", "machine": "M9"})
-    assert recording.check(run / "openvino-fp32", file)["how"] == "evaluated, recorded on M9"
+    assert recording.check_recording(run / "openvino-fp32", file)["how"] == "evaluated, recorded on M9"
 
 
 def test_a_difference_fails_and_names_the_task(run: Path, tmp_path: Path) -> None:
     maps = record.read(run / "here.npz").maps
     file = changed(run, tmp_path / "other.npz", **{"map.depth": maps["depth"] + 0.01})
     with pytest.raises(CheckFailed, match=r"bounds of fp32 in depth against torch, depth against CPU \(f32.*\)$"):
-        recording.check(run / "openvino-fp32", file)
+        recording.check_recording(run / "openvino-fp32", file)
     file = changed(run, tmp_path / "other.npz", **{"map.edge": maps["edge"][:, 1:]})
     with pytest.raises(CheckFailed, match="edge was recorded as float32"):
-        recording.check(run / "openvino-fp32", file)
+        recording.check_recording(run / "openvino-fp32", file)
 
 
 def test_a_recording_of_other_files_is_refused(run: Path, tmp_path: Path) -> None:
     file = changed(run, tmp_path / "other.npz", {"digest": "0" * 64})
     with pytest.raises(UsageError, match="recorded from other files"):
-        recording.check(run / "openvino-fp32", file)
+        recording.check_recording(run / "openvino-fp32", file)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_recording_that_lacks_something_is_refused(
     run: Path, tmp_path: Path, arrays: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(UsageError, match=problem):
-        recording.check(run / "openvino-fp32", changed(run, tmp_path / "other.npz", **arrays))
+        recording.check_recording(run / "openvino-fp32", changed(run, tmp_path / "other.npz", **arrays))
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "half", "npy", "strange", "pickle"])

@@ -76,7 +76,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 def verdicts(folder: Path, device: str | None = None) -> dict[str, str]:
     predictor = Predictor(folder, device)
-    found = selftest.check(predictor.session, predictor.manifest, selftest.read(folder, predictor.manifest))
+    found = selftest.judge_session(predictor.session, predictor.manifest, selftest.read(folder, predictor.manifest))
     return {task: verdict.state for task, verdict in found.items()}
 
 
@@ -89,7 +89,7 @@ def test_frames_have_the_size_and_are_always_the_same(size: tuple[int, int]) -> 
     first = selftest.frames(size)
     selftest.frames.cache_clear()
     again = selftest.frames(size)
-    assert len(first) == selftest.COUNT
+    assert len(first) == selftest.STORED_FRAMES
     for a, b in zip(first, again):
         assert a.shape == (*size, 3) and a.dtype == np.uint8 and a.std() > 10
         np.testing.assert_array_equal(a, b)
@@ -101,7 +101,7 @@ def test_without_a_renderer_there_are_frames_too(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "embreex", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     try:
-        assert [frame.shape for frame in selftest.frames((48, 64))] == [(48, 64, 3)] * selftest.COUNT
+        assert [frame.shape for frame in selftest.frames((48, 64))] == [(48, 64, 3)] * selftest.STORED_FRAMES
     finally:
         selftest.frames.cache_clear()
 
@@ -176,19 +176,19 @@ def test_a_wrong_map_is_named(tested: Path, fault: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(session, "__call__", wrong)
     with pytest.raises(CheckFailed, match=FAULTS[fault]):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 def test_a_map_that_is_not_there_is_named(tested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = type(Predictor(tested).session)
     monkeypatch.setattr(session, "__call__", lambda self, frame: {})
     with pytest.raises(CheckFailed, match="semseg no such map"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 def test_only_class_ids(tested: Path) -> None:
     with pytest.raises(CheckFailed, match="only class ids differ, so probably an argmax or a resizing"):
-        selftest.opened(store(tested, wrong=("semseg",)))
+        selftest.open_tested(store(tested, wrong=("semseg",)))
 
 
 # ---- faults that nothing else sees: the manifest's hashes are right
@@ -228,7 +228,7 @@ def test_another_rule_of_resizing(copy: Path) -> None:
     onnx.save(model, copy / "model.onnx")
     toy.mend(copy)
     with pytest.raises(CheckFailed, match="fails its self-test on CPU"):
-        selftest.opened(copy)
+        selftest.open_tested(copy)
 
 
 def test_weights_of_another_network(copy: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_weights_of_another_network(copy: Path, tmp_path: Path) -> None:
     (copy / "model.onnx").write_bytes((other / "model.onnx").read_bytes())
     toy.mend(copy)
     with pytest.raises(CheckFailed, match="every task differs, as it does with other weights .*; convert again"):
-        selftest.opened(copy)
+        selftest.open_tested(copy)
 
 
 class Turned(toy.Deployed):
@@ -253,7 +253,7 @@ def test_a_wrong_order_of_channels(target: str, tmp_path: Path) -> None:
     turned.__class__ = Turned
     folder = toy.write_artifact(tmp_path / target, target, turned, INT8)
     with pytest.raises(CheckFailed, match="with red and blue exchanged it is right.*; convert again"):
-        selftest.opened(folder)
+        selftest.open_tested(folder)
 
 
 # ---- overflow: oneDNN is kept from the instructions that this processor has, so it adds in 16 bits as old ones do
@@ -350,9 +350,9 @@ def test_an_openvino_that_keeps_its_int8_kernels_is_not_believed(wide: Path, mon
 
 def test_it_runs_once_on_a_machine(tested: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in tested.rglob("*")}
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     assert capsys.readouterr().err == "selftest: 6 tasks equal to torch's, 0.0 s\n"
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     assert capsys.readouterr().err == ""
     assert {p: p.read_bytes() for p in tested.rglob("*")} == before
     assert [p.parent for p in cache.rglob("*.json")] == [cache / "edgemtl" / "selftest"]
@@ -362,7 +362,7 @@ def test_it_runs_once_on_a_machine(tested: Path, cache: Path, capsys: pytest.Cap
     "change",
     [
         lambda patch, folder: patch.setattr(processor, "name", lambda: "another"),
-        lambda patch, folder: patch.setattr(processor, "describe", lambda: "others"),
+        lambda patch, folder: patch.setattr(processor, "describe_instructions", lambda: "others"),
         lambda patch, folder: patch.setattr(artifact, "versions", lambda packages: {"openvino": "3000"}),
         lambda patch, folder: patch.setattr(type(Predictor(folder).session), "device", "elsewhere"),
         lambda patch, folder: toy.mend(folder, exact=("depth",)),
@@ -374,10 +374,10 @@ def test_it_runs_once_on_a_machine(tested: Path, cache: Path, capsys: pytest.Cap
 def test_it_runs_again_where_something_changed(
     tested: Path, change: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     change(monkeypatch, tested)
     capsys.readouterr()
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     assert "selftest: 6 tasks equal" in capsys.readouterr().err
 
 
@@ -385,7 +385,7 @@ def test_a_failure_is_not_remembered(fake_artifact: Path, cache: Path) -> None:
     store(fake_artifact, wrong=("depth",))
     for _ in range(2):
         with pytest.raises(CheckFailed, match=r"depth off by .*\(--untested goes on regardless\)"):
-            selftest.opened(fake_artifact)
+            selftest.open_tested(fake_artifact)
         with pytest.raises(CheckFailed):
             selftest.selftest(fake_artifact)
     assert not list(cache.rglob("*.json"))
@@ -393,11 +393,11 @@ def test_a_failure_is_not_remembered(fake_artifact: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"ok": true}', "\xff"])
 def test_a_broken_memory_is_none(tested: Path, cache: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     [kept] = cache.rglob("*.json")
     kept.write_bytes(content.encode("latin-1"))
     capsys.readouterr()
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     assert "6 tasks equal" in capsys.readouterr().err
 
 
@@ -407,7 +407,7 @@ def test_without_a_cache_folder_it_runs_again(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for _ in range(2):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
         assert "6 tasks equal" in capsys.readouterr().err
 
 
@@ -415,7 +415,7 @@ def test_the_selftest_command_is_remembered_too(tested: Path, capsys: pytest.Cap
     assert cli.main(["selftest", str(tested)]) == 0
     out, _ = capsys.readouterr()
     assert "against torch" in out and out.count("equal") == 6
-    selftest.opened(tested)
+    selftest.open_tested(tested)
     assert capsys.readouterr().err == ""
 
 
@@ -426,7 +426,7 @@ def test_an_artifact_without_a_test(fake_artifact: Path, capsys: pytest.CaptureF
     assert cli.main(["selftest", str(fake_artifact)]) == 2
     err = capsys.readouterr().err
     assert "has no self-test" in err and err.endswith("convert again\n") and err.count("\n") == 1
-    selftest.opened(fake_artifact)
+    selftest.open_tested(fake_artifact)
     err = capsys.readouterr().err
     assert err == f"selftest: {fake_artifact} has none and runs untested; convert again to give it one\n"
 
@@ -436,10 +436,10 @@ def test_a_test_that_was_removed_or_edited_is_noticed(tested: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(UsageError, match=r"selftest.npz was changed after the conversion"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
     path.unlink()
     with pytest.raises(UsageError, match="selftest.npz is missing; convert again"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_a_test_that_was_removed_or_edited_is_noticed(tested: Path) -> None:
 def test_a_test_that_was_edited_with_its_hash_is_one_line(tested: Path, content: Any, reason: str) -> None:
     change(tested, **content)
     with pytest.raises(UsageError, match=rf"selftest.npz cannot be read: .*{reason}.*; convert again"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 def test_maps_that_were_edited_with_their_hash(tested: Path) -> None:
@@ -465,13 +465,13 @@ def test_maps_that_were_edited_with_their_hash(tested: Path) -> None:
         depth = stored["maps/depth"]
     change(tested, **{"maps/depth": depth * 2})
     with pytest.raises(CheckFailed, match="depth .*, though its hash is torch's: the self-test was edited"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 def test_a_test_of_another_version(tested: Path) -> None:
     change(tested, about=np.array(json.dumps(about(tested) | {"format": "edgemtl selftest 9"})))
     with pytest.raises(UsageError, match="it is 'edgemtl selftest 9', this edgemtl reads"):
-        selftest.opened(tested)
+        selftest.open_tested(tested)
 
 
 def test_a_missing_runtime_says_what_to_install(
@@ -503,7 +503,10 @@ def test_demo(failing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_bench(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CheckFailed, match="fails its self-test on nowhere"):
         bench(failing, seconds=0.1, warmup=0)
-    assert bench(failing, seconds=0.1, warmup=0, untested=True)["machine"]["instructions"] == processor.describe()
+    assert (
+        bench(failing, seconds=0.1, warmup=0, untested=True)["machine"]["instructions"]
+        == processor.describe_instructions()
+    )
     with pytest.raises(CheckFailed, match="fails its self-test"):
         in_turns([failing, failing], seconds=0.1)
     assert len(in_turns([failing, failing], seconds=0.1, untested=True)) == 2

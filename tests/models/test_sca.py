@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl import models, recipe
 from edgemtl.errors import UsageError
-from edgemtl.models.sca import SCA, Exchange, Read, Source, Summarise, WindowBlock
+from edgemtl.models.sca import SCA, Exchange, Read, Summarise, SummarySource, WindowBlock
 from edgemtl.networks.backbones import PaddedBlock
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import calibrate, quantizers
@@ -236,6 +236,6 @@ def test_attention_over_tasks_needs_channels_for_its_heads():
 @torch.no_grad()
 def test_a_source_is_read_through_its_summary():
     torch.manual_seed(0)
-    source = stirred(Source(4))
+    source = stirred(SummarySource(4))
     keys, shared = source(torch.randn(2, 4, 3, 3))
     assert keys.shape == (2, 4, 1) and shared.shape == (2, 4, 4) and (keys > 0).all() and (shared >= 0).all()

@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("form", ["float", "int8"])
 def test_a_runs_maps_are_torchs(run: Path, form: str) -> None:
-    predictor, frame = selftest.opened(run, "cpu", weights=form), toy.frames(1)[0]
+    predictor, frame = selftest.open_tested(run, "cpu", weights=form), toy.frames(1)[0]
     wanted = toy.maps(toy.deployed("fp32" if form == "float" else form), frame)
     got = predictor.maps(frame)
     assert got.keys() == wanted.keys() and all(np.array_equal(got[name], wanted[name]) for name in wanted)

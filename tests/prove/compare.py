@@ -61,7 +61,7 @@ def load(folder: Path) -> Outputs:
 
 def digest(maps: Arrays, frames: int) -> str:
     """One SHA-256 of all maps of the first frames, the one that `verify` gives."""
-    return equality.sha256({task: map[index] for task, map in maps.items()} for index in range(frames))
+    return equality.hash_maps({task: map[index] for task, map in maps.items()} for index in range(frames))
 
 
 def compare(got: Outputs, wanted: Outputs, hashed: int, certain: Collection[str] = ()) -> Differences:
@@ -74,11 +74,11 @@ def compare(got: Outputs, wanted: Outputs, hashed: int, certain: Collection[str]
     """
     calls: dict[str, list[np.ndarray]] = {}
     for place, value in wanted.codes.items():
-        calls.setdefault(ledger.name(place), []).append(value)
+        calls.setdefault(ledger.entry_name(place), []).append(value)
     frames = len(next(iter(got.maps.values())))
     codes, total, missing = {}, 0, []
     for place, value in got.codes.items():
-        fitting = [call[:frames] for call in calls.get(ledger.name(place), []) if call[0].size == value[0].size]
+        fitting = [call[:frames] for call in calls.get(ledger.entry_name(place), []) if call[0].size == value[0].size]
         if not fitting:
             missing.append(place)
             continue
@@ -98,5 +98,5 @@ def compare(got: Outputs, wanted: Outputs, hashed: int, certain: Collection[str]
             spread[task] = float(np.sqrt((difference**2).mean()) / max(float(theirs.std()), 1e-12))
     size = theirs.size if theirs.ndim == 3 else theirs[:, 0].size
     sha = digest(got.maps, hashed)
-    sure = {place: count for place, count in codes.items() if ledger.name(place) in certain}
+    sure = {place: count for place, count in codes.items() if ledger.entry_name(place) in certain}
     return Differences(frames, len(codes), missing, codes, sure, total, classes, spread, pixels, size, sha)

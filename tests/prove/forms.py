@@ -37,7 +37,7 @@ class Note:
         counts: dict[str, int] = {}
         named = {}
         for name, scale, _ in self.found:
-            named[ledger.place(name, counts.get(name, 0))] = scale
+            named[ledger.node_name(name, counts.get(name, 0))] = scale
             counts[name] = counts.get(name, 0) + 1
         return named
 
@@ -105,7 +105,7 @@ def rounded(deployed: nn.Module, size: Size, probe: bool) -> Form:
     for quantizer, slots in quantizers.quantizers(deployed.network).items():
         plain = Rounded(quantizer, note) if quantizer.role == "activation" else nn.Identity()
         for slot in slots:
-            quantizers.replace(deployed.network, slot, plain)
+            quantizers.refill(deployed.network, slot, plain)
     return _export(deployed, size, note, probe, 0)
 
 
@@ -126,7 +126,7 @@ def coded(deployed: nn.Module, size: Size, probe: bool, stored: bool) -> Form:
         elif not stored or quantizer.name in fused:
             made = CodedWeight(quantizer, codes[quantizer.name] if stored else None)
         for slot in slots:
-            quantizers.replace(deployed.network, slot, made)
+            quantizers.refill(deployed.network, slot, made)
     form = _export(deployed, size, note, probe, len(fused))
     _part(form.program.graph)
     form.program.graph_module.recompile()

@@ -19,19 +19,26 @@ LIST = "probed.json"
 def onnx(file: Path, folder: Path, tasks: list[str]) -> Path:
     """model.onnx, probed.onnx and the list in `folder`, from a file with Q/DQ or in the form for WebGPU."""
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, folder / "model.onnx")
     model = onnx.load(file)
+    makers = {output: node for node in model.graph.node for output in node.output}
     codes: dict[str, Any] = {}
-    for node in model.graph.node:
-        kind = "QuantizeLinear" if node.op_type == "QuantizeLinear" else "Clip"
-        name = node.name.removesuffix("/Clip") if kind == "Clip" else node.name
-        if node.op_type == kind and name.endswith(_onnx.QUANTIZE):
-            codes[name.removesuffix(_onnx.QUANTIZE)] = [node.output[0], None]
-            type_ = TensorProto.INT8 if kind == "QuantizeLinear" else TensorProto.FLOAT
-            model.graph.output.append(helper.make_tensor_value_info(node.output[0], type_, None))
+    zero = "probe/zero"
+    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), zero))
+    for node in list(model.graph.node):
+        place = node.name.removesuffix("/Clip").removesuffix(_onnx.QUANTIZE)
+        if node.op_type == "DequantizeLinear" and node.input[0] in makers:  # whatever codes it has: once more, in int8
+            made = helper.make_node("QuantizeLinear", [node.output[0], node.input[1], zero], [f"{node.name}/probe"])
+            model.graph.node.append(made)
+            codes[node.name], type_ = [made.output[0], None], TensorProto.INT8
+        elif node.op_type == "Clip" and place != node.name and makers[node.input[0]].op_type == "Sub":
+            codes[place], type_ = [node.output[0], None], TensorProto.FLOAT
+        else:
+            continue
+        model.graph.output.append(helper.make_tensor_value_info(codes[place][0], type_, None))
     assert codes, f"{file} has no quantizers"
     onnx.save(model, folder / "probed.onnx")
     write_json(folder / LIST, {"tasks": tasks, "codes": codes})

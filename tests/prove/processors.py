@@ -79,7 +79,7 @@ def qemu(machine: str) -> str:
 def overflows(chosen: Processor) -> bool:
     """Whether oneDNN on it adds pairs of products of 8 bits in 16."""
     if chosen.kind == "capped":
-        return not processor.VNNI & processor.ALLOWED[chosen.environment[CAP]]
+        return not processor.VNNI_FLAGS & processor.ALLOWED[chosen.environment[CAP]]
     return chosen.kind == "emulated" or bool(processor.overflows())
 
 

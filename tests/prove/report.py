@@ -76,6 +76,7 @@ def page(
     classes = ", ".join(ran[0].found.classes) or "no task"
     sure, share = len(ran[0].found.certain), 1 - BOUNDS.agreement
     exact, size = ", ".join(manifest.exact) or "none", "x".join(map(str, manifest.size))
+    instructions = processor.describe_instructions()
     parts = [
         f"""# The same integers everywhere
 
@@ -89,7 +90,7 @@ The int8 artifacts of `{run.name}` (recipe {manifest.recipe}, {size}) in every r
 processor, on the same processor with fewer instructions, and on emulated ones, against torch, bit by bit. Frames:
 {source}; of them {few} where an emulator computes. Maps that are exact by construction: {exact}.
 
-Machine: {processor.name()} ({processor.describe()}), {platform.system()}, Python {platform.python_version()}.
+Machine: {processor.name()} ({instructions}), {platform.system()}, Python {platform.python_version()}.
 {versions}.
 
 - *Codes*: int8 values at the quantizers of the file that differ from torch's, of all. Those that depend on no float
@@ -158,7 +159,7 @@ The same network in runtimes that edgemtl writes no files for, by
 make prove{asked}
 ```
 
-with torch {metadata.version("torch")} on {processor.name()} ({processor.describe()}). Frames: {source}.
+with torch {metadata.version("torch")} on {processor.name()} ({processor.describe_instructions()}). Frames: {source}.
 
 - *float kernels*: a quantizer is multiplication, rounding, clamping and multiplication in float32; weights are float32.
   All of it is arithmetic that float32 has no choice in, so any runtime must give torch's bits.

@@ -1,8 +1,12 @@
+"""`python test_compress.py FOLDER` plays the fine-tunings that die, each in a forked process."""
+
 import contextlib
 import copy
 import io
 import re
 import signal
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +21,7 @@ from edgemtl import models, objectives, registry
 from edgemtl import recipe as recipes
 from edgemtl.data import DataSet
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import read_json, sha256, write_json
+from edgemtl.files import read_json, read_lines, sha256, write_json
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.prepare import load_float, prepare
 from edgemtl.networks.session import several
@@ -28,7 +32,10 @@ from edgemtl.run import Run
 from edgemtl.stop import Stop
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
+from edgemtl.training import launch, loop
 from edgemtl.training.batches import Lost
+from tests.forked import fork, kill_at, wait
+from tests.forked import run as run_forked
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +108,9 @@ def recipe(**compression):
             iterations=1, batch=4, rate=0.01, validate_every=1, save_every=1, label_stride=2, workers=0,
             weights={"depth": 1.0, "semseg": 1.0},
         ),
-        compression=Compression(**{"calibration": 4, "iterations": 3, "batch": 2, "rate": 1e-3} | compression),
+        compression=Compression(
+            **{"calibration": 4, "iterations": 3, "batch": 2, "rate": 1e-3, "save_every": 2} | compression
+        ),
     )  # fmt: skip
 
 
@@ -161,9 +170,21 @@ def run(tmp_path, monkeypatch, toy):
 
 
 @pytest.fixture
-def quick(monkeypatch, quantized):
+def quick(monkeypatch, finished):
     """Calibration that is done already."""
-    monkeypatch.setattr(compress, "quantize", lambda *_: (copy.deepcopy(quantized[0]), dict(quantized[1])))
+    monkeypatch.setattr(compress, "quantize", lambda *_: copy.deepcopy(finished.calibrated))
+
+
+def remember(patch):
+    """A list that gets what the next calibrations give."""
+    usual, calibrated = compress.quantize, []
+
+    def quantize(*given):
+        calibrated.append(copy.deepcopy(result := usual(*given)))
+        return result
+
+    patch.setattr(compress, "quantize", quantize)
+    return calibrated
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +193,18 @@ def finished(tmp_path_factory, toy):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
+        calibrated = remember(patch)
         folder = begin(tmp_path_factory.mktemp("run"), toy)
         before = contents(folder)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             report = compress.compress(folder)
-        yield SimpleNamespace(folder=folder, before=before, report=report, printed=out.getvalue() + err.getvalue())
+        printed = out.getvalue() + err.getvalue()
+        yield SimpleNamespace(folder=folder, before=before, report=report, printed=printed, calibrated=calibrated[0])
 
 
 def contents(run):
-    return {path.name: path.read_bytes() for path in run.iterdir()}
+    """All that must not depend on how often a run was disturbed: without the journal, which has times."""
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.suffix in (".json", ".safetensors")}
 
 
 # ---- quantize
@@ -305,7 +329,7 @@ def test_nncf_with_these_scales_computes_the_same(toy, frames, usual, monkeypatc
     plain = SimpleNamespace(Quantize_forward=ReferenceQuantize(ReferenceBackendType.TORCH).forward)
     monkeypatch.setattr(extensions.QuantizedFunctionsCPU, "_loaded_namespace", plain)
     network, _ = usual
-    theirs = nncf.quantize(toy, frames[0], calibrate.float_operations(toy, frames[0]))
+    theirs = nncf.insert_quantizers(toy, frames[0], calibrate.float_operations(toy, frames[0]))
     mine = quantizers.slots(network)
     for slot, quantizer in quantizers.slots(theirs).items():
         if slot in mine:
@@ -338,11 +362,17 @@ def test_a_useless_pattern_is_refused(toy, frames, pattern, message):
 # ---- compress
 
 
-def test_compress_adds_three_files_and_touches_none(finished):
+def test_compress_adds_three_files_and_a_journal_and_touches_none(finished):
     now = contents(finished.folder)
     assert {name: now.pop(name) for name in finished.before} == finished.before
     assert set(now) == {"int8.safetensors", "calibrated.safetensors", "scales.json"}
     assert finished.report["iterations"] == 3 and finished.report["weights"] == 9
+    left = {path.name for path in finished.folder.iterdir()} - now.keys() - finished.before.keys()
+    assert left == {"finetuning.jsonl", "tensorboard"}
+    lines = read_lines(finished.folder / "finetuning.jsonl")
+    assert [line["iteration"] for line in lines] == [2, 3] and lines[0]["rate"] == pytest.approx(0.75e-3)
+    assert finished.report["last_losses"] == {name: lines[1]["loss"][name] for name in ("depth", "semseg")}
+    assert list((finished.folder / "tensorboard" / "finetuning").glob("events*"))
 
 
 def test_the_console_shows_progress_and_nothing_of_nncf(finished):
@@ -404,7 +434,7 @@ def test_a_budget_leaves_the_matrix_and_what_stays_float(run, capsys):
 
 def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatch):
     monkeypatch.setattr(
-        "edgemtl.device.evaluate.measure",
+        "edgemtl.device.evaluate.take_scores",
         lambda _, __, model, **___: {
             name: SimpleNamespace(scores=lambda task=task: dict.fromkeys(task.scores, 0.0))
             for name, task in model.tasks.items()
@@ -414,34 +444,34 @@ def test_a_budget_cannot_be_judged_by_a_network_that_scores_zero(run, monkeypatc
         compress.compress(run, iterations=0, settings=["compression.budget=delta_m=-1"])
 
 
+def tune(run, deployed, teacher, recipe):
+    fabric = launch.launch("auto", "cpu", 1, 1, "auto")
+    finetune.finetune(deployed, teacher, Tiles(), recipe, run=Run(run), fabric=fabric, stop=Stop(), about={})
+
+
 def test_fine_tuning_follows_the_teacher(run, toy, quantized, monkeypatch):
-    monkeypatch.setattr(finetune, "losses", lambda raw, *_: {name: torch.zeros(()) for name in raw})
+    monkeypatch.setattr(loop, "losses", lambda raw, *_: {name: 0 * map.sum() for name, map in raw.items()})
     deployed, student = load_float(run), copy.deepcopy(quantized[0])
     teacher, image = load_float(run), deployed.normalise(several(torch.from_numpy(Tiles()[1]["image"])[None]))
     with torch.no_grad():
         student.heads["depth"].bias += 0.1
     deployed.network, far = student, []
     far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
-    finetune.finetune(deployed, teacher, Tiles(), recipe(iterations=60, rate=2e-3), Stop())
+    tune(run, deployed, teacher, recipe(iterations=60, rate=2e-3))
     far.append(objectives.of("depth").distance(student(image)["depth"], teacher.network(image)["depth"]).item())
     assert far[1] < 0.5 * far[0]
 
 
 @pytest.mark.parametrize("native", [False, True])
 def test_fine_tuning_takes_bfloat16_only_where_it_is_native(run, quantized, monkeypatch, native):
-    asked, seen, usual = [], set(), finetune.losses
-
-    def losses(raw, *rest):
-        seen.update(map.dtype for map in raw.values())
-        return usual(raw, *rest)
-
-    monkeypatch.setattr(finetune, "losses", losses)
+    seen = set()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(finetune, "has_bfloat16", lambda device: asked.append(device) or native)
+    monkeypatch.setattr(launch, "has_bfloat16", lambda device: device == "cpu" and native)
     deployed = load_float(run)
     deployed.network = copy.deepcopy(quantized[0])
-    finetune.finetune(deployed, load_float(run), Tiles(), recipe(iterations=1), Stop())
-    assert asked == ["cpu"] and (torch.bfloat16 in seen) is native
+    deployed.network.stem[0].register_forward_hook(lambda _, __, x: seen.add(x.dtype))
+    tune(run, deployed, load_float(run), recipe(iterations=1))
+    assert seen == {torch.bfloat16 if native else torch.float32}
 
 
 def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch):
@@ -451,42 +481,146 @@ def test_a_crash_in_the_middle_leaves_the_previous_files(run, quick, monkeypatch
     def broken(*_):
         raise RuntimeError("the machine is on fire")
 
-    monkeypatch.setattr(finetune, "losses", broken)
+    monkeypatch.setattr(loop, "losses", broken)
     with pytest.raises(RuntimeError):
+        compress.compress(run)
+    now = contents(run)
+    assert checkpoint.about(run / "finetuning.safetensors")["state"]["iteration"] == 0
+    assert now.pop("finetuning.safetensors") and now == before
+
+
+def interrupt(monkeypatch, call):
+    """SIGINT in the middle of that step, the first time."""
+    usual, calls = loop.losses, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return usual(*args)
+
+    monkeypatch.setattr(loop, "losses", interrupted)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_an_interrupt_saves_and_resume_ends_the_same(finished, run, quick, monkeypatch, step):
+    interrupt(monkeypatch, step)
+    message = (
+        f"^stopped after iteration {step} of 3 of fine-tuning, saved as .*finetuning.safetensors; .*--resume goes on$"
+    )
+    with pytest.raises(CheckFailed, match=message):
+        compress.compress(run)
+    assert "int8.safetensors" not in contents(run)
+    monkeypatch.setattr(compress, "quantize", lambda *_: pytest.fail("calibrated again"))
+    report = compress.compress(run, resume=True, settings=["training.workers=1", "compression.save_every=1"])
+    assert contents(run) == contents(finished.folder)
+    assert report.keys() == finished.report.keys() and report["channels"] == finished.report["channels"]
+
+
+def test_resume_begins_where_nothing_is_unfinished(finished, run, quick):
+    for _ in range(2):
+        compress.compress(run, resume=True)
+        assert contents(run) == contents(finished.folder)
+
+
+def test_without_resume_it_begins_anew(finished, run, quick, monkeypatch, capsys):
+    interrupt(monkeypatch, 2)
+    with pytest.raises(CheckFailed):
+        compress.compress(run)
+    (run / ".onnx.1.part").mkdir()  # a conversion that was killed, or is under way
+    compress.compress(run)
+    assert "begins with calibration; until that is done, --resume would go on with " in capsys.readouterr().err
+    assert contents(run) == contents(finished.folder)
+
+
+def test_other_terms_than_it_began_with_are_refused(run, quick, monkeypatch, toy):
+    interrupt(monkeypatch, 1)
+    with pytest.raises(CheckFailed):
+        compress.compress(run)
+    state = run / "finetuning.safetensors"
+    before, whole = contents(run), state.read_bytes()
+    for settings in (["compression.rate=0.002"], ["augment.flip=0"], ["training.seed=4"]):
+        key = settings[0].partition("=")[0]
+        with pytest.raises(UsageError, match=f"finetuning.safetensors was begun differently: its {key} is .*, not "):
+            compress.compress(run, settings=settings, resume=True)
+    for form in ("float", "calibrated"):
+        file = Run(run).weights(form)
+        checkpoint.save(file, {"x": torch.ones(1)}, {})
+        with pytest.raises(UsageError, match=f"was begun differently: its {form}.safetensors is '"):
+            compress.compress(run, resume=True)
+        file.write_bytes(before[file.name])
+    assert contents(run) == before
+    checkpoint.save(state, toy.state_dict(), {})
+    with pytest.raises(UsageError, match="finetuning.safetensors holds no fine-tuning that this version"):
+        compress.compress(run, resume=True)
+    state.write_bytes(whole[:-9])
+    with pytest.raises(UsageError, match="finetuning.safetensors is truncated"):
+        compress.compress(run, resume=True)
+
+
+def test_it_runs_in_one_process(run, monkeypatch):
+    monkeypatch.setattr(compress, "launch", lambda *_: SimpleNamespace(world_size=2))
+    with pytest.raises(UsageError, match="^compress runs in one process, not in 2$"):
+        compress.compress(run)
+
+
+def test_micro_batches_equal_one_large_batch(run, quick):
+    reports = [compress.compress(run, settings=[f"compression.accumulate={parts}"]) for parts in (1, 2)]
+    for which in ("first_losses", "last_losses"):
+        one, two = (report[which] for report in reports)
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_the_exact_form_goes_on_as_it_was(tmp_path, monkeypatch):
+    """With constants that follow from scales, and quantizers at points."""
+    edge = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]", "training.workers=0"])
+    edge = recipes.only(edge, ["depth"])
+    samples = [{name: Tiles()[index][name] for name in ("image", "depth")} for index in range(5)]
+    options = Compression(calibration=2, iterations=2, batch=1, save_every=1, rate=1e-3)
+    edge = edge.model_copy(update={"network": edge.network.blank(), "compression": options})
+    monkeypatch.setattr(compress, "load_samples", lambda *_: samples)
+    torch.manual_seed(0)
+    weights = models.build(edge.network, edge.tasks).state_dict()
+    for folder in (tmp_path / "whole", tmp_path / "parts"):
+        write_json(folder / "recipe.json", {"recipe": edge.model_dump(mode="json")})
+        checkpoint.save(folder / "float.safetensors", weights, {})
+    compress.compress(tmp_path / "whole")
+    interrupt(monkeypatch, 1)
+    with pytest.raises(CheckFailed):
+        compress.compress(tmp_path / "parts")
+    compress.compress(tmp_path / "parts", resume=True)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_an_interrupt_while_it_calibrates_leaves_nothing(run, monkeypatch):
+    def quantize(network, items, frame, options):
+        signal.raise_signal(signal.SIGINT)
+        return frame(items[0])
+
+    monkeypatch.setattr(compress, "quantize", quantize)
+    before = contents(run)
+    with pytest.raises(CheckFailed, match="^stopped during calibration; .*int8.safetensors was not touched$"):
         compress.compress(run)
     assert contents(run) == before
 
 
-def test_an_interrupt_stops_with_one_line(run, quick, monkeypatch):
-    real = finetune.losses
-
-    def interrupted(*args):
-        signal.raise_signal(signal.SIGINT)
-        return real(*args)
-
-    monkeypatch.setattr(finetune, "losses", interrupted)
-    with pytest.raises(CheckFailed, match="stopped at iteration 1 of 3 of fine-tuning; .*int8.*was not touched"):
-        compress.compress(run)
-    assert "int8.safetensors" not in contents(run)
-
-
 def test_a_lost_batch_of_fine_tuning_is_one_line(run, quick, monkeypatch):
-    def lost(*_, stop):
+    def lost(*_, **__):
         raise Lost("a process that reads samples was killed by SIGKILL")
         yield
 
-    monkeypatch.setattr(finetune, "loader", lost)
-    with pytest.raises(
-        CheckFailed, match="was killed by SIGKILL; .*int8.safetensors was not touched; try --set training"
-    ):
+    monkeypatch.setattr(loop, "loader", lost)
+    message = "was killed by SIGKILL: stopped after iteration 0 of 3 of fine-tuning, saved as .*; .*training.workers=0"
+    with pytest.raises(CheckFailed, match=message):
         compress.compress(run)
     assert "int8.safetensors" not in contents(run)
 
 
 def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypatch):
-    real = finetune.losses
-    monkeypatch.setattr(finetune, "losses", lambda *args: {**real(*args), "depth": torch.tensor(float("nan"))})
-    with pytest.raises(CheckFailed, match="the depth loss is nan at iteration 1 of fine-tuning"):
+    usual = loop.losses
+    monkeypatch.setattr(loop, "losses", lambda *args: usual(*args) | {"depth": torch.tensor(float("nan"))})
+    message = "the depth loss is nan in iteration 1 of fine-tuning; .* keeps iteration 0; try a lower compression.rate"
+    with pytest.raises(CheckFailed, match=message):
         compress.compress(run)
     assert "int8.safetensors" not in contents(run)
 
@@ -498,6 +632,7 @@ def test_a_loss_that_is_not_finite_names_task_and_iteration(run, quick, monkeypa
         ("training.losses.class_weights=[1,2,3,4,5,6,7]", "class_weights has 7 numbers for semseg, which has "),
         ("compression.iteration=4", "did you mean 'compression.iterations'"),
         ("compression.rate=0", "greater than 0"),
+        ("compression.accumulate=4", "compression.batch=2 must be a multiple of compression.accumulate=4"),
     ],
 )
 def test_wrong_settings_are_one_line(run, setting, message):
@@ -533,3 +668,54 @@ def test_distance_is_zero_only_from_the_teacher_itself(task, channels):
     far = objectives.of(task).distance(raw, wanted)
     (gradient,) = torch.autograd.grad(far, raw)
     assert 0 < objectives.of(task).distance(raw - 0.1 * gradient / gradient.abs().max(), wanted) < far
+
+
+# Runs in processes of their own --------------------------------------------------------------------------------------
+
+KILLS = {  # name: whose function it is, which call of it never returns
+    "while it calibrates": (compress, "quantize", 1),
+    "while the calibrated weights are half written": (Path, "write_bytes", 1),
+    "while the first state is half written": (Path, "write_bytes", 2),
+    "before the first step": (loop, "set_rate", 1),
+    "before the second step": (loop, "set_rate", 2),
+    "while a state is half written": (Path, "write_bytes", 3),
+    "before the last step": (loop, "set_rate", 3),
+    "while the int8 weights are half written": (Path, "write_bytes", 4),
+    "between weights and ledger": (compress.pairing, "ledger_entries", 1),
+    "in the end": (Path, "unlink", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    return run_forked(__file__, tmp_path_factory.mktemp("forked"))
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_killed_and_resumed_ends_the_same(forked, name):
+    assert contents(forked / name) == contents(forked / "undisturbed")
+    assert not list((forked / name).glob(".*"))
+
+
+def play(folder):
+    torch.set_num_threads(1)
+    stand_in(SimpleNamespace(setattr=setattr))
+    calibrated = remember(SimpleNamespace(setattr=setattr))
+    torch.manual_seed(0)
+    toy = Toy().eval()
+    compress.compress(begin(folder / "undisturbed", toy))
+    compress.quantize = lambda *_: copy.deepcopy(calibrated[0])
+    for name, kill in KILLS.items():
+        assert wait(fork(killed, begin(folder / name, toy), *kill)) == -signal.SIGKILL, name
+        assert (folder / name / "finetuning.safetensors").exists() == (list(KILLS).index(name) > 2), name
+        assert wait(fork(compress.compress, folder / name, resume=True)) == 0, name
+
+
+def killed(run, owner, what, call):
+    """Compresses until that call, half of which is done where it writes, and dies."""
+    kill_at(owner, what, call, lambda path: what != "unlink" or path.name == "finetuning.safetensors")
+    compress.compress(run)
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]))

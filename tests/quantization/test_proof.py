@@ -209,6 +209,30 @@ def test_numbers_of_distant_grids_may_stand_side_by_side_but_not_be_summed(summe
     assert proof.prove(Beside().eval(), FRAME).exact == (() if summed else ("depth",))
 
 
+@pytest.mark.parametrize(("steps", "rounded"), [((6, 6), False), ((6, 3), True), ((6, 3), False)])
+def test_joined_codes_of_several_scales_are_exact_only_where_they_are_rounded_again(
+    steps: tuple[int, int], rounded: bool
+) -> None:
+    """OpenVINO gives the codes of both one scale, if a layer reads them as they are."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(point(2.0**-step) for step in steps)
+            self.rounds = point(2.0**-4) if rounded else nn.Identity()
+            self.layer = nn.Conv2d(6, 1, 3, bias=False)
+            self.layer.weight.data = torch.ones(1, 6, 3, 3) * 2.0**-6
+
+        def forward(self, frame: Tensor) -> dict[str, Tensor]:
+            x = torch.cat([part((frame - 128) * 2.0**-shift) for part, shift in zip(self.parts, (6, 3))], 1)
+            return {"depth": self.layer(self.rounds(x))}
+
+    found = proof.prove(Joined().eval(), FRAME)
+    exact = rounded or len(set(steps)) == 1
+    assert found.exact == (("depth",) if exact else ())
+    assert exact or "joins codes of several scales" in str(found.islands)
+
+
 # ---- the device network
 
 

@@ -8,7 +8,7 @@ from edgemtl.errors import UsageError
 from edgemtl.quantization import quantizers, sensitivity
 from edgemtl.quantization.quantizers import FakeQuantize, snap
 from edgemtl.quantization.replay import Replay
-from edgemtl.quantization.sensitivity import Budget, budget, choose, groups, matrix, reasons, shares
+from edgemtl.quantization.sensitivity import Budget, choose_float, groups, noise_matrix, read_budget, reasons, shares
 
 TASKS = ["depth", "normals"]
 
@@ -116,18 +116,18 @@ def test_latency_follows_the_products(graph):
 
 def test_the_hopeless_layer_is_named_for_its_task(graph, x):
     rows = groups(graph)
-    noises = matrix(graph, rows, [x, x.flip(3)], TASKS)
+    noises = noise_matrix(graph, rows, [x, x.flip(3)], TASKS)
     worst = [rows[row].name for row in noises.argmax(0)]
     assert worst[0] == "heads.depth.weight" and shares(noises)[:, 0].max() > 0.9
     assert noises[noises.argmax(0)[0], 0] > 100 * noises[noises.argmax(0)[0], 1]
     sound = Replay(quantized(hopeless=False), x)
-    fine = matrix(sound, groups(sound), [x], TASKS)
+    fine = noise_matrix(sound, groups(sound), [x], TASKS)
     assert fine[:, 0].max() < 0.1 * noises[:, 0].max()
 
 
 def test_a_noise_is_that_group_alone(graph, x):
     rows = groups(graph)
-    noises = matrix(graph, rows, [x], TASKS)
+    noises = noise_matrix(graph, rows, [x], TASKS)
     network, exact = quantized(), graph.run(x)
     for slot, module in quantizers.slots(network).items():
         if module.name not in {q.name for q in rows[0].quantizers}:
@@ -159,9 +159,9 @@ def judge_of(graph, x):
 
 def test_a_budget_keeps_the_hopeless_layer_float_and_delta_m_improves(graph, x):
     rows = groups(graph)
-    noises, judge = matrix(graph, rows, [x], TASKS), judge_of(graph, x)
+    noises, judge = noise_matrix(graph, rows, [x], TASKS), judge_of(graph, x)
     before = float(np.mean(list(judge(frozenset()).values())))
-    choice = choose(rows, noises, Budget(delta_m=before / 10, latency=500.0), judge)
+    choice = choose_float(rows, noises, Budget(delta_m=before / 10, latency=500.0), judge)
     assert [rows[row].name for row in choice.kept] == ["heads.depth.weight"]
     assert choice.ok and choice.delta_m > before / 10 and before == {n: g for n, g, _ in choice.tried}[0]
     (first, second) = reasons(rows, noises, choice.kept, TASKS)
@@ -171,15 +171,15 @@ def test_a_budget_keeps_the_hopeless_layer_float_and_delta_m_improves(graph, x):
 
 def test_a_budget_that_is_met_keeps_nothing_float(graph, x):
     rows = groups(graph)
-    choice = choose(rows, matrix(graph, rows, [x], TASKS), Budget(delta_m=-1e9), judge_of(graph, x))
+    choice = choose_float(rows, noise_matrix(graph, rows, [x], TASKS), Budget(delta_m=-1e9), judge_of(graph, x))
     assert choice.kept == [] and choice.ok and len(choice.tried) == 1
 
 
 def test_a_budget_out_of_reach_says_so_and_gives_the_best(graph, x, capsys):
     rows = groups(graph)
-    noises = matrix(graph, rows, [x], TASKS)
+    noises = noise_matrix(graph, rows, [x], TASKS)
     allowed = Budget(delta_m=-1e-9, latency=0.0)
-    choice = choose(rows, noises, allowed, judge_of(graph, x))
+    choice = choose_float(rows, noises, allowed, judge_of(graph, x))
     assert not choice.ok and choice.latency == 0 and choice.kept == []
     sensitivity.show_choice(choice, allowed, "delta_m=-1e-9")
     assert "is not met: delta-m -" in capsys.readouterr().err
@@ -187,23 +187,23 @@ def test_a_budget_out_of_reach_says_so_and_gives_the_best(graph, x, capsys):
 
 def test_latency_alone_spends_all_of_it(graph, x):
     rows = groups(graph)
-    choice = choose(rows, matrix(graph, rows, [x], TASKS), Budget(latency=1e6), judge_of(graph, x))
+    choice = choose_float(rows, noise_matrix(graph, rows, [x], TASKS), Budget(latency=1e6), judge_of(graph, x))
     assert sorted(choice.kept) == list(range(len(rows))) and choice.delta_m == pytest.approx(0, abs=1e-9)
 
 
 def test_budgets():
-    assert budget("delta_m=-1,latency=+5%") == Budget(-1.0, 5.0)
-    assert budget("latency=+2.5%") == Budget(None, 2.5)
+    assert read_budget("delta_m=-1,latency=+5%") == Budget(-1.0, 5.0)
+    assert read_budget("latency=+2.5%") == Budget(None, 2.5)
     for text in ("delta_m=1", "latency=5%", "speed=-1", "delta_m=-1,delta_m=-2", ""):
         with pytest.raises(
             UsageError, match=r"in compression\.budget: a budget is|compression\.budget limits delta_m|so its"
         ):
-            budget(text)
+            read_budget(text)
 
 
 def test_a_picture_names_the_worst(graph, x, tmp_path):
     rows = groups(graph)
-    sensitivity.draw(rows, matrix(graph, rows, [x], TASKS), TASKS, tmp_path / "heat.svg")
+    sensitivity.draw(rows, noise_matrix(graph, rows, [x], TASKS), TASKS, tmp_path / "heat.svg")
     text = (tmp_path / "heat.svg").read_text()
     assert text.startswith("<?xml") and "heads.depth and 1 more" in text
 
@@ -218,5 +218,5 @@ def test_measuring_can_be_stopped_between_groups(x):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        matrix(graph, rows, [x], TASKS, check)
+        noise_matrix(graph, rows, [x], TASKS, check)
     assert len(rows) > 2 == len(asked)

@@ -65,7 +65,7 @@ def test_augmented_labels_agree_with_the_image(seed, scale, size):
 
 
 def test_padding_is_ignored_by_every_task():
-    out = a.pad(sample(), (48, 32), TASKS)
+    out = a.pad_sample(sample(), (48, 32), TASKS)
     assert out["image"].shape == (48, 32, 3)
     for name, task in TASKS.items():
         assert not task.valid(out[name])[:12].any(), name

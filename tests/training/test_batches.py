@@ -12,7 +12,7 @@ from edgemtl.errors import UsageError
 from edgemtl.networks.prepare import Normalise
 from edgemtl.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks import build
-from edgemtl.training.batches import Stream, loader, normalise, tensors
+from edgemtl.training.batches import Stream, labels, loader, normalise
 
 
 def stream(length=10, start=0, rank=0, processes=1, **options):
@@ -51,7 +51,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         stream(accumulate=2, processes=4)
 
 
-def test_tensors_have_the_losses_layout():
+def test_images_and_labels_have_the_losses_layout():
     h, w = 4, 6
     batch = {
         "image": torch.full((2, h, w, 3), 124, dtype=torch.uint8),
@@ -60,15 +60,15 @@ def test_tensors_have_the_losses_layout():
         "depth": torch.rand(2, h, w),
         "normals": torch.rand(2, h, w, 3),
     }
-    image, labels = tensors(batch, dict.fromkeys(("semseg", "sal", "depth", "normals")))
+    image, goals = normalise(batch["image"]), labels(batch, dict.fromkeys(("semseg", "sal", "depth", "normals")))
     assert image.shape == (2, 3, h, w) and image.is_contiguous(memory_format=torch.channels_last)
-    assert {name: (tuple(label.shape), label.dtype) for name, label in labels.items()} == {
+    assert {name: (tuple(label.shape), label.dtype) for name, label in goals.items()} == {
         "semseg": ((2, h, w), torch.int64),
         "sal": ((2, 1, h, w), torch.float32),
         "depth": ((2, 1, h, w), torch.float32),
         "normals": ((2, 3, h, w), torch.float32),
     }
-    assert torch.equal(labels["normals"][:, 1], batch["normals"][..., 1])
+    assert torch.equal(goals["normals"][:, 1], batch["normals"][..., 1])
 
 
 def test_normalise_is_torchvisions():

@@ -72,8 +72,8 @@ def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
 
 
 def test_what_is_kept_is_what_is_counted():
-    kept = {entry.recipe.name: entry.cost for entry in catalogue.entries()}
-    assert kept == {name: c.cost(recipe.load(name)) for name in kept}, f"run: {catalogue.COUNT}"
+    kept = {entry.recipe.name: entry.cost for entry in catalogue.recipes_by_name()}
+    assert kept == {name: c.cost(recipe.load(name)) for name in kept}, f"run: {catalogue.COUNT_COMMAND}"
 
 
 def test_counts_and_tables_are_written(tmp_path, monkeypatch):

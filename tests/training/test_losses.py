@@ -8,7 +8,7 @@ import torch
 
 from edgemtl import tasks
 from edgemtl.recipe import Losses
-from edgemtl.training.losses import count, losses
+from edgemtl.training.losses import count_pixels, losses
 
 B, H, W = 2, 6, 5
 PARAMS = {"semseg": {"classes": list("abcd")}, "edge": {"positive": 0.8}}
@@ -151,8 +151,8 @@ def test_losses_of_parts_add_up_to_the_batchs(name, options):
     label[3:] = labels(name, batch=1, ignored=2.0)
     task = {name: tasks.build(name, PARAMS.get(name))}
     parts = [slice(0, 1), slice(1, 3), slice(3, 4)]
-    counts = sum(count({name: tensor(label[part])}, task) for part in parts)
-    assert torch.equal(counts, count({name: tensor(label)}, task))
+    counts = sum(count_pixels({name: tensor(label[part])}, task) for part in parts)
+    assert torch.equal(counts, count_pixels({name: tensor(label)}, task))
     summed = sum(one(name, x[part], label[part], counts, **options).item() for part in parts)
     assert summed == pytest.approx(one(name, x, label, **options).item(), rel=1e-5)
 
@@ -198,7 +198,7 @@ def test_the_pixels_that_count_are_those_of_the_meter(name):
         else label[:, None]
     )
     assert valid.any() and not valid.all()
-    assert count({name: label}, {name: task})[0, 1] == valid.sum()
+    assert count_pixels({name: label}, {name: task})[0, 1] == valid.sum()
     x = torch.randn(1, CHANNELS[name], *image.shape[:2], requires_grad=True)
     losses({name: x}, {name: label}, {name: task}, Losses())[name].backward()
     assert np.array_equal((x.grad != 0).any(1)[0].numpy(), valid) and x.grad.isfinite().all()

@@ -4,11 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +27,10 @@ from edgemtl.networks import checkpoint
 from edgemtl.recipe import Augment, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
+from edgemtl.training import loop
 from edgemtl.training.journal import Journal
+from tests.forked import fork, kill_at, wait
+from tests.forked import run as run_forked
 
 
 class Tiles(DataSet):
@@ -337,17 +338,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeyp
         found = usual(*given)
         return found | {"depth": found["depth"] * (float("nan") if len(calls) == 4 else 1)}
 
-    usual = module.losses
-    monkeypatch.setattr(module, "losses", broken)
+    usual = loop.losses
+    monkeypatch.setattr(loop, "losses", broken)
     with pytest.raises(CheckFailed, match="depth loss is nan in iteration 4; .*last.safetensors keeps iteration 3"):
         train(tmp_path)
     assert all(value.isfinite().all() for value in load_file(tmp_path / "last.safetensors").values())
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path, data, monkeypatch):
-    usual = module.losses
+    usual = loop.losses
     monkeypatch.setattr(
-        module, "losses", lambda raw, *given: usual(raw, *given) | {"depth": (0 * raw["depth"].sum()).sqrt()}
+        loop, "losses", lambda raw, *given: usual(raw, *given) | {"depth": (0 * raw["depth"].sum()).sqrt()}
     )
     with pytest.raises(CheckFailed, match="gradient's norm is nan in iteration 1; nothing was saved yet"):
         train(tmp_path)
@@ -487,7 +488,7 @@ def test_a_checkpoint_wins_over_the_weights_to_start_from(tmp_path, data, undist
 
 
 def test_a_start_that_was_not_saved_yet_is_asked_for_again(tmp_path, data, undisturbed, monkeypatch):
-    monkeypatch.setattr(module, "set_rate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "set_rate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, init=undisturbed.run)
     with pytest.raises(UsageError, match="was begun with --init .*float.safetensors and saved nothing yet; give"):
@@ -556,12 +557,7 @@ KILLS = {  # name: what is called, which call of it never returns, what happens 
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("forked")
-    path = os.pathsep.join([str(Path(module.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return run_forked(__file__, tmp_path_factory.mktemp("forked"))
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -601,40 +597,10 @@ def play(folder):
         assert [wait(process) for process in several] == [0, 0]
 
 
-def fork(work, *given, **options):
-    """The number of a new process that does the work; forking saves importing torch thirty times."""
-    number = os.fork()
-    if number:
-        return number
-    try:
-        work(*given, **options)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def wait(number):
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-
-
 def killed(run, what, call):
     """Trains until that call, half of which is done where it writes, and dies."""
-    owner = {"replace": os, "write_bytes": Path, "write": Journal}.get(what, module)
-    usual, calls = getattr(owner, what), []
-
-    def last(*given, **options):
-        calls.append(given)
-        if len(calls) < call:
-            return usual(*given, **options)
-        if what == "write_bytes":
-            usual(given[0], given[1][: len(given[1]) // 2])
-        if what == "write":
-            with given[0].path.open("a") as stream:
-                stream.write('{"iteration": 3, "sco')
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, what, last)
+    owner = {"replace": os, "write_bytes": Path, "write": Journal, "set_rate": loop}.get(what, module)
+    kill_at(owner, what, call)
     train(run)
 
 

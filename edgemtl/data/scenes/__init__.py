@@ -102,7 +102,7 @@ class Samples(DataSet):
         if not 0 <= i < self.count:
             raise IndexError(f"frame {i} of {self.count}")
         rng = np.random.default_rng((self.seed, _SPLITS.index(self.split), i))
-        tracer = Tracer(room.build(rng))
+        tracer = Tracer(room.random_room(rng))
         return tracer, _aim(tracer, self.size, rng), rng
 
     def _kept(self, i: int) -> dict[str, np.ndarray] | None:

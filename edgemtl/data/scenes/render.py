@@ -74,15 +74,15 @@ class Tracer:
         """What rays from one place meet; directions (n, 3) in the world, depth in multiples of their lengths."""
         room = self.room
         origins = np.broadcast_to(place.astype(np.float32), directions.shape)
-        found = self.scene.run(np.ascontiguousarray(origins), directions.astype(np.float32), output=True)
-        face = found["primID"]
+        hits = self.scene.run(np.ascontiguousarray(origins), directions.astype(np.float32), output=True)
+        face = hits["primID"]
         assert (face >= 0).all(), "a ray left the room"
         plane = self.plane[face]
         # Embree's distances are single precision; the facet's plane gives them to the last digit.
         facing = np.einsum("ij,ij->i", plane, directions)
         depth = np.einsum("ij,ij->i", plane, self.corner[face] - place) / np.where(facing == 0, 1e-30, facing)
-        depth = np.where(np.abs(depth - found["tfar"]) < 1e-3 * found["tfar"], depth, found["tfar"])
-        u, v = found["u"][:, None], found["v"][:, None]
+        depth = np.where(np.abs(depth - hits["tfar"]) < 1e-3 * hits["tfar"], depth, hits["tfar"])
+        u, v = hits["u"][:, None], hits["v"][:, None]
         i, j, k = room.faces[face].T
         normal = (room.normals[i] * (1 - u - v) + room.normals[j] * u + room.normals[k] * v).astype(np.float32)
         # A facet is seen from its back inside open shapes such as lampshades: then its normals are those of the back.
@@ -173,8 +173,8 @@ def salient(instance: np.ndarray, semseg: np.ndarray) -> np.ndarray:
 def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, rng: Rng, grain: Rng) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
     size = camera.size
-    seen = _visibility(tracer, hits, size, rng)
-    linear = _shade(tracer.room, camera, hits, seen)
+    visibility = _visibility(tracer, hits, size, rng)
+    linear = _shade(tracer.room, camera, hits, visibility)
     part = hits.part.reshape(size)
     # Auto-exposure as cameras have it: the middle tones land about the middle, and the eye adds a mood.
     exposure = rng.uniform(0.16, 0.34) / np.clip(np.exp(np.log(linear.mean(1) + 1e-3).mean()), 0.02, 4)
@@ -196,7 +196,7 @@ def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, 
     offsets = ((-0.33, -0.15), (0.04, 0.35), (0.29, -0.2))
     where = np.concatenate([camera.rays(dx, dy)[row, column] for dx, dy in offsets])
     fine = tracer.cast(camera.place, where @ camera.rotation.T)
-    borrowed = _nearby(fine.part, np.tile(row, len(offsets)), np.tile(column, len(offsets)), part, seen)
+    borrowed = _nearby(fine.part, np.tile(row, len(offsets)), np.tile(column, len(offsets)), part, visibility)
     samples += _develop(_shade(tracer.room, camera, fine, borrowed) * tint).reshape(len(offsets), -1, 3).sum(0)
     image[row, column] = samples / (1 + len(offsets))
     return _sense(image, rng, grain)
@@ -224,15 +224,15 @@ def _visibility(tracer: Tracer, hits: _Hits, size: tuple[int, int], rng: Rng) ->
     tangent = np.cross(aside, hits.normal)
     tangent /= _length(tangent)[:, None]
     ways = tangent * ways[:, :1] + np.cross(hits.normal, tangent) * ways[:, 1:2] + hits.normal * ways[:, 2:]
-    seen = [tracer.reaches(start, ways * np.float32(_AMBIENT_REACH_M))]
+    reached = [tracer.reaches(start, ways * np.float32(_AMBIENT_REACH_M))]
     for light in tracer.room.lights:
         offset = np.stack([ball[:, 0], ball[:, 1], 2 * ((k * 7) % 16 + 0.5) / 16 - 1], 1)[cell] * light.radius
         ways = (light.centre + offset).astype(np.float32) - start
         facing = np.flatnonzero(np.einsum("ij,ij->i", ways, hits.normal) > 0)
         open = np.zeros(len(start), np.float32)
         open[facing] = tracer.reaches(start[facing], ways[facing])
-        seen.append(open)
-    values = np.stack(seen, 1).reshape(height, width, -1)
+        reached.append(open)
+    values = np.stack(reached, 1).reshape(height, width, -1)
     return _average(values, hits.part.reshape(size), hits.normal.reshape(height, width, 3)).reshape(height * width, -1)
 
 
@@ -253,20 +253,22 @@ def _average(values: np.ndarray, part: np.ndarray, normal: np.ndarray) -> np.nda
     return total / np.maximum(count, 1)
 
 
-def _nearby(part: np.ndarray, row: np.ndarray, column: np.ndarray, parts: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _nearby(
+    part: np.ndarray, row: np.ndarray, column: np.ndarray, parts: np.ndarray, visibility: np.ndarray
+) -> np.ndarray:
     """(n, C): `seen` of the closest pixel about (row, column) that shows the same part, else of the pixel itself."""
     height, width = parts.shape
     chosen = row * width + column
-    found = parts[row, column] == part
+    same = parts[row, column] == part
     for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
         y, x = np.clip(row + dy, 0, height - 1), np.clip(column + dx, 0, width - 1)
-        better = ~found & (parts[y, x] == part)
+        better = ~same & (parts[y, x] == part)
         chosen = np.where(better, y * width + x, chosen)
-        found |= better
-    return seen[chosen]
+        same |= better
+    return visibility[chosen]
 
 
-def _shade(room: Room, camera: Camera, hits: _Hits, seen: np.ndarray) -> np.ndarray:
+def _shade(room: Room, camera: Camera, hits: _Hits, visibility: np.ndarray) -> np.ndarray:
     """(n, 3) float32 linear RGB: matt reflection, highlights and glow, lit by the surroundings and the lights."""
     toward = camera.place.astype(np.float32) - hits.point
     distance = _length(toward)
@@ -275,14 +277,14 @@ def _shade(room: Room, camera: Camera, hits: _Hits, seen: np.ndarray) -> np.ndar
     albedo = room.palette.albedo(hits.part, hits.uv, distance / (camera.focal * grazing))
     up = 0.5 + 0.5 * hits.normal[:, 2:]
     below, above = room.ambient.astype(np.float32)
-    arriving = (below * (1 - up) + above * up) * (0.25 + 0.75 * seen[:, :1])
+    arriving = (below * (1 - up) + above * up) * (0.25 + 0.75 * visibility[:, :1])
     shine = np.zeros((len(albedo), 1), np.float32)
     for k, light in enumerate(room.lights):
         way = light.centre.astype(np.float32) - hits.point
         far = _length(way)[:, None]
         way /= far
         cosine = np.maximum(np.einsum("ij,ij->i", way, hits.normal), 0)[:, None]
-        strength = seen[:, k + 1 : k + 2] / (far**2 + 0.3)
+        strength = visibility[:, k + 1 : k + 2] / (far**2 + 0.3)
         arriving = arriving + cosine * strength * light.power.astype(np.float32)
         half = way + toward
         half /= np.maximum(_length(half)[:, None], 1e-6)

@@ -203,7 +203,7 @@ def _shell(b: _Builder) -> None:
     floor.add(box(width + 1, depth + 1, 0.5).at(width / 2, depth / 2, -0.5), textures.flooring(rng))
     b.place(floor, (0, 0, 0))
     ceiling = Thing("ceiling", (0, 0, 0))
-    pale = np.full(3, rng.uniform(0.6, 0.95)) if rng.random() < 0.85 else textures.colour(rng)
+    pale = np.full(3, rng.uniform(0.6, 0.95)) if rng.random() < 0.85 else textures.random_colour(rng)
     kind = rng.random()
     paint = textures.plain(rng, pale)
     if kind < 0.1:
@@ -242,19 +242,19 @@ def _openings(b: _Builder) -> None:
     """One or two doors, up to three windows."""
     rng = b.rng
     for _ in range(int(rng.choice([1, 1, 1, 2]))):
-        wall, made = int(rng.integers(4)), fixtures.door(rng)
-        spot = b.hang(made, wall, 0.0)
+        wall, opening = int(rng.integers(4)), fixtures.door(rng)
+        spot = b.hang(opening, wall, 0.0)
         if spot is not None:
             (x, y), _ = b.wall_point(wall, spot[0], 0.4)
-            half = (made.size[0] / 2, 0.4) if wall % 2 == 0 else (0.4, made.size[0] / 2)
+            half = (opening.size[0] / 2, 0.4) if wall % 2 == 0 else (0.4, opening.size[0] / 2)
             b.taken.append((x - half[0], y - half[1], x + half[0], y + half[1]))
     for _ in range(int(rng.choice([0, 1, 1, 2, 2, 3]))):
         wall, sill = int(rng.integers(4)), rng.uniform(0.75, 1.1)
-        made = fixtures.window(rng, min(rng.uniform(0.8, 1.4), b.size[2] - sill - 0.2))
-        spot = b.hang(made, wall, sill)
-        if spot is not None and made.bulb is not None:
+        opening = fixtures.window(rng, min(rng.uniform(0.8, 1.4), b.size[2] - sill - 0.2))
+        spot = b.hang(opening, wall, sill)
+        if spot is not None and opening.bulb is not None:
             (x, y), _ = b.wall_point(wall, spot[0], 0.35)
-            b.shine(np.array([x, y, sill + made.bulb]), 0.3, rng.uniform(1.0, 4.0), warm=False)
+            b.shine(np.array([x, y, sill + opening.bulb]), 0.3, rng.uniform(1.0, 4.0), warm=False)
 
 
 # What stands in a room, by what it is for: along the walls, and in the open.
@@ -279,8 +279,8 @@ _MAKERS = {
 
 def _set(b: _Builder) -> None:
     """A table with chairs about it."""
-    rng, made = b.rng, furniture.table(b.rng)
-    spot = b.in_the_open(made, 0.3)
+    rng, piece = b.rng, furniture.table(b.rng)
+    spot = b.in_the_open(piece, 0.3)
     if spot is None:
         return
     x, y, angle = spot
@@ -290,14 +290,14 @@ def _set(b: _Builder) -> None:
             continue
         seat = furniture.chair(np.random.default_rng(model))  # chairs of a set are alike
         way = angle + side * np.pi / 2
-        reach = made.size[1 - side % 2] / 2 + rng.uniform(0.1, 0.35)
+        reach = piece.size[1 - side % 2] / 2 + rng.uniform(0.1, 0.35)
         cx, cy = x - np.sin(way) * reach, y + np.cos(way) * reach
         # Chairs may reach under the table, so only the room's and other things' limits count.
         if 0.3 < cx < b.size[0] - 0.3 and 0.3 < cy < b.size[1] - 0.3 and b.free(cx, cy, 0.2, 0.2, margin=-0.2):
             b.stand(seat, cx, cy, way + rng.normal(0, 0.15))
 
 
-def build(rng: Rng) -> Room:
+def random_room(rng: Rng) -> Room:
     """A random room; the same generator state gives the same room."""
     b = _Builder(rng, np.array([rng.uniform(2.8, 6.5), rng.uniform(2.8, 6.5), rng.uniform(2.3, 3.1)]))
     _shell(b)
@@ -325,10 +325,10 @@ def build(rng: Rng) -> Room:
     drop = rng.uniform(0.05, 0.7)
     x, y = b.size[:2] * rng.uniform(0.35, 0.65, 2)
     if rng.random() < 0.6:
-        made = clutter.pendant(rng, drop)
-        b.place(made, (x, y, b.size[2]))
-        assert made.bulb is not None
-        drop = -made.bulb
+        lamp = clutter.pendant(rng, drop)
+        b.place(lamp, (x, y, b.size[2]))
+        assert lamp.bulb is not None
+        drop = -lamp.bulb
     b.shine(np.array([x, y, b.size[2] - drop - 0.1]), rng.uniform(0.05, 0.25), rng.uniform(2.0, 5.0), warm=True)
     lights = sorted(b.lights, key=lambda light: -float(light.power.sum()))[:2]  # a shadow ray each: two are affordable
     glow = rng.uniform(0.25, 0.7) * (1 + 0.1 * rng.standard_normal((2, 3))) * np.array([[0.6], [1.0]])

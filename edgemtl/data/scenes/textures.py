@@ -58,7 +58,7 @@ def _linear(hue: float, saturation: float, value: float) -> np.ndarray:
     return (value * (1 - saturation + saturation * wheel)) ** 2.2
 
 
-def colour(rng: Rng) -> np.ndarray:
+def random_colour(rng: Rng) -> np.ndarray:
     """(3,) linear RGB of anything: greys, pastels, muted and strong colours."""
     kind = rng.random()
     if kind < 0.3:
@@ -89,12 +89,12 @@ def _paint(rng: Rng, colours: np.ndarray, pattern: str, u: float, v: float, glos
 
 def plain(rng: Rng, base: np.ndarray | None = None, *, gloss: float = 0.0) -> Paint:
     """One colour, a little uneven."""
-    return _paint(rng, _shades(colour(rng) if base is None else base, rng, 0.3), "plain", 1, 1, gloss)
+    return _paint(rng, _shades(random_colour(rng) if base is None else base, rng, 0.3), "plain", 1, 1, gloss)
 
 
 def fabric(rng: Rng, base: np.ndarray | None = None) -> Paint:
     """Cloth: plain, woven, striped, checked, dotted or printed."""
-    base = colour(rng) if base is None else base
+    base = random_colour(rng) if base is None else base
     pattern = str(
         rng.choice(
             ["plain", "weave", "stripes", "checks", "plaid", "dots", "blobs", "clouded"],
@@ -108,7 +108,7 @@ def fabric(rng: Rng, base: np.ndarray | None = None) -> Paint:
             pattern,
             *([rng.uniform(0.008, 0.03)] * 2 if pattern == "weave" else [0.7, 0.7]),
         )
-    other = colour(rng)
+    other = random_colour(rng)
     period = rng.uniform(0.3, 0.8) if pattern == "blobs" else rng.uniform(0.03, 0.22)
     return _paint(rng, np.array([base, (base + other) / 2, other]), pattern, period, period)
 
@@ -128,7 +128,7 @@ def joinery(rng: Rng) -> Paint:
 def walling(rng: Rng) -> Paint:
     """A wall: paint of a light or of any colour, wallpaper, boards or bricks."""
     light = _linear(rng.random(), rng.uniform(0, 0.3), rng.uniform(0.65, 0.97))
-    base = light if rng.random() < 0.7 else colour(rng)
+    base = light if rng.random() < 0.7 else random_colour(rng)
     kind = rng.random()
     if kind < 0.55:
         return plain(rng, base)
@@ -137,7 +137,7 @@ def walling(rng: Rng) -> Paint:
     if kind < 0.75:
         return _paint(
             rng,
-            np.array([base, base, _mix(base, colour(rng), rng.uniform(0.15, 0.7))]),
+            np.array([base, base, _mix(base, random_colour(rng), rng.uniform(0.15, 0.7))]),
             "stripes",
             rng.uniform(0.06, 0.5),
             1,
@@ -145,7 +145,7 @@ def walling(rng: Rng) -> Paint:
     if kind < 0.82:
         period = rng.uniform(0.08, 0.3)
         return _paint(
-            rng, np.array([base, base, _mix(base, colour(rng), rng.uniform(0.2, 0.8))]), "dots", period, period
+            rng, np.array([base, base, _mix(base, random_colour(rng), rng.uniform(0.2, 0.8))]), "dots", period, period
         )
     if kind < 0.9:
         brick = _linear(rng.uniform(0, 0.09), rng.uniform(0.05, 0.6), rng.uniform(0.4, 0.9))
@@ -168,13 +168,13 @@ def flooring(rng: Rng) -> Paint:
             rng.uniform(0.07, 0.2),
             rng.choice([0.0, 0.2, 0.5]),
         )
-    base = colour(rng) * 0.8
+    base = random_colour(rng) * 0.8
     if kind < 0.6:
         period = rng.uniform(0.2, 0.7)
         return _paint(rng, _shades(base, rng, 0.7), "tiles", period, period, rng.choice([0.1, 0.5]))
     if kind < 0.7:
         period = rng.uniform(0.4, 1.2)
-        return _paint(rng, np.array([base, base, _mix(base, colour(rng), 0.7)]), "checks", period, period, 0.2)
+        return _paint(rng, np.array([base, base, _mix(base, random_colour(rng), 0.7)]), "checks", period, period, 0.2)
     if kind < 0.85:
         return _paint(rng, _shades(base, rng, 0.6), "weave", 0.02, 0.02)
     return _paint(rng, _shades(base, rng, 0.5), "clouded", 1.2, 1.2, rng.choice([0.0, 0.2]))
@@ -182,7 +182,7 @@ def flooring(rng: Rng) -> Paint:
 
 def artwork(rng: Rng) -> Paint:
     """A picture's canvas: an outlook, blots, or a design."""
-    colours = np.array([colour(rng), colour(rng), colour(rng)])
+    colours = np.array([random_colour(rng), random_colour(rng), random_colour(rng)])
     pattern = str(
         rng.choice(["outlook", "blobs", "clouded", "stripes", "checks", "dots"], p=[0.3, 0.3, 0.1, 0.1, 0.1, 0.1])
     )
@@ -233,7 +233,7 @@ def shining(rng: Rng, strength: float) -> Paint:
     base = (
         _linear(rng.uniform(0.05, 0.15), rng.uniform(0.02, 0.5), rng.uniform(0.7, 1.0))
         if rng.random() < 0.7
-        else colour(rng)
+        else random_colour(rng)
     )
     return Paint(_shades(base, rng, 0.2), glow=strength)
 

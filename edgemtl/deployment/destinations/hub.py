@@ -15,7 +15,7 @@ from edgemtl.files import sha256, write_json
 from edgemtl.run import Run, form_of, run_of
 
 CARD, CONFIG = "README.md", "config.json"
-FORMS = ("float", "int8")  # of the run's weights
+PUBLISHED_FORMS = ("float", "int8")  # of the run's weights
 OWN_PATH = re.compile(r'"((?:/|~|[A-Za-z]:\\\\)[^"\s]+)"')  # of a file or folder, in JSON
 ZOO = "zoo:"  # how a recipe names a bundled model's weights
 
@@ -34,21 +34,21 @@ class Known(NamedTuple):
 
 def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     """The folder of a model repository, its card from what manifest and run say."""
-    known, checked, unchecked = _known(source, manifest)
-    place = artifact_folder(manifest, known.run)
+    model, checked, unchecked = _known(source, manifest)
+    place = artifact_folder(manifest, model.run)
     copied(artifact.files(source, manifest), source, folder / place)
-    if run := known.run:
-        files = [run.recipe_file, run.ledger, *(run.weights(form) for form in FORMS)]
+    if run := model.run:
+        files = [run.recipe_file, run.ledger, *(run.weights(form) for form in PUBLISHED_FORMS)]
         copied([file.name for file in files if file.is_file()], run.folder, folder)
         if path := OWN_PATH.search(run.recipe_file.read_text(encoding="utf-8")):
             unchecked.append(
                 f"whether others may see this machine's paths in {run.recipe_file.name}, such as {path[1]}"
             )
-    write_json(folder / CONFIG, _config(manifest, known, place))
-    (folder / CARD).write_text(_card(source, manifest, known, place), encoding="utf-8")
-    if not known.terms:
+    write_json(folder / CONFIG, _config(manifest, model, place))
+    (folder / CARD).write_text(_card(source, manifest, model, place), encoding="utf-8")
+    if not model.terms:
         unchecked.append(f"under which licence you may give it away: state it at the top of {CARD}")
-    return Packed(f"hf upload YOU/{known.name} {{folder}} .", tuple(checked), tuple(unchecked))
+    return Packed(f"hf upload YOU/{model.name} {{folder}} .", tuple(checked), tuple(unchecked))
 
 
 def artifact_folder(manifest: Manifest, run: Run | None = None) -> str:
@@ -90,38 +90,38 @@ def _known(source: Path, manifest: Manifest) -> tuple[Known, list[str], list[str
 # ---- config.json
 
 
-def _config(manifest: Manifest, known: Known, place: str) -> dict[str, Any]:
+def _config(manifest: Manifest, model: Known, place: str) -> dict[str, Any]:
     """What a program needs to choose it: tasks, size, classes, the recipe where it is known."""
     said = artifact.words(manifest)
     classes = next((task.class_names for task in manifest.tasks.values() if task.class_names), ())
-    found = {
+    content = {
         "model_type": "edgemtl", "library_name": "edgemtl", "library_version": __version__, "artifact": place,
         "digest": artifact.digest(manifest), **{key: value for key, value in said.items() if key != "files"},
     }  # fmt: skip
     if classes:  # what others look for
-        found |= {
+        content |= {
             "id2label": {str(number): name for number, name in enumerate(classes)},
             "label2id": {name: number for number, name in enumerate(classes)},
         }
-    return found | ({"network": known.run.recipe.network.model_dump(mode="json")} if known.run else {})
+    return content | ({"network": model.run.recipe.network.model_dump(mode="json")} if model.run else {})
 
 
 # ---- README.md
 
 
-def _card(source: Path, manifest: Manifest, known: Known, place: str) -> str:
+def _card(source: Path, manifest: Manifest, model: Known, place: str) -> str:
     """Metadata as YAML, and the run's own card if it has one, else what the manifest says."""
-    own = source.resolve().parent / CARD
-    text = own.read_text(encoding="utf-8") if known.run and own.is_file() else _body(manifest, known)
-    return f"---\n{yaml(_metadata(manifest, known))}---\n\n{text.strip()}\n\n{_use(manifest, known, place)}"
+    card = source.resolve().parent / CARD
+    text = card.read_text(encoding="utf-8") if model.run and card.is_file() else _body(manifest, model)
+    return f"---\n{yaml(_metadata(manifest, model))}---\n\n{text.strip()}\n\n{_use(manifest, model, place)}"
 
 
-def _metadata(manifest: Manifest, known: Known) -> dict[str, Any]:
+def _metadata(manifest: Manifest, model: Known) -> dict[str, Any]:
     tasks = list(manifest.tasks.values())
     licence = {"license": "unknown"}
-    if known.terms:
+    if model.terms:
         licence = {"license": "other", "license_name": "research-only", "license_link": CARD}
-    network = known.run.recipe.network if known.run else None
+    network = model.run.recipe.network if model.run else None
     tags = [
         "edgemtl",
         "multi-task-learning",
@@ -132,32 +132,32 @@ def _metadata(manifest: Manifest, known: Known) -> dict[str, Any]:
     results = [
         {
             "task": {"type": task.pipeline, "name": task.title},
-            "dataset": {"type": _slug(known.data), "name": known.data, "split": "val"},
+            "dataset": {"type": _slug(model.data), "name": model.data, "split": "val"},
             "metrics": [{"type": score, "name": f"{score} {task.unit}".strip(), "value": value}],
         }
         for name, task in manifest.tasks.items()
-        for score, value in [(task.headline, known.scores.get(name, {}).get(task.headline))]
+        for score, value in [(task.headline, model.scores.get(name, {}).get(task.headline))]
         if value is not None and value == value  # a NaN is no score
     ]
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         **licence,
         "library_name": "edgemtl",
         "pipeline_tag": tasks[0].pipeline,
-        **({"datasets": [_slug(known.data)]} if known.public else {}),
+        **({"datasets": [_slug(model.data)]} if model.public else {}),
         "tags": list(dict.fromkeys(tags + ([network.method, network.backbone] if network else []))),
         "metrics": list(dict.fromkeys(task.headline for task in tasks)),
     }
-    return found | ({"model-index": [{"name": known.name, "results": results}]} if results else {})
+    return metadata | ({"model-index": [{"name": model.name, "results": results}]} if results else {})
 
 
-def _body(manifest: Manifest, known: Known) -> str:
+def _body(manifest: Manifest, model: Known) -> str:
     height, width = manifest.size
     names = [task.title.lower() for task in manifest.tasks.values()]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     lines = [
-        f"# {known.name}", "",
+        f"# {model.name}", "",
         f"{listed[0].upper()}{listed[1:]} of a {width}x{height} frame: {manifest.precision}, for {manifest.target}.",
-        *(f"Network: {n.method}, {n.backbone}." for n in ([known.run.recipe.network] if known.run else [])),
+        *(f"Network: {n.method}, {n.backbone}." for n in ([model.run.recipe.network] if model.run else [])),
         "", "| task | values | classes |", "|---|---|---|",
         *(f"| {task.title} | {task.words} | {', '.join(task.class_names)} |" for task in manifest.tasks.values()),
         "", "The same bits on every processor: " + (", ".join(manifest.exact) or "no task") + ".",
@@ -166,16 +166,16 @@ def _body(manifest: Manifest, known: Known) -> str:
     rows = [
         f"| {task.title} | {score} | {value:.4g} {task.unit} |"
         for name, task in manifest.tasks.items()
-        for score, value in known.scores.get(name, {}).items()
+        for score, value in model.scores.get(name, {}).items()
         if value is not None and value == value
     ]
     if rows:
-        lines += ["", f"**Scores** of {known.scored}:", "", "| task | score | value |", "|---|---|---|", *rows]
-    lines += ["", "**Licence.** " + (" ".join(known.terms) or "Not stated.")]
+        lines += ["", f"**Scores** of {model.scored}:", "", "| task | score | value |", "|---|---|---|", *rows]
+    lines += ["", "**Licence.** " + (" ".join(model.terms) or "Not stated.")]
     return "\n".join(lines)
 
 
-def _use(manifest: Manifest, known: Known, place: str) -> str:
+def _use(manifest: Manifest, model: Known, place: str) -> str:
     return "\n".join([
         "## Use", "",
         f'`pip install "edgemtl[{manifest.target}]" huggingface_hub`', "",
@@ -183,7 +183,7 @@ def _use(manifest: Manifest, known: Known, place: str) -> str:
         "from edgemtl import Predictor",
         "from huggingface_hub import snapshot_download",
         "",
-        f'predictor = Predictor(snapshot_download("YOU/{known.name}") + "/{place}")',
+        f'predictor = Predictor(snapshot_download("YOU/{model.name}") + "/{place}")',
         'predictor("room.jpg").save("room.png")',
         "```", "",
     ])  # fmt: skip

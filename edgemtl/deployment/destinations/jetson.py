@@ -20,10 +20,10 @@ from edgemtl.device import doctor
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256
 
-LARGEST = 20_000_000  # bytes of the archive
+LARGEST_BYTES = 20_000_000  # bytes of the archive
 MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 has 3.12, Debian 12 has 3.11
 # What the board's own system brings, and what of a target's packages running it takes there.
-BOARD = {"numpy", "opencv-python"}
+BOARD_PACKAGES = {"numpy", "opencv-python"}
 SIGN = ("model-signing<2,>=1.1", "pyopenssl>=24")  # what --trust takes
 NEEDS = {"tensorrt": (), "onnx": ("onnxruntime",)}
 # Of the package: all but the workshop, what is for other targets, and the browser's page.
@@ -50,7 +50,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         tree = Path(scratch, name)
         _program(tree, manifest.target)
         copied(artifact.files(source, manifest), source, tree / "model")
-        asked = [str(r) for r in _basic() if r.name not in BOARD]
+        asked = [str(r) for r in _basic() if r.name not in BOARD_PACKAGES]
         there = [f"{package}, which ./start fetches there" for package in NEEDS[manifest.target]]
         try:
             fetched = {python: wheels.fetch(asked, MACHINE, python) for python in PYTHONS}
@@ -60,15 +60,15 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         pinned = wheels.lines(fetched) or asked
         (tree / "requirements.txt").write_text("\n".join([*pinned, *NEEDS[manifest.target], ""]), encoding="utf-8")
         _archive(tree, {file for of in fetched.values() for file in of}, file)
-        if fetched and (size := file.stat().st_size) > LARGEST:
+        if fetched and (size := file.stat().st_size) > LARGEST_BYTES:
             shutil.rmtree(tree / "wheels")
             _archive(tree, set(), file)
             there.append(f"{len(pinned)} packages, which ./start fetches there: with them it would be {_mb(size)}")
-    if (size := file.stat().st_size) > LARGEST:
-        raise UsageError(f"the archive would be {_mb(size)}, more than {_mb(LARGEST)}")
+    if (size := file.stat().st_size) > LARGEST_BYTES:
+        raise UsageError(f"the archive would be {_mb(size)}, more than {_mb(LARGEST_BYTES)}")
     return Packed(
         f"scp {{folder}}/{file.name} JETSON: and there: tar xf {file.name} && {name}/start --source csi://0",
-        (f"the archive's size, {_mb(size)} of at most {_mb(LARGEST)}",),
+        (f"the archive's size, {_mb(size)} of at most {_mb(LARGEST_BYTES)}",),
         ("a Jetson: its camera, TensorRT, speed", *there),
         tuple(line.partition(";")[0] for line in pinned),
     )

@@ -39,7 +39,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     models = {"wasm": FILE} | ({"webgpu": WEBGPU} if WEBGPU in manifest.files else {})
     for name in models.values():
         shutil.copyfile(source / name, folder / "model" / name)
-    about = described(source, manifest, folder, {runtime: f"model/{name}" for runtime, name in models.items()})
+    about = write_description(source, manifest, folder, {runtime: f"model/{name}" for runtime, name in models.items()})
     (folder / MODEL).write_text(dumps(about), encoding="utf-8")
     for name, text in headers.files().items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -60,7 +60,7 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     )
 
 
-def described(source: Path, manifest: Manifest, folder: Path, models: dict[str, str]) -> dict[str, Any]:
+def write_description(source: Path, manifest: Manifest, folder: Path, models: dict[str, str]) -> dict[str, Any]:
     """What model.json says; writes the self-test's frames and maps."""
     return {
         "format": FORMAT,

@@ -11,7 +11,7 @@ from edgemtl import registry
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import Backbone
-from edgemtl.networks.pieces import Piece, fill
+from edgemtl.networks.pieces import Piece, load_pieces
 from edgemtl.networks.reference import _pickles
 from edgemtl.recipe import Recipe
 
@@ -56,7 +56,7 @@ def from_reference(method: str, backbone: str, tasks: dict[str, int], state_dict
     except ValueError as error:
         raise UsageError(f"state_dict is of no {method}: {error}") from None
     what = f"{method} with {backbone} and tasks {', '.join(tasks)}"
-    fill(network, layout.finder(network, tasks), state, what, layout.DEAD)
+    load_pieces(network, layout.finder(network, tasks), state, what, layout.DEAD)
     return Reference(network).eval()
 
 
@@ -82,12 +82,12 @@ def load(network: nn.Module, recipe: Recipe, path: Path) -> None:
 
     state = tensors(_pickles.read(path))
     try:
-        fill(network, found, state, f"{recipe.name}'s network", layout.DEAD)
+        load_pieces(network, found, state, f"{recipe.name}'s network", layout.DEAD)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def tensors(held: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state_dict, or of a checkpoint that holds one, without the prefix that DataParallel adds."""
-    state = next((held[key] for key in ("state_dict", "model") if isinstance(held.get(key), Mapping)), held)
+    state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}

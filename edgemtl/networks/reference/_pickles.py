@@ -74,13 +74,13 @@ def read(path: Path) -> dict[str, Any]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a younger pickle protocol
-                held = torch.load(path, "cpu", weights_only=True)
+                content = torch.load(path, "cpu", weights_only=True)
         except pickle.UnpicklingError:
             with zipfile.ZipFile(path) as archive:
-                held = Unpickler(archive).load()
+                content = Unpickler(archive).load()
     except Exception as error:  # broken files raise a dozen kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} cannot be read as a checkpoint: {reason}") from None
-    if not isinstance(held, dict):
+    if not isinstance(content, dict):
         raise UsageError(f"{path} holds no state_dict")
-    return held
+    return content

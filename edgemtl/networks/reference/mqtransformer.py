@@ -6,7 +6,7 @@ from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.pieces import Find, Piece, backbone_piece, rows
 
-BLOCKS = "head.parts_query_encoder_decoder_blocks."
+BLOCKS_PREFIX = "head.parts_query_encoder_decoder_blocks."
 # The first is run and not used, the others are never run.
 DEAD = r"head\.patch_embed\.|head\.parts_query_encoder_decoder_blocks\.\d+\.decoder1\.(attn2|rel_pos)\."
 
@@ -41,7 +41,7 @@ QUERIES = {"tokens": "rpn_tokens", "query_position": "rpn_qpos", "key_position":
 
 def blank(backbone: Backbone, tasks: dict[str, int], state: dict[str, Tensor]) -> MQTransformer:
     """An MQTransformer of the state_dict's sizes; ValueError where they are no MQTransformer's."""
-    tokens, position = (state.get(f"{BLOCKS}0.{name}.0") for name in ("rpn_tokens", "rpn_qpos"))
+    tokens, position = (state.get(f"{BLOCKS_PREFIX}0.{name}.0") for name in ("rpn_tokens", "rpn_qpos"))
     queries, width = (64, 256) if tokens is None or tokens.ndim != 3 else tokens.shape[1:]
     share = width // 4 if position is None or position.ndim != 4 else position.shape[3]
     return MQTransformer(
@@ -50,9 +50,10 @@ def blank(backbone: Backbone, tasks: dict[str, int], state: dict[str, Tensor]) -
         width=width,
         queries=queries,
         heads=width // max(share, 1),
-        depth=len({key.removeprefix(BLOCKS).split(".")[0] for key in state if key.startswith(BLOCKS)}) or 1,
-        token_hidden=rows(state, f"{BLOCKS}0.ffn_mlp.fc1.weight", 0),
-        pixel_hidden=rows(state, f"{BLOCKS}0.decoder1.ffn1.fc1.weight", 0),
+        depth=len({key.removeprefix(BLOCKS_PREFIX).split(".")[0] for key in state if key.startswith(BLOCKS_PREFIX)})
+        or 1,
+        token_hidden=rows(state, f"{BLOCKS_PREFIX}0.ffn_mlp.fc1.weight", 0),
+        pixel_hidden=rows(state, f"{BLOCKS_PREFIX}0.decoder1.ffn1.fc1.weight", 0),
         head_width=rows(state, f"head.bottleneck.{next(iter(tasks))}.conv.weight", 0),
     )
 
@@ -70,17 +71,17 @@ def finder(network: MQTransformer, tasks: dict[str, int]) -> Find:
             case ["fusions", task, "stages", stage, kind]:
                 return Piece(f"head.linears.{number[task]}.{kind}", int(kind == "weight"), starts[stage])
             case ["blocks", block, "queries", task, kind]:
-                return Piece(f"{BLOCKS}{block}.{QUERIES[kind]}.{number[task]}")
+                return Piece(f"{BLOCKS_PREFIX}{block}.{QUERIES[kind]}.{number[task]}")
             case ["blocks", block, "cross", "query" | "key" | "value" as part, kind]:
-                return Piece(f"{BLOCKS}{block}.mhsa_1.in_proj_{kind}", 0, PACKED[part] * width)
+                return Piece(f"{BLOCKS_PREFIX}{block}.mhsa_1.in_proj_{kind}", 0, PACKED[part] * width)
             case ["blocks", block, "decoder", "itself", "query_key" | "value" as part, kind]:
-                return Piece(f"{BLOCKS}{block}.decoder1.mhsa.in_proj_{kind}", 0, PACKED[part] * width)
+                return Piece(f"{BLOCKS_PREFIX}{block}.decoder1.mhsa.in_proj_{kind}", 0, PACKED[part] * width)
             case ["blocks", block, *part, kind] if (name := ".".join(part)) in NORMED:
                 linear, norm = NORMED[name]
                 scaled = {"scale": f"{norm}.weight", "shift": f"{norm}.bias"}
-                return Piece(f"{BLOCKS}{block}.{scaled.get(kind, f'{linear}.{kind}')}")
+                return Piece(f"{BLOCKS_PREFIX}{block}.{scaled.get(kind, f'{linear}.{kind}')}")
             case ["blocks", block, *part, kind]:
-                return Piece(f"{BLOCKS}{block}.{PLAIN['.'.join(part)]}.{kind}")
+                return Piece(f"{BLOCKS_PREFIX}{block}.{PLAIN['.'.join(part)]}.{kind}")
             case ["heads", task, "conv", layer, kind]:
                 return Piece(f"head.bottleneck.{task}.{'conv' if layer == '0' else 'bn'}.{kind}")
             case ["heads", task, "logits", kind]:

@@ -52,12 +52,12 @@ def conv_transpose(
     dilations: Ints | None = None,
     groups: int = 1,
 ) -> F:
-    """What `output_shape` asks for beyond the full result is zero (plus the bias), as torch's output_padding."""
+    """Where `output_shape` is larger than the full result, the rest is zero (plus the bias), as in torch."""
     dims = x.ndim - 2
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
-    made = TRANSPOSED[dims](x, weight, None, strides, 0, 0, groups, dilations)
+    result = TRANSPOSED[dims](x, weight, None, strides, 0, 0, groups, dilations)
     if pad_type == "same":
-        spare = [n - d * s for n, d, s in zip(made.shape[2:], x.shape[2:], strides, strict=True)]
+        spare = [n - d * s for n, d, s in zip(result.shape[2:], x.shape[2:], strides, strict=True)]
         require(min(spare) >= 0, f"pad_type='same' with a kernel smaller than strides={strides}")
         around = [part for n in spare for part in (n // 2, n - n // 2)]
     else:
@@ -65,11 +65,13 @@ def conv_transpose(
         around = _around(pad_type, pad, (), [0] * dims, [])
     crop = [-n for n in around]
     if output_shape is not None:
-        require(output_shape[:2] == list(made.shape[:2]), f"output_shape={output_shape} of a result {[*made.shape]}")
-        for i, wanted in enumerate(output_shape[2:]):
-            crop[2 * i + 1] = wanted - (made.shape[2 + i] - around[2 * i])
-    made = _padded(made, crop)
-    return made if bias is None else made + along(bias, 1, made.ndim)
+        require(
+            output_shape[:2] == list(result.shape[:2]), f"output_shape={output_shape} of a result {[*result.shape]}"
+        )
+        for i, length in enumerate(output_shape[2:]):
+            crop[2 * i + 1] = length - (result.shape[2 + i] - around[2 * i])
+    result = _padded(result, crop)
+    return result if bias is None else result + along(bias, 1, result.ndim)
 
 
 @exact

@@ -107,8 +107,8 @@ def slice_by_index(
                 if stride[axis] != 1
                 else x.narrow(axis, chosen.start, len(chosen))
             )
-    kept = [n for n, gone in zip(x.shape, squeeze_mask) if not gone]
-    return x.reshape(kept)
+    sizes = [n for n, gone in zip(x.shape, squeeze_mask) if not gone]
+    return x.reshape(sizes)
 
 
 @exact
@@ -145,8 +145,8 @@ def gather(x: T, indices: U, axis: int = 0, batch_dims: int = 0, validate_indice
     require(batch_dims == 0, f"batch_dims={batch_dims} is not known here")
     _inside(indices, x.shape[axis])
     axis %= x.ndim
-    taken = x.index_select(axis, indices.reshape(-1).long())
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    rows = x.index_select(axis, indices.reshape(-1).long())
+    return rows.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
 @exact
@@ -188,7 +188,7 @@ def cumsum(x: T, axis: int = 0, exclusive: bool = False, reverse: bool = False) 
 
 def band_part(x: T, lower: int = -1, upper: int = -1) -> T:
     rows, columns = torch.arange(x.shape[-2])[:, None], torch.arange(x.shape[-1])
-    kept = (rows - columns <= (lower if lower >= 0 else math.inf)) & (
+    band = (rows - columns <= (lower if lower >= 0 else math.inf)) & (
         columns - rows <= (upper if upper >= 0 else math.inf)
     )
-    return x * kept
+    return x * band

@@ -10,7 +10,7 @@ import torch
 from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, choose, exact, require
 
 SAMPLING = ("DEFAULT", "STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "OFFSET_CORNERS", "UNALIGN_CORNERS")
-COORDINATES = ("unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one")
+COORDINATE_MODES = ("unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one")
 PADDINGS = ("constant", "border", "reflection", "symmetric")
 
 
@@ -69,7 +69,7 @@ def resample(
     """
     choose("sampling_mode", sampling_mode, ("bilinear", "nearest"))
     choose("padding_mode", padding_mode, PADDINGS)
-    choose("coordinates_mode", coordinates_mode, COORDINATES)
+    choose("coordinates_mode", coordinates_mode, COORDINATE_MODES)
     if padding_mode == "constant" and coordinates_mode == "normalized_minus_one_to_one":
         # The common case, several times as fast in torch's own kernel.
         sampled = torch.nn.functional.grid_sample(
@@ -104,11 +104,11 @@ def _read(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, mode: str,
     height, width = x.shape[2:]
     row, column = (_inside(at, n, mode) for at, n in ((rows, height), (columns, width)))
     flat = (row * width + column).reshape(x.shape[0], 1, -1).expand(-1, x.shape[1], -1)
-    read = x.flatten(2).gather(2, flat).reshape(*x.shape[:2], *rows.shape[1:])
+    values = x.flatten(2).gather(2, flat).reshape(*x.shape[:2], *rows.shape[1:])
     if mode == "constant":
         outside = (rows < 0) | (rows > height - 1) | (columns < 0) | (columns > width - 1)
-        read = read.masked_fill(outside[:, None], value)
-    return read
+        values = values.masked_fill(outside[:, None], value)
+    return values
 
 
 def _inside(at: torch.Tensor, length: int, mode: str) -> torch.Tensor:
@@ -127,36 +127,36 @@ def _scaled(x: torch.Tensor, height: float, width: float) -> Ints:
 
 
 def _nearest(x: torch.Tensor, sizes: Ints) -> torch.Tensor:
-    for axis, made in zip((-2, -1), sizes):
-        x = x.index_select(axis, torch.arange(made) * x.shape[axis] // made)
+    for axis, length in zip((-2, -1), sizes):
+        x = x.index_select(axis, torch.arange(length) * x.shape[axis] // length)
     return x
 
 
 def _resized(x: torch.Tensor, sizes: Ints, mode: str) -> torch.Tensor:
     """Linear between the two pixels around each grid point, one of the last axes after the other."""
     choose("sampling_mode", mode, SAMPLING)
-    for axis, made in zip(range(-len(sizes), 0), sizes):
-        low, high, share = _grid(x.shape[axis], made, mode)
+    for axis, length in zip(range(-len(sizes), 0), sizes):
+        low, high, share = _grid(x.shape[axis], length, mode)
         share = share.reshape([-1] + [1] * (-axis - 1))
         x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
     return x
 
 
 @functools.cache
-def _grid(taken: int, made: int, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _grid(source: int, target: int, mode: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The pixels before and after each grid point and how far it is on the way, (made,) each."""
-    i = np.arange(made)
-    if mode == "ALIGN_CORNERS" and made == 1:
-        at = np.array([(taken - 1) / 2])
+    i = np.arange(target)
+    if mode == "ALIGN_CORNERS" and target == 1:
+        at = np.array([(source - 1) / 2])
     elif mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
-        at = i * ((taken - 1) / max(made - 1, 1))
+        at = i * ((source - 1) / max(target - 1, 1))
     elif mode == "DEFAULT":
-        at = i * (taken / made)
+        at = i * (source / target)
     elif mode == "OFFSET_CORNERS":
-        at = (i + 0.5) * (max(1, taken - 1) / made)
+        at = (i + 0.5) * (max(1, source - 1) / target)
     else:
-        at = (i + 0.5) * (taken / made) - 0.5
-    at = at.clip(0, taken - 1)
+        at = (i + 0.5) * (source / target) - 0.5
+    at = at.clip(0, source - 1)
     low = np.floor(at).astype(np.int64)
     share = torch.from_numpy((at - low).astype(np.float32))
-    return torch.from_numpy(low), torch.from_numpy(np.minimum(low + 1, taken - 1)), share
+    return torch.from_numpy(low), torch.from_numpy(np.minimum(low + 1, source - 1)), share

@@ -150,7 +150,7 @@ def test_packages_that_do_not_fit_or_cannot_be_had_are_named_instead(
 ) -> None:
     rich = tmp_path / FETCHED[0]
     rich.write_bytes(np.random.default_rng(0).bytes(500_000))
-    monkeypatch.setattr(jetson, "LARGEST", 400_000)
+    monkeypatch.setattr(jetson, "LARGEST_BYTES", 400_000)
     result = deploy(converted, tmp_path / "place", to="jetson", untested=True)
     assert (tmp_path / "place" / "edgemtl-toy-jetson.tar.gz").stat().st_size < 400_000
     assert any(
@@ -160,7 +160,7 @@ def test_packages_that_do_not_fit_or_cannot_be_had_are_named_instead(
         assert not [name for name in file.getnames() if "wheels" in name]
         sums = file.extractfile("edgemtl-toy/SHA256SUMS")
         assert sums is not None and b"wheels" not in sums.read()
-    monkeypatch.setattr(jetson, "LARGEST", 1000)
+    monkeypatch.setattr(jetson, "LARGEST_BYTES", 1000)
     with pytest.raises(UsageError, match="the archive would be 0.* MB, more than 0.0 MB"):
         deploy(converted, tmp_path / "place", to="jetson", untested=True)
 
@@ -168,7 +168,7 @@ def test_packages_that_do_not_fit_or_cannot_be_had_are_named_instead(
         raise UsageError("no network")
 
     monkeypatch.setattr(wheels, "fetch", nothing)
-    monkeypatch.setattr(jetson, "LARGEST", 20_000_000)
+    monkeypatch.setattr(jetson, "LARGEST_BYTES", 20_000_000)
     result = deploy(converted, tmp_path / "place", to="jetson", untested=True)
     assert result["unchecked"][-1].endswith("packages, which ./start fetches there: no network")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgemtl import cli, models, recipe, registry
-from edgemtl.device.evaluate import evaluate, measure
+from edgemtl.device.evaluate import evaluate, take_scores
 from edgemtl.errors import UsageError
 from edgemtl.files import sha256
 from edgemtl.networks import prepare, reference
@@ -139,7 +139,7 @@ def test_a_published_checkpoint_is_scored_like_a_run(file, network, frames, caps
             batch = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
             return {name: map[0].numpy() for name, map in deployed(batch).items()}
 
-    for name, meter in measure(session, frames, stated(), limit=2, quiet=True).items():
+    for name, meter in take_scores(session, frames, stated(), limit=2, quiet=True).items():
         assert result["tasks"][name] == pytest.approx(meter.scores())
 
 

@@ -23,7 +23,7 @@ def main(folder: Path, frames: np.ndarray, results: Results, types: str) -> None
         for value, made in session.tensors(frame):
             if value in names:
                 name = names[value]
-                results.codes(ledger.place(name, places[name]), index, made, scales[name])
+                results.codes(ledger.node_name(name, places[name]), index, made, scales[name])
                 places[name] += 1
             if value in manifest.tasks:
                 results.map(value, index, made[0])

@@ -18,7 +18,7 @@ def main(deployed: nn.Module, frames: np.ndarray, results: Results) -> None:
     index = 0
 
     def note(quantizer: quantizers.FakeQuantize, _: object, output: Tensor) -> None:
-        place = ledger.place(quantizer.name, counts[quantizer.name])
+        place = ledger.node_name(quantizer.name, counts[quantizer.name])
         counts[quantizer.name] += 1
         results.codes(place, index, output.numpy(), float(quantizer.scale))
 

@@ -73,7 +73,7 @@ def damages(value: Any, key: str, read: package.Package) -> Iterator[tuple[str, 
 def write(value: Any, content: np.ndarray, path: Path) -> None:
     """Puts other content of the same type and shape into a Value, or into weight.bin where it points there."""
     if value.WhichOneof("value") == "blobFileValue":
-        file = path / package.WEIGHTS
+        file = path / package.WEIGHTS_FILE
         stored = bytearray(file.read_bytes())
         header = np.frombuffer(stored, package.HEADER, 1, value.blobFileValue.offset)[0]
         stored[header["offset"] : header["offset"] + header["bytes"]] = content.tobytes()
@@ -335,9 +335,9 @@ def test_a_damaged_header_in_the_file_of_weights_is_noticed(
 ) -> None:
     path = tmp_path / FOLDER
     shutil.copytree(converted("fp32") / FOLDER, path)
-    stored = bytearray((path / package.WEIGHTS).read_bytes())
+    stored = bytearray((path / package.WEIGHTS_FILE).read_bytes())
     stored[64 + at : 64 + at + 4] = value.to_bytes(4, "little")
-    (path / package.WEIGHTS).write_bytes(stored)
+    (path / package.WEIGHTS_FILE).write_bytes(stored)
     with pytest.raises(UsageError, match=problem):
         run_toy(path)
 
@@ -349,11 +349,11 @@ def test_a_single_bit_of_any_weight_is_noticed(converted: Converted, tmp_path: P
     read = package.read(source)
     blobs = [made.attributes["val"].blobFileValue.offset for made in read.main.operations if made.type == "const"]
     shutil.copytree(source, tmp_path / FOLDER)
-    whole = (source / package.WEIGHTS).read_bytes()
+    whole = (source / package.WEIGHTS_FILE).read_bytes()
     for offset in filter(None, blobs):
         header = np.frombuffer(whole, package.HEADER, 1, offset)[0]
         stored = bytearray(whole)
         stored[int(header["offset"]) + int(header["bytes"]) // 8 * 4 + 3] ^= 0x40
-        (tmp_path / FOLDER / package.WEIGHTS).write_bytes(stored)
+        (tmp_path / FOLDER / package.WEIGHTS_FILE).write_bytes(stored)
         assert not same(run_toy, tmp_path / FOLDER, wanted), offset
     assert len([*filter(None, blobs)]) > 8

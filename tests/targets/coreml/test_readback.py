@@ -14,7 +14,7 @@ from edgemtl.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.target import Original
 from edgemtl.targets.coreml import Options, package, target
-from edgemtl.targets.coreml.readback import NAMES
+from edgemtl.targets.coreml.readback import NAMES_KEY
 from tests import toy
 
 pytest.importorskip("coremltools")
@@ -104,7 +104,7 @@ def test_one_bit_of_a_weight_is_named(copy: Path, rows: ledger.Ledger) -> None:
     read = package.read(copy / package.FOLDER)
     (layer,) = [o for o in by_kind(read, *CODES) if o.outputs[0].name.startswith("sampled_weight")]
     blob = value(read, layer, CODES[layer.type]).blobFileValue
-    path = copy / package.FOLDER / package.WEIGHTS
+    path = copy / package.FOLDER / package.WEIGHTS_FILE
     content = bytearray(path.read_bytes())
     first = int.from_bytes(content[blob.offset + 16 : blob.offset + 24], "little")
     content[first + 100] ^= 1
@@ -158,8 +158,8 @@ def test_a_pair_that_is_gone_is_named(copy: Path, rows: ledger.Ledger) -> None:
 def test_a_tensor_without_a_name_is_not_taken_for_granted(copy: Path, rows: ledger.Ledger) -> None:
     def change(read: package.Package) -> None:
         userdefined = read.model.description.metadata.userDefined
-        names = json.loads(userdefined[NAMES])
-        userdefined[NAMES] = json.dumps({own: name for own, name in names.items() if name != "stem.weight"})
+        names = json.loads(userdefined[NAMES_KEY])
+        userdefined[NAMES_KEY] = json.dumps({own: name for own, name in names.items() if name != "stem.weight"})
 
     edit(copy, change)
     result = ledger.compare(rows, found(copy))
@@ -171,12 +171,12 @@ def test_two_quantizers_on_each_others_tensors_are_named(copy: Path, rows: ledge
 
     def change(read: package.Package) -> None:
         userdefined = read.model.description.metadata.userDefined
-        names = json.loads(userdefined[NAMES])
+        names = json.loads(userdefined[NAMES_KEY])
         first, second = (
             next(own for own, name in names.items() if name == f"{n}/conv2d/0:0") for n in ("deep", "point")
         )
         names[first], names[second] = names[second], names[first]
-        userdefined[NAMES] = json.dumps(names)
+        userdefined[NAMES_KEY] = json.dumps(names)
         for kind in ("quantize", "dequantize"):
             one, other = (value(read, by_kind(read, kind)[index], "scale") for index in (1, 2))
             kept = type(one).FromString(one.SerializeToString())
@@ -209,7 +209,7 @@ def test_a_doubled_quantizer_is_named(copy: Path, rows: ledger.Ledger) -> None:
     def change(read: package.Package) -> None:
         operations, back = read.main.operations, by_kind(read, "dequantize")[1]
         userdefined = read.model.description.metadata.userDefined
-        names = json.loads(userdefined[NAMES])
+        names = json.loads(userdefined[NAMES_KEY])
         own = read.constant(back.attributes["name"])
         made = {"quantize": by_kind(read, "quantize")[1], "dequantize": back}
         ends = ["codes again", "again"]
@@ -221,14 +221,14 @@ def test_a_doubled_quantizer_is_named(copy: Path, rows: ledger.Ledger) -> None:
         for operation in operations[:-2]:
             if operation.type == "conv" and operation.inputs["x"].arguments[0].name == back.outputs[0].name:
                 operation.inputs["x"].arguments[0].name = "again"
-        userdefined[NAMES] = json.dumps(names | {"dequantize again": names[own]})
+        userdefined[NAMES_KEY] = json.dumps(names | {"dequantize again": names[own]})
 
     edit(copy, change)
     assert ledger.compare(rows, found(copy)).wrong == {"deep/conv2d/0:0": "2 places, the network has 1"}
 
 
 def test_broken_packages_are_one_line(copy: Path) -> None:
-    model, weights = (copy / package.FOLDER / name for name in (package.MODEL, package.WEIGHTS))
+    model, weights = (copy / package.FOLDER / name for name in (package.MODEL, package.WEIGHTS_FILE))
     content = weights.read_bytes()
     for wrong, message in ((content[: len(content) // 2], "longer than|behind the file's end"), (b"", "behind")):
         weights.write_bytes(wrong)

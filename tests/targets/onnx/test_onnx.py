@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.target import Original
 from edgemtl.targets import _onnx as module
-from edgemtl.targets.onnx import target
+from edgemtl.targets.onnx import cpu, target
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -21,7 +21,7 @@ MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 def convert(folder: Path, precision: str = "int8") -> "onnx.ModelProto":
     target.convert(Original(toy.deployed(precision), toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), folder)
-    return onnx.load(folder / "model.onnx")
+    return cpu.plain(onnx.load(folder / "model.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> "onnx.ModelProto":
-    return onnx.load(folder / "model.onnx")
+    return cpu.plain(onnx.load(folder / "model.onnx"))
 
 
 def constants(model: "onnx.ModelProto") -> dict[str, np.ndarray]:

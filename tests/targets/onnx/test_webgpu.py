@@ -7,8 +7,7 @@ import pytest
 
 from edgemtl import ledger
 from edgemtl.target import Original
-from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import FILE, WEBGPU, target, webgpu
+from edgemtl.targets.onnx import FILE, WEBGPU, cpu, target, webgpu
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -36,7 +35,7 @@ def test_only_int8_has_it(tmp_path: Path) -> None:
 def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:
     first, second = (
         {(one.role, one.name): one for one in read(folder / name)}
-        for read, name in ((_onnx.quantized, FILE), (webgpu.quantized, WEBGPU))
+        for read, name in ((cpu.quantized, FILE), (webgpu.quantized, WEBGPU))
     )
     assert first.keys() == second.keys() and {role for role, _ in first} == {"weight", "activation", "output"}
     for key, one in first.items():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl.models.demt import Deform, Sampler
+from edgemtl.models.demt import Deform, ExactSampler, Sampler
 from edgemtl.ops import deform_conv2d
+from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.targets.openvino import deformable
 
 ov = pytest.importorskip("openvino")
@@ -143,3 +144,17 @@ def test_a_small_gain_is_no_reason(monkeypatch, tmp_path):
     deformable.TIMES.write_text(json.dumps({"rows": [row | {"milliseconds": {"grid-sample": 1.0, "native": 0.95}}]}))
     assert deformable.fastest("openvino", 8, 9, 9, 8) == "grid-sample"
     assert deformable.fastest("onnx", 8, 9, 9, 8) == "grid-sample"  # nothing was measured
+
+
+@pytest.mark.parametrize("groups, parts", [(8, 4), (2, 0)])
+def test_parts_of_codes_compute_the_same_bits(groups, parts, small_parts):
+    sampler = ExactSampler(Sampler(deform(groups=groups), SIZE))
+    for point, scale in (("data", 2.0**-4), ("coordinates.learned", 2.0**-5), ("coordinates.offset", 2.0**-3)):
+        sampler.get_submodule(point).quantizer = FakeQuantize(torch.tensor(scale), None, "activation", point)
+    plain, other = (graph(sampler) for _ in range(2))
+    (operator,) = deformable.of_codes(other)
+    assert not deformable.operators(other) and deformable.split_codes(operator) == bool(parts)
+    other.validate_nodes_and_infer_types()
+    assert kinds(other).count("GridSample") == (parts or 1)
+    x = torch.randn(1, 16, *SIZE, generator=torch.manual_seed(1))
+    np.testing.assert_array_equal(run(other, x), run(plain, x))

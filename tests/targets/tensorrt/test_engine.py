@@ -43,9 +43,9 @@ def test_an_engine_is_built_from_a_file_with_a_cap_on_memory(rtx: Any, tmp_path:
     onnx.save(m.conv(), tmp_path / "m.onnx")
     log = rtx.Logger(rtx.Logger.ERROR)
     # No timing cache: with one, TensorRT-RTX looks for a GPU.
-    plan = engine.build(rtx, tmp_path / "m.onnx", "int8", engine.LEAST, None, log)
+    plan = engine.build(rtx, tmp_path / "m.onnx", "int8", engine.LEAST_MEMORY, None, log)
     assert len(plan) > 1000
-    plain = engine.build(rtx, tmp_path / "m.onnx", "fp32", engine.LEAST, None, log)
+    plain = engine.build(rtx, tmp_path / "m.onnx", "fp32", engine.LEAST_MEMORY, None, log)
     assert len(plain) > 1000
     place = tmp_path / "kept"
     engine.store(place, FACTS, plan)
@@ -59,7 +59,7 @@ def test_a_refused_file_is_told_in_tensorrts_words(rtx: Any, tmp_path: Path) -> 
 
     onnx.save(m.conv(zero=np.int8(3)), tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="does not take .*m.onnx: .*zero point"):
-        engine.build(rtx, tmp_path / "m.onnx", "int8", engine.LEAST, None, rtx.Logger(rtx.Logger.INTERNAL_ERROR))
+        engine.build(rtx, tmp_path / "m.onnx", "int8", engine.LEAST_MEMORY, None, rtx.Logger(rtx.Logger.INTERNAL_ERROR))
 
 
 class Old:
@@ -171,9 +171,9 @@ def test_an_engine_without_its_facts_was_not_finished(tmp_path: Path) -> None:
 
 
 def test_half_of_the_free_memory_is_taken() -> None:
-    assert engine.workspace(1 << 30) == 1 << 29
-    assert engine.workspace(0) == engine.LEAST
-    assert engine.workspace(1 << 60) < 1 << 60
+    assert engine.workspace_bytes(1 << 30) == 1 << 29
+    assert engine.workspace_bytes(0) == engine.LEAST_MEMORY
+    assert engine.workspace_bytes(1 << 60) < 1 << 60
 
 
 # ---- opening, on a model of TensorRT and CUDA
