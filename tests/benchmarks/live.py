@@ -32,6 +32,24 @@ def frames(images: list[np.ndarray], until: float) -> Iterator[np.ndarray]:
         time.sleep(1 / 120)
 
 
+class Watched:
+    """A session, and when it ran."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.device = session, session.device
+        self.runs: list[tuple[float, float]] = []
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        begin = time.perf_counter()
+        maps: dict[str, np.ndarray] = self.session(frame)
+        self.runs.append((begin, time.perf_counter()))
+        return maps
+
+    def waited(self) -> float:
+        """Milliseconds between two runs, the median: what capture, drawing and this loop keep the model from."""
+        return float(1000 * np.median([later[0] - earlier[1] for earlier, later in zip(self.runs, self.runs[1:])]))
+
+
 class Elsewhere:
     """A session that takes its time without this processor, always with the same maps."""
 
@@ -71,7 +89,7 @@ def main() -> None:
     fitted = [fit(image, predictor.manifest.size, predictor.manifest.fit) for image in images]
     for frame in fitted:
         predictor.session(frame)
-    alone, whole, turns = [], [], 4
+    alone, whole, waits, turns = [], [], [], 4
     for _ in range(turns):
         each = args.seconds / turns / 2
         count, begin = 0, time.perf_counter()
@@ -83,13 +101,17 @@ def main() -> None:
             live = frames(images, time.perf_counter() + each)
             source = Source("benchmark", live, size=(480, 640), fps=120, live=True)
             film = Path(folder, "film.mp4") if args.record else None
+            session, demo.session = demo.session, Watched(demo.session)
             whole.append(camera.run(demo, source, headless=True, record=film).fps)
+            waits += [] if args.every else [demo.session.waited()]  # then other sessions run
+            demo.session = session
     best = max(end / model for end, model in zip(whole, alone))
     print(f"model alone {np.median(alone):.1f} frames/s, end to end {np.median(whole):.1f}: "
           f"{100 * np.median(whole) / np.median(alone):.0f} % (turns: "
-          f"{', '.join(f'{100 * e / m:.0f}' for e, m in zip(whole, alone))} %, best {100 * best:.0f} %)")  # fmt: skip
+          f"{', '.join(f'{100 * e / m:.0f}' for e, m in zip(whole, alone))} %, best {100 * best:.0f} %)"
+          + (f"; the model waited {np.median(waits):.2f} ms between two frames" if waits else ""))  # fmt: skip
     if args.json:
-        found = {"threads": args.threads, "alone": alone, "end_to_end": whole}
+        found = {"threads": args.threads, "alone": alone, "end_to_end": whole, "waited_ms": waits}
         args.json.write_text(json.dumps(found), encoding="utf-8")
 
 
