@@ -9,6 +9,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from edgemtl.artifact import Manifest
+from edgemtl.device import overflow
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import Original, Session, Target
@@ -35,7 +36,10 @@ class ONNX(Target):
         if original.precision != "int8":
             onnx.save(cpu.spelled_out(model), folder / FILE)
             return [FILE]
-        onnx.save(cpu.spelled_out(cpu.rewritten(model)), folder / FILE)
+        # Beside unsigned codes the products of 8-bit weights overflow without VNNI. Beside signed ones they are added in 32
+        # bits everywhere, at the speed of float.
+        wide = overflow.prove_no_overflow({FILE: _onnx.read_quantized(model.graph)}).needs
+        onnx.save(cpu.spelled_out(model if wide else cpu.rewritten(model)), folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         return [FILE, WEBGPU]
 
@@ -72,7 +76,7 @@ class ONNX(Target):
 
     def int8(self) -> str:
         """What this machine's instructions mean for int8 artifacts, in a line."""
-        return "signed codes, whose products ONNX Runtime adds in 32 bits with or without VNNI; right on every CPU"
+        return "7-bit weights beside unsigned codes, 8-bit ones beside signed codes: right on every CPU, VNNI or not"
 
     def tensors(
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None

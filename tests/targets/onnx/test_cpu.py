@@ -41,6 +41,13 @@ def test_it_is_what_is_written(original: "onnx.ModelProto", tmp_path: Path) -> N
     assert kinds[0] == kinds[1] != Counter(n.op_type for n in original.graph.node)
 
 
+def test_weights_that_overflow_beside_unsigned_codes_keep_signed_ones(tmp_path: Path) -> None:
+    target.convert(Original(toy.deployed("int8", most=127), toy.SIZE, toy.TASKS, "int8"), tmp_path)
+    graph = onnx.load(tmp_path / FILE).graph
+    types = {numpy_helper.to_array(value).dtype for value in graph.initializer}
+    assert np.dtype(np.int8) in types and np.dtype(np.uint8) not in types
+
+
 def test_it_holds_the_integers_of_the_plain_file(original: "onnx.ModelProto", tmp_path: Path) -> None:
     made = cpu.rewritten(original)
     onnx.checker.check_model(made, full_check=True)
