@@ -67,7 +67,8 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
     numbers = {node: number for number, node in enumerate(graph.nodes)}
     for node, number in numbers.items():
         node.meta["debug_handle"] = number
-    float32 = {numbers[node] for node in _coordinates(graph, deployed) | _normalisation(graph)}
+    wide = _coordinates(graph, deployed) | _normalisation(graph) | _exact_attention(graph, deployed)
+    float32 = {numbers[node] for node in wide}
     outputs = {name: node.meta["val"].dtype for name, node in zip(names, graph.output_node().args[0], strict=True)}
     layers = {numbers[node]: path for node, path in _layers(program).items()}
     return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs, codes)
@@ -137,6 +138,15 @@ def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
             nodes.add(node)
             waiting += node.all_input_nodes
     return nodes
+
+
+def _exact_attention(graph: Any, deployed: nn.Module) -> set[Any]:
+    """Attention in the exact form, quantizers included: its sums are whole numbers up to 2**24, beyond float16."""
+    from edgemtl.networks import purposes
+
+    if not getattr(deployed, "is_exact", False):
+        return set()
+    return {n for n in graph.nodes if n.op == "call_function" and purposes.belongs(n, deployed, purposes.ATTENTION)}
 
 
 def _normalisation(graph: Any) -> set[Any]:
