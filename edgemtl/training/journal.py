@@ -26,19 +26,27 @@ FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
 
-def begin(run: Run, recipe: Recipe, sources: dict[str, Any] | None = None) -> None:
-    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, and `sources`."""
+def begin(run: Run, recipe: Recipe, init: Path | None = None, sources: dict[str, Any] | None = None) -> None:
+    """Writes recipe.json: the resolved recipe, the versions, the commit it runs with, the file it starts from, and
+    `sources`."""
     about = {"recipe": recipe.model_dump(mode="json"), "versions": versions(), "commit": commit()}
+    if init is not None:
+        about["init"] = _file(init)
     write_json(run.recipe_file, about | (sources or {}))
 
 
-def sources(init: Path | None, teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
-    """What a run learns from beside its data set: the files, and the number of a folder's pictures."""
-    files = {"init": init, "teacher": teacher}
-    found: dict[str, Any] = {kind: {"path": str(f), "sha256": sha256(f)} for kind, f in files.items() if f is not None}
+def sources(teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
+    """What a run learns from beside its data set: the teacher's file, and the number of a folder's pictures."""
+    found: dict[str, Any] = {}
+    if teacher is not None:
+        found["teacher"] = _file(teacher)
     if unlabelled is not None:
         found["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
     return found
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": sha256(path)}
 
 
 def check_same(run: Run, recipe: Recipe) -> None:

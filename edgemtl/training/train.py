@@ -79,7 +79,7 @@ def train(
         samples["train"] = WithUnlabelled(samples["train"], unlabelled)
     fabric = launch(precision, accelerator, devices, nodes, strategy)
     teaches = load_teacher(teacher, recipe, fabric.device) if teacher else None
-    sources = journal.sources(init, teaches.file if teaches else None, unlabelled)
+    sources = journal.sources(teaches.file if teaches else None, unlabelled)
     _check_sources(run, resume, sources)
     with Stop() as stop, TemporaryDirectory() as nowhere:
         run = Run(nowhere) if dry_run else run
@@ -91,7 +91,7 @@ def train(
             books=Books(run.state, run.metrics, run.tensorboard, recipe.name, about={"recipe": recipe.name}),
         )  # fmt: skip
         if fabric.is_global_zero and loop.saved is None:
-            journal.begin(run, recipe, sources)
+            journal.begin(run, recipe, init, sources)
         with loop:
             loop.network.train()
             if dry_run:

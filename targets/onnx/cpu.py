@@ -209,6 +209,7 @@ def _closed(model: Any, nodes: Iterable[Any], fresh: dict[str, Any]) -> Any:
     stored = [type(value).FromString(value.SerializeToString()) for value in stored]
     stored += [numpy_helper.from_array(np.asarray(value), name) for name, value in fresh.items() if name in used]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(node for node in nodes if used.intersection(node.output))
+    # A quantizer that nobody reads stays, for whoever reads the file back to see.
+    model.graph.node.extend(n for n in nodes if used.intersection(n.output) or n.op_type == "QuantizeLinear")
     model.graph.initializer.extend(stored)
     return model

@@ -1,5 +1,6 @@
 """verify: passes what agrees, and fails what was broken on purpose."""
 
+import copy
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = toy.write_run(tmp_path_factory.mktemp("runs") / "run")
     toy.write_ledger(folder, references["int8"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "load", lambda run, form: references[form])
+        patch.setattr(weights, "load", lambda run, form: copy.deepcopy(references[form]))
         for target, precision, _ in CASES:
             pytest.importorskip("onnxruntime" if target == "onnx" else target)
             convert.convert(folder, target=target, precision=precision)

@@ -75,7 +75,7 @@ def test_a_key_that_is_younger_than_the_run_counts_with_its_default(tmp_path):
 
 def test_the_file_a_run_starts_from_is_recorded(tmp_path):
     (tmp_path / "start.ckpt").write_bytes(b"abc")
-    journal.begin(Run(tmp_path), recipe(), journal.sources(tmp_path / "start.ckpt", None, None))
+    journal.begin(Run(tmp_path), recipe(), tmp_path / "start.ckpt")
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     expected = {"path": str(tmp_path / "start.ckpt"), "sha256": sha256}
     assert json.loads((tmp_path / "recipe.json").read_text())["init"] == expected
