@@ -1,7 +1,5 @@
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl import bundled
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.errors import UsageError
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import load_float
 from edgemtl.recipe import Data, Network, Recipe, Training
@@ -198,15 +196,15 @@ def test_parts_of_a_batch_learn_from_a_teacher_what_the_whole_does(tiles: Any, t
 
 def test_a_run_goes_on_with_its_own_teacher_alone(tiles: Any, tmp_path: Path) -> None:
     whole = taught(tiles, tmp_path, "whole")
-    reads = []
+    reads: list[int] = []
 
-    def interrupt(index: int) -> None:
+    def end(index: int) -> None:
         reads.append(index)
-        if len(reads) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
+        if len(reads) == 13:
+            raise UsageError("the disk is gone")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckFailed, match="--resume goes on"):
-        tiles.stand_in(patch.setattr, train=tiles.Tiles(10, interrupt))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match="the disk is gone"):
+        tiles.stand_in(patch.setattr, train=tiles.Tiles(10, end))
         taught(tiles, tmp_path, "parts")
     with pytest.raises(UsageError, match="was begun with --teacher .*teacher.onnx; go on in the same way"):
         tiles.train(tmp_path / "parts", tiles.recipe(), resume=True)
