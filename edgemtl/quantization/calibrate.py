@@ -165,9 +165,7 @@ def calibrate(graph: Replay, images: Iterable[Tensor], options: Compression) -> 
             scales[quantizer] = (fitting * torch.tensor([0.25, 0.5, 1.0, 2.0])).clamp(min=ledger.SMALLEST)
             errors[quantizer] = torch.zeros(len(scales[quantizer]), dtype=torch.float64)
         for index, scale in enumerate(scales[quantizer]):
-            # What `quantizers.codes` and `decode` give, in one piece of memory: new ones cost more than the arithmetic.
-            rounded = (x * scale.reciprocal()).round_().clamp_(*CODES[quantizer.bits]).mul_(scale)
-            errors[quantizer][index] += rounded.sub_(x).square_().sum()
+            errors[quantizer][index] += quantizers.nearest(x, scale, quantizer.bits).sub_(x).square_().sum()
 
     for each in images:
         graph.run(each, watch=watch)

@@ -66,6 +66,11 @@ def decode(code: Tensor, scale: Tensor, axis: int | None) -> Tensor:
     return code.float() * along(scale, axis, code.ndim)
 
 
+def nearest(value: Tensor, scale: Tensor, bits: int = BITS) -> Tensor:
+    """What `decode` gives of `codes`, for one scale, in one piece of memory: new ones cost more than the arithmetic."""
+    return (value * scale.reciprocal()).round_().clamp_(*CODES[bits]).mul_(scale)
+
+
 def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
     """The scale in a shape that multiplies a tensor of `ndim` axes."""
     return scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(ndim)])
