@@ -14,12 +14,13 @@ from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
 from edgemtl.target import Original, Session, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import cpu, webgpu
+from edgemtl.targets.onnx import cpu, wasm, webgpu
 from edgemtl.threads import threads
 
 FILE = "model.onnx"
 WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see webgpu.py
-DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
+WASM = "model.wasm.onnx"  # of int8: the same integers, for a browser's WebAssembly; see wasm.py
+DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU, "CPU:wasm": WASM}
 
 
 class ONNX(Target):
@@ -39,17 +40,22 @@ class ONNX(Target):
         # Beside unsigned codes the products of 8-bit weights overflow without VNNI. Beside signed ones they are added
         # in 32 bits everywhere, at the speed of float.
         wide = overflow.prove_no_overflow({FILE: _onnx.read_quantized(model.graph)}).needs
-        onnx.save(cpu.spelled_out(model if wide else cpu.rewritten(model)), folder / FILE)
+        made = cpu.spelled_out(model if wide else cpu.rewritten(model))
+        onnx.save(made, folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
-        return [FILE, WEBGPU]
+        if wide:
+            return [FILE, WEBGPU]
+        onnx.save(wasm.rewritten(made), folder / WASM)
+        return [FILE, WEBGPU, WASM]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What each file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return {FILE: cpu.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
+            found = {name: cpu.quantized(folder / name) for name in (FILE, WASM) if (folder / name).is_file()}
+            return found | {WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
-        """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
+        """A session of ONNX Runtime on the CPU; with CPU:webgpu and CPU:wasm of the files that browsers take.
 
         UsageError for any other device, or where there is no such file.
         """

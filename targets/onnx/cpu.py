@@ -23,6 +23,7 @@ from edgemtl.ledger import HIGH, LOW, Found
 from edgemtl.targets import _onnx
 
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0
+HIGHER = "zero/higher"  # 128 as a number, in wasm.py's form
 ONE = "one"
 CLIP, STEPS, RAW = "/Clip", "/steps", "/unclipped"  # after names of nodes and values
 LAYERS = ("Conv", "ConvTranspose")
@@ -61,16 +62,25 @@ def rewritten(model: Any) -> Any:
             layer.op_type in LAYERS and not _int8(layer, makers, readers) and not _scaled(layer, constants, readers)
             for layer in readers[node.output[0]]
         ):
-            codes = constants[node.input[0]]
-            scale, axis = constants[node.input[1]], next((a.i for a in node.attribute if a.name == "axis"), 1)
-            shape = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.shape else []
-            fresh[node.input[1] + STEPS] = scale.reshape(shape)
-            steps = node.output[0] + STEPS
-            nodes.append(helper.make_node("Cast", [node.input[0]], [steps], node.name + STEPS, to=1))
-            nodes.append(helper.make_node("Mul", [steps, node.input[1] + STEPS], list(node.output), node.name))
+            nodes += multiplied(node, constants, fresh)
         else:
             nodes.append(node)
     return _closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
+
+
+def multiplied(node: Any, constants: dict[str, np.ndarray], fresh: dict[str, Any]) -> list[Any]:
+    """A Cast and a Mul in the place of a weight's DequantizeLinear; puts the scale in its shape among `fresh`."""
+    from onnx import helper
+
+    codes = constants[node.input[0]]
+    scale, axis = constants[node.input[1]], next((a.i for a in node.attribute if a.name == "axis"), 1)
+    shape = [-1 if i == axis else 1 for i in range(codes.ndim)] if scale.shape else []
+    fresh[node.input[1] + STEPS] = scale.reshape(shape)
+    steps = node.output[0] + STEPS
+    return [
+        helper.make_node("Cast", [node.input[0]], [steps], node.name + STEPS, to=1),
+        helper.make_node("Mul", [steps, node.input[1] + STEPS], list(node.output), node.name),
+    ]
 
 
 def spelled_out(model: Any) -> Any:
@@ -99,12 +109,16 @@ def spelled_out(model: Any) -> Any:
 
 
 def plain(model: Any) -> Any:
-    """A copy to be read, with Q/DQ as everywhere: without the clips of codes. What is not quite in this form stays."""
+    """A copy to be read, with Q/DQ as everywhere: without the clips of codes. What is not quite in this form stays.
+
+    It reads wasm.py's form as well.
+    """
     from onnx import helper
 
     made, constants, makers, _ = _opened(model)
     fresh: dict[str, np.ndarray] = {PLAIN: np.int8(0)}  # type: ignore[dict-item]
     clipped: set[str] = set()
+    quantizers: set[str] = set()  # the codes they give
     nodes = []
     for node in made.graph.node:
         maker = makers.get(node.input[0]) if node.input else None
@@ -116,9 +130,11 @@ def plain(model: Any) -> Any:
             and _same(constants, node.input[2], 0)
         ):
             node.input[2] = PLAIN
+            quantizers.update(node.output if node.op_type == "QuantizeLinear" else ())
         elif node.op_type == "Clip" and maker is not None and _clips_codes(node, maker, constants):
             clipped.add(node.output[0])
             maker.input[2], maker.output[0] = PLAIN, node.output[0]
+            quantizers.add(node.output[0])
             continue
         elif node.op_type == "Mul" and maker is not None and maker.op_type == "Cast" and maker.input[0] in constants:
             scale = constants[node.input[1]]
@@ -128,8 +144,19 @@ def plain(model: Any) -> Any:
             axis = int(np.argmax(scale.shape)) if scale.shape else 0
             inputs = [maker.input[0], flat, zero]
             node = helper.make_node("DequantizeLinear", inputs, list(node.output), node.name, axis=axis)
+        elif node.op_type == "Mul" and (codes := _codes(maker, makers, constants, clipped)) in quantizers:
+            node = helper.make_node("DequantizeLinear", [codes, node.input[1], PLAIN], list(node.output), node.name)
         nodes.append(node)
     return _closed(made, nodes, fresh)
+
+
+def _codes(maker: Any, makers: dict[str, Any], constants: dict[str, np.ndarray], clipped: set[str]) -> str | None:
+    """The codes that a Cast brings back, with a Sub of 128 unless they end in a Clip; None for anything else."""
+    higher = maker is not None and maker.op_type == "Sub" and np.array_equal(constants.get(maker.input[1], ()), -LOW)
+    cast = makers.get(maker.input[0]) if higher else maker
+    if cast is None or cast.op_type != "Cast" or (cast.input[0] in clipped) == higher:
+        return None
+    return str(cast.input[0])
 
 
 def quantized(path: Path) -> list[Found]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from edgemtl.apps.web import build
 from edgemtl.apps.web.serve import server
 from edgemtl.device import processor, selftest
-from edgemtl.targets.onnx import FILE, WEBGPU
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU
 from tests.benchmarks.speed import cases
 
 BLOCK = 4  # frames in a row
@@ -85,7 +85,8 @@ def rows(case: cases.Case) -> list[Row]:
     cases.build(case, ARTIFACTS)
     found = [Row("plain export, fp32", cases.exported(case, "model.onnx"), True)]
     found += [Row(f"ours, {precision}", case.run.artifact("onnx", precision) / FILE) for _, precision in ARTIFACTS]
-    return [*found, Row("ours, int8, the form for WebGPU", case.run.artifact("onnx") / WEBGPU)]
+    found += [Row(f"ours, int8, {name}", case.run.artifact("onnx") / name) for name in (WASM, WEBGPU)]
+    return [row for row in found if row.file.is_file()]
 
 
 def site(case: cases.Case, folder: Path) -> Path:

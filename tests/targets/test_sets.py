@@ -47,7 +47,7 @@ def test_onnxs_cut_model_has_no_layer_of_another_task(tmp_path: Path) -> None:
     from edgemtl.targets import _onnx
 
     load_target("onnx").convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {}), tmp_path)
-    for file in ("model.onnx", "model.webgpu.onnx"):
+    for file in ("model.onnx", "model.webgpu.onnx", "model.wasm.onnx"):
         model = _onnx.cut(onnx.load(tmp_path / file), ["depth", "edge"])
         onnx.checker.check_model(model, full_check=True)
         text = str([[node.name, *node.input] for node in model.graph.node]) + str(

@@ -17,7 +17,7 @@ from edgemtl.device.bounds import bounds_of
 from edgemtl.errors import UsageError
 from edgemtl.files import dumps, read_json, sha256
 from edgemtl.frames import FILL
-from edgemtl.targets.onnx import FILE, WEBGPU
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU
 from edgemtl.tasks import Task
 
 FORMAT = "edgemtl web 1"
@@ -36,7 +36,8 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         )
     shutil.copytree(build.page(), folder, dirs_exist_ok=True)
     (folder / "model").mkdir()
-    models = {"wasm": FILE} | ({"webgpu": WEBGPU} if WEBGPU in manifest.files else {})
+    models = {"wasm": WASM if WASM in manifest.files else FILE}
+    models |= {"webgpu": WEBGPU} if WEBGPU in manifest.files else {}
     for name in models.values():
         shutil.copyfile(source / name, folder / "model" / name)
     about = write_description(source, manifest, folder, {runtime: f"model/{name}" for runtime, name in models.items()})

@@ -21,7 +21,7 @@ from edgemtl.deployment.deploy import RECEIPT, deploy, deployed
 from edgemtl.device import selftest
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256
-from edgemtl.targets.onnx import FILE, WEBGPU
+from edgemtl.targets.onnx import WASM, WEBGPU
 from tests import toy
 
 pytest.importorskip("onnxruntime")
@@ -63,7 +63,7 @@ def test_the_page_is_told_all_that_the_artifact_knows(site: Path, source: Path) 
     assert len(every) == 7
     for file in every:
         assert file["sha256"] == sha256(site / file["name"]) and file["bytes"] == (site / file["name"]).stat().st_size
-    assert about["models"]["wasm"]["sha256"] == manifest.files["model.onnx"].sha256
+    assert about["models"]["wasm"]["sha256"] == manifest.files[WASM].sha256
     page = (site / "index.html").read_text()
     assert f'name="deployment" content="{sha256(site / "model.json")}"' in page
     assert f'content="{headers.POLICY}"' in page
@@ -142,7 +142,7 @@ def test_the_bundled_model_is_shown_by_its_onnx_artifact(
     assert cli.main(["demo", *words, "--untested"]) == 0
     manifest = read(bundled.folder("nyud_edge/onnx"))
     files = {runtime: file["sha256"] for runtime, file in shown[0]["models"].items()}
-    assert files == {"wasm": manifest.files[FILE].sha256, "webgpu": manifest.files[WEBGPU].sha256}
+    assert files == {"wasm": manifest.files[WASM].sha256, "webgpu": manifest.files[WEBGPU].sha256}
 
 
 def test_it_is_served_on_this_machine_alone_until_ctrl_c(site: Path) -> None:
