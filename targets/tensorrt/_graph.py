@@ -96,13 +96,15 @@ def readable_name(node: NodeProto) -> str:
     return node.name or f"{node.op_type} -> {node.output[0]}"
 
 
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes; bytes become text."""
+    values = {found.name: onnx.helper.get_attribute_value(found) for found in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """The value of an attribute; bytes become text."""
-    for found in node.attribute:
-        if found.name == name:
-            value = onnx.helper.get_attribute_value(found)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
+    """The value of one attribute."""
+    return attributes(node).get(name, default)
 
 
 def _proto(node: NodeProto) -> TensorProto:
