@@ -96,7 +96,7 @@ def add_json(path: Path, key: str, value: Any) -> None:
     """Sets one entry of the JSON object in `path`, which need not exist yet; the bundled models keep none."""
     if path.resolve().is_relative_to(Path(__file__).resolve().parent / "zoo"):
         return
-    write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
+    write_json(path, read_entries(path) | {key: value})
 
 
 def keep(path: Path, key: str, value: Any) -> list[str]:
@@ -119,6 +119,12 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; an empty one where there is no file."""
+    entries: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return entries
 
 
 def difference(found: Any, wanted: Any) -> str | None:

@@ -18,6 +18,11 @@ def note(text: str) -> None:
     err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def line(text: str) -> None:
+    """One line on standard output, as it is."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def progress() -> Progress:
     """A progress display on standard error: description, bar, count, elapsed, remaining, and a free `status` field."""
     return Progress(

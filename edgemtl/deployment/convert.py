@@ -14,7 +14,7 @@ from edgemtl import recipe as recipes
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
 from edgemtl.errors import UsageError, unknown
-from edgemtl.files import read_json, replacing_folder, sha256
+from edgemtl.files import read_entries, replacing_folder, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, narrow
 from edgemtl.networks.session import TorchSession
@@ -74,8 +74,8 @@ def convert(
         artifact.write(temporary, manifest)
     megabytes = artifact.size(manifest) / 1e6
     seconds = time.monotonic() - started
-    show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
-    show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
+    show.line(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s")
+    show.line(f"next: edgemtl verify {folder}")
     return folder
 
 
@@ -117,7 +117,7 @@ def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
 
 def _scores(run: Run, file: Path) -> Scores:
     """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
-    entry: dict[str, Any] = read_json(run.scores).get(file.stem, {}) if run.scores.is_file() else {}
+    entry = read_entries(run.scores).get(file.stem, {})
     if entry.get("weights_sha256") == sha256(file):
         found: Scores = entry["tasks"]
         return found

@@ -23,7 +23,7 @@ from edgemtl.deployment import bom
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, read_json, replacing_folder, write_json
+from edgemtl.files import dumps, read_entries, read_json, replacing_folder, write_json
 from edgemtl.run import run_of
 from edgemtl.target import load_target
 
@@ -91,7 +91,7 @@ def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | Non
 @contextmanager
 def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
     """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
-    about = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
+    about = read_entries(path / RECEIPT)
     if about.get("to") == to:
         yield path
         return
@@ -162,7 +162,7 @@ def _show(result: dict[str, Any]) -> None:
     rows += [("checked here", line) for line in result["checked"]]
     rows += [("not checked here", line) for line in result["unchecked"]]
     show.table(f"{result['folder']}, for {result['to']}", ("what", "value"), rows, left=2)
-    show.out.print(f"next: {result['start']}", highlight=False, markup=False, soft_wrap=True)
+    show.line(f"next: {result['start']}")
 
 
 def copied(names: list[str], source: Path, folder: Path) -> None:

@@ -239,23 +239,18 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     title = "{artifact} {how} on {device} against {reference}: {frames} frames, {source}".format(**result)
     show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)
     for check in result["checks"]:
-        text = f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}"
-        show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+        show.line(f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}")
     if result["ledger"]:
         readback.show_result(result["ledger"])
     if result["codes"]:
-        _show(_codes_text(result["codes"]))
+        show.line(_codes_text(result["codes"]))
     if result["islands"]:
-        _show(f"islands, which are not exact: {len(result['islands'])}")
+        show.line(f"islands, which are not exact: {len(result['islands'])}")
         for name, why in result["islands"].items():
-            _show(f"  {name}: {why}")
+            show.line(f"  {name}: {why}")
     elif result["precision"] == "int8":
-        _show("islands: none; every value from the camera to the maps is exact")
-    _show(f"SHA-256 of all maps: {result['sha256']}")
-
-
-def _show(text: str) -> None:
-    show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+        show.line("islands: none; every value from the camera to the maps is exact")
+    show.line(f"SHA-256 of all maps: {result['sha256']}")
 
 
 def _codes_text(codes: dict[str, Any]) -> str:

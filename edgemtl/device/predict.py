@@ -43,7 +43,7 @@ def predict(
             bar.update(progress, advance=1, status=name)
             if limit is not None and len(taken) >= limit:
                 break
-    show.out.print(f"{len(taken)} frames, {len(written)} files in {out}", highlight=False, soft_wrap=True)
+    show.line(f"{len(taken)} frames, {len(written)} files in {out}")
     return written
 
 

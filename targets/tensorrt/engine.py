@@ -83,7 +83,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     plan, reason = load(place, facts)
     engine = plan and trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
-        show.err.print(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}", highlight=False)
+        show.note(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}")
         timing = place / f"timing-trt{facts.tensorrt}-sm{sm}.cache"
         plan = build(trt, file, manifest.precision, workspace_bytes(free), timing, log, half)
         store(place, facts, plan)
@@ -187,7 +187,7 @@ def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None
     if timing is not None:
         with replacing(timing) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
-    show.err.print(f"tensorrt: built in {time.monotonic() - started:.0f} s", highlight=False)
+    show.note(f"tensorrt: built in {time.monotonic() - started:.0f} s")
     return bytes(plan)
 
 
