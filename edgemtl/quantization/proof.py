@@ -50,21 +50,17 @@ def prove(deployed: nn.Module, frame: torch.Tensor, settle: bool = False) -> Pro
     """
     program = quantizers.export(deployed, frame)
     program.graph.eliminate_dead_code()  # what only tasks need that the network was cut of
-    return _Walk(program, _tensors(deployed), settle).run()
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: tensor.detach() for name, tensor in named}
+    return _Walk(program, deployed, settle).run()
 
 
 class _Walk:
     """One pass over a graph: what every node gives, a constant tensor or a Value."""
 
-    def __init__(self, program: Any, own: dict[str, torch.Tensor], settle: bool):
-        self.program, self.own, self.settle = program, own, settle
+    def __init__(self, program: Any, deployed: nn.Module, settle: bool):
+        self.program, self.settle = program, settle
         self.named = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
-        self.at: dict[fx.Node, Any] = {}
+        self.at: dict[fx.Node, Any] = dict(quantizers.constants(program, deployed))
+        self.own = {self.named[node.name]: tensor for node, tensor in self.at.items() if node.name in self.named}
         self.why: dict[str, str] = {}
         self.codes: dict[str, frozenset[str]] = {}
         self.bits = 0.0
@@ -76,15 +72,9 @@ class _Walk:
         }  # fmt: skip
 
     def run(self) -> Proof:
-        signature = self.program.graph_signature
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                if node.name in self.named:
-                    self.at[node] = self.own[self.named[node.name]]
-                elif node.name in signature.inputs_to_lifted_tensor_constants:
-                    self.at[node] = self.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
-                else:
-                    self.at[node] = exact(1.0, 0.0, 255.0, frozenset())
+                self.at.setdefault(node, exact(1.0, 0.0, 255.0, frozenset()))
             elif node.op == "call_function":
                 self.at[node] = self._step(node)
         maps = self.program.graph.output_node().args[0]

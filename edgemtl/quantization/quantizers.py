@@ -309,6 +309,21 @@ def export(network: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(network, (example,))
 
 
+def constants(program: ExportedProgram, network: nn.Module) -> dict[torch.fx.Node, Tensor]:
+    """The tensor of every placeholder but the example's: the network's own parameters and buffers, and constants."""
+    signature = program.graph_signature
+    own = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = signature.inputs_to_lifted_tensor_constants
+    held: dict[torch.fx.Node, Tensor] = {}
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name in names:
+            held[node] = own[names[node.name]].detach()
+        elif node.name in lifted:
+            held[node] = program.constants[lifted[node.name]]
+    return held
+
+
 def quantizes(node: torch.fx.Node) -> bool:
     """Whether a node rounds to codes."""
     return node.op == "call_function" and "fake_quantize" in str(node.target)
