@@ -62,32 +62,17 @@ def build(original: Original, extra: str) -> Any:
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
+    from edgemtl.networks.session import Camera
     from edgemtl.quantization.names import tagged
-
-    class Camera(torch.nn.Module):
-        """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.deployed = deployed
-
-        def forward(self, frame: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            maps = self.deployed(frame.permute(0, 3, 1, 2).float())
-            return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
-            Camera().eval(),
-            (frame,),
-            path,
-            opset_version=OPSET,
-            dynamo=False,
-            input_names=["frame"],
+            Camera(deployed, names).eval(), (frame,), path, opset_version=OPSET, dynamo=False, input_names=["frame"],
             output_names=names,
-        )
+        )  # fmt: skip
 
 
 def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:

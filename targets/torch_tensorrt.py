@@ -39,10 +39,12 @@ class TorchTensorRT(Target):
         torch, compiler = _there("modelopt" if original.precision == "int8" else "")
         if original.precision == "int8":
             quantize_by_amax(original.deployed)
-        names = list(original.tasks)
+        from edgemtl.networks.session import Camera
+
+        camera = Camera(original.deployed, list(original.tasks))
         frame = torch.zeros(1, *original.size, 3, dtype=torch.uint8, device="cuda")
         with torch.no_grad():
-            program = torch.export.export(camera(original.deployed, names).eval().cuda(), (frame,))
+            program = torch.export.export(camera.eval().cuda(), (frame,))
             compiled = compiler.dynamo.compile(
                 program,
                 arg_inputs=[frame],
@@ -96,22 +98,6 @@ def _there(also: str = "") -> tuple[Any, Any]:
     import torch_tensorrt
 
     return torch, torch_tensorrt
-
-
-def camera(deployed: nn.Module, names: list[str]) -> nn.Module:
-    """The network for uint8 frames (1, H, W, 3), with its maps in the order of `names`."""
-    from torch import Tensor, nn
-
-    class Camera(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.deployed = deployed
-
-        def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-            maps = self.deployed(frame.float().permute(0, 3, 1, 2))
-            return tuple(maps[name] for name in names)
-
-    return Camera()
 
 
 def quantize_by_amax(deployed: nn.Module) -> None:

@@ -1,11 +1,12 @@
 """What bilinear sampling gives, for the proof, where its positions are codes: whole fractions of a pixel."""
 
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 import torch
 from torch import fx
 
+from edgemtl.ledger import reached
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.lattice import Value
 
@@ -14,14 +15,12 @@ STEPS = {"permute", "flatten", "reshape", "view", "unflatten"}
 
 def positions(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that compute sampling's positions, after the codes of offsets."""
-    found: set[fx.Node] = set()
-    waiting = [node.args[1] for node in graph.nodes if quantizers.called(node) == "grid_sampler"]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, fx.Node) and node not in found and not quantizers.quantizes(node):
-            found.add(node)
-            waiting += node.all_input_nodes
-    return found
+
+    def before(nodes: Iterable[Any]) -> list[fx.Node]:
+        return [node for node in nodes if isinstance(node, fx.Node) and not quantizers.quantizes(node)]
+
+    grids = [node.args[1] for node in graph.nodes if quantizers.called(node) == "grid_sampler"]
+    return set(reached(before(grids), lambda node: before(node.all_input_nodes)))
 
 
 def sample(
