@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.targets.openvino.session import nodes
+from edgemtl.targets.openvino.nodes import constant, holds, of_kind, supersede
 
 # Operations between logits and weights that know of no axis but the first.
 BETWEEN = ("FakeQuantize", "Softmax", "ReduceMax", "ReduceSum", "Subtract", "Add", "Multiply", "Divide", "Exp")
@@ -25,7 +25,7 @@ BETWEEN = ("FakeQuantize", "Softmax", "ReduceMax", "ReduceSum", "Subtract", "Add
 
 def channels_last(model: Any) -> int:
     """Rewrites every such attention of the model, in place; how many."""
-    made = sum(_rewrite(node) for node in nodes(model, "ReduceSum"))
+    made = sum(_rewrite(node) for node in of_kind(model, "ReduceSum"))
     model.validate_nodes_and_infer_types()
     return made
 
@@ -34,8 +34,8 @@ def _rewrite(total: Any) -> bool:
     """The attention whose answers a sum over the tasks gives."""
     from openvino import opset13 as op
 
-    products, axes = (value.get_node() for value in total.input_values())
-    if products.get_type_name() != "Multiply" or not _equals(axes, [0]) or not total.get_attributes()["keep_dims"]:
+    products = total.input_value(0).get_node()
+    if products.get_type_name() != "Multiply" or not _over_tasks(total):
         return False
     for one, other in ((0, 1), (1, 0)):
         spread, values = products.input_value(one).get_node(), products.input_value(other)
@@ -64,22 +64,22 @@ def _rewrite(total: Any) -> bool:
     if scale != 1:
         logits = op.multiply(logits, op.constant(np.float32(scale)))
     places = op.reshape(logits, op.constant([tasks, height, width, count]), False)
-    _replace(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
+    supersede(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
     weights = rows(spread.input_value(0))
     made = None
     for weight, part in zip(*(op.split(x, op.constant(0), tasks).outputs() for x in (weights, rows(values)))):
         weighed = op.multiply(weight, part)
         made = weighed if made is None else op.add(made, weighed)
     flat = op.reshape(made, op.constant([1, height, width, values.get_shape()[1]]), False)
-    _replace(total, op.transpose(flat, op.constant([0, 3, 1, 2])))
+    supersede(total, op.transpose(flat, op.constant([0, 3, 1, 2])))
     return True
 
 
 def _heads(node: Any, copies: bool) -> float | None:
     """The factor of a 1x1 convolution that sums each head's channels, or copies each head to them; else None."""
-    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+    matrix = constant(node.input_value(1)) if node.get_type_name() == "Convolution" else None
+    if matrix is None:
         return None
-    matrix = node.input_value(1).get_node().get_data()
     if list(matrix.shape[2:]) != [1, 1] or node.get_output_shape(0)[2:] != node.get_input_shape(0)[2:]:
         return None
     matrix = matrix[:, :, 0, 0] if copies else matrix[:, :, 0, 0].T  # (channels, heads)
@@ -91,6 +91,11 @@ def _heads(node: Any, copies: bool) -> float | None:
     return factor if same and factor and (factor == 1 or not copies) else None
 
 
+def _over_tasks(node: Any) -> bool:
+    """Whether a reduction goes over the first axis, and keeps it."""
+    return holds(node.input_value(1), 0) and bool(node.get_attributes()["keep_dims"])
+
+
 def _above(value: Any) -> Any:
     """The one convolution that a value is made of by operations in BETWEEN with single numbers; None otherwise."""
     node = value.get_node()
@@ -100,23 +105,10 @@ def _above(value: Any) -> Any:
         return None
     found = []
     for source in node.input_values():
-        constant = source.get_node()
-        if constant.get_type_name() != "Constant":
+        numbers = constant(source)
+        if numbers is None:
             found.append(_above(source))
-        elif node.get_type_name().startswith("Reduce"):
-            if not _equals(constant, [0]) or not node.get_attributes()["keep_dims"]:
-                return None
-        elif constant.get_data().size != 1:
+        elif not (_over_tasks(node) if node.get_type_name().startswith("Reduce") else numbers.size == 1):
             return None
     first = found[0]
     return first if all(one is not None and one == first for one in found) else None
-
-
-def _equals(node: Any, numbers: list[int]) -> bool:
-    return node.get_type_name() == "Constant" and node.get_data().ravel().tolist() == numbers
-
-
-def _replace(old: Any, new: Any) -> None:
-    new.set_friendly_name(old.get_friendly_name())
-    for reader in old.output(0).get_target_inputs():
-        reader.replace_source_output(new.output(0))
