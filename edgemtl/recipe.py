@@ -94,6 +94,7 @@ class Training(Section):
     momentum: float = 0.9
     ema: float = 0.0  # decay of the averaged weights; 0: none
     label_stride: int = Field(1, gt=0)  # losses are taken at size / label_stride
+    recompute: bool = False  # what blocks keep for the backward pass is computed again there: less memory, more time
     validate_every: int = Field(gt=0)  # iterations
     save_every: int = Field(gt=0)
     weights: dict[str, float]  # loss weight of each task

@@ -21,7 +21,7 @@ from edgemtl.files import difference, dumps, read_lines, replacing, sha256, writ
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 
-FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression` that have no say in the weights
+FREE = ("workers", "cache", "save_every", "recompute")  # of `training` and `compression`: no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemtl import bundled, objectives
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError, needs, reading
 from edgemtl.networks.prepare import load_float
 from edgemtl.networks.session import several
 from edgemtl.recipe import Recipe
@@ -102,12 +102,10 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
+    with reading(file, "ONNX Runtime"):
         session = onnxruntime.InferenceSession(
             file, options, providers=["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
         )
-    except Exception as error:  # of many kinds, which onnxruntime does not export
-        raise UsageError(f"{file} is no model that ONNX Runtime opens: {str(error).splitlines()[0]}") from None
     inputs, outputs = session.get_inputs(), tuple(output.name for output in session.get_outputs())
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or inputs[0].type != "tensor(float)":
         told = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
