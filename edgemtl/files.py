@@ -123,8 +123,7 @@ def read_json(path: Path) -> Any:
 
 def read_entries(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; an empty one where there is no file."""
-    entries: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return entries
+    return read_json(path) if path.is_file() else {}
 
 
 def difference(found: Any, wanted: Any) -> str | None:

@@ -36,8 +36,7 @@ class Data(Section):
         for option in self.options:
             if option not in allowed:
                 raise unknown(f"option in data.options of {self.name}", option, allowed)
-        samples: DataSet = source.open(root, split, tuple(tasks), **self.options)
-        return samples
+        return source.open(root, split, tuple(tasks), **self.options)
 
 
 class Network(Section):

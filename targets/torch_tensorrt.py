@@ -120,8 +120,7 @@ def quantize_by_amax(deployed: nn.Module) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             largest = self.largest.reshape([-1] + [1] * (x.ndim - 1)) if self.largest.ndim else self.largest
-            made: torch.Tensor = torch.ops.tensorrt.quantize_op(x, largest, 8, 0, False, False)
-            return made
+            return torch.ops.tensorrt.quantize_op(x, largest, 8, 0, False, False)
 
     network = deployed.network
     assert isinstance(network, torch.nn.Module)

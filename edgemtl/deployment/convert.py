@@ -119,6 +119,5 @@ def _scores(run: Run, file: Path) -> Scores:
     """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
     entry = read_entries(run.scores).get(file.stem, {})
     if entry.get("weights_sha256") == sha256(file):
-        found: Scores = entry["tasks"]
-        return found
+        return entry["tasks"]
     return checkpoint.about(file).get("scores") or {}

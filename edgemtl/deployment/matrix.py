@@ -204,8 +204,7 @@ def _scores(
         measured = measure(limit=limit)
         if limit is not None:
             add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
-    scores: Scores = read_scores(file, key)["tasks"]
-    return scores
+    return read_scores(file, key)["tasks"]
 
 
 def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:

@@ -26,8 +26,7 @@ class Named(nn.Module):
         self.add_module(self.tag, quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.get_submodule(self.tag)(x)
-        return y
+        return self.get_submodule(self.tag)(x)
 
 
 @contextmanager

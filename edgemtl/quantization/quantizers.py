@@ -103,8 +103,7 @@ class FakeQuantize(nn.Module):
         if x.device.type != "cpu":
             return self._round(x.float()).to(x.dtype)
         scale = along(self.scale, self.axis, x.ndim)
-        rounded: Tensor = _StraightThrough.apply(x, scale, self.low, self.high)
-        return rounded
+        return _StraightThrough.apply(x, scale, self.low, self.high)
 
     def _round(self, x: Tensor) -> Tensor:
         if self.axis is None:

@@ -57,8 +57,7 @@ class Replay:
     def outputs(self, values: Values) -> dict[str, Tensor]:
         """The raw outputs among the values, by task."""
         (made,) = (node for node in self.program.graph.nodes if node.op == "output")
-        found: dict[str, Tensor] = _pytree.tree_unflatten(values[made], self.program.call_spec.out_spec)
-        return found
+        return _pytree.tree_unflatten(values[made], self.program.call_spec.out_spec)
 
     def _filled(self, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Values:
         """`values`, and the values of the nodes that are not among them."""

@@ -96,8 +96,7 @@ def _numbers(operation: Any) -> list[int]:
     """Of all the nodes that an operation was made of."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    found: list[int] = operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
-    return found
+    return operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
 
 
 def _names(model: Any, quantizers: dict[int, str]) -> dict[str, str]:
