@@ -33,9 +33,9 @@ def folder(model: str | Path | None = None) -> Path:
 
 def summaries() -> dict[str, str]:
     """What each bundled model is, in a line."""
-    found = {}
+    lines = {}
     for name in names():
         manifest = read(folder(name))
         height, width = manifest.size
-        found[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
-    return found
+        lines[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
+    return lines

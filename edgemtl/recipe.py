@@ -252,9 +252,9 @@ def _value(text: str) -> Any:
 
 
 def _keys(raw: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+    keys = []
     for key, value in raw.items():
-        found.append(prefix + key)
+        keys.append(prefix + key)
         if isinstance(value, dict):
-            found += _keys(value, f"{prefix}{key}.")
-    return found
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys

@@ -46,9 +46,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], l
     In a terminal it is folded to fit; elsewhere nothing is.
     """
     out.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)  # a Table's own title wraps early
-    made = Table()
+    grid = Table()
     for index, name in enumerate(header):
-        made.add_column(name, justify="left" if index < left else "right")
+        grid.add_column(name, justify="left" if index < left else "right")
     for row in rows:
-        made.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    (out if out.is_terminal else Console(width=WIDEST)).print(made)
+        grid.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    (out if out.is_terminal else Console(width=WIDEST)).print(grid)

@@ -96,14 +96,14 @@ def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None,
         listed = catalogue.recipes_by_name()
         print(jsons.dumps(catalogue.as_json(listed), indent=1)) if as_json else catalogue.show_table(listed)
         return
-    found = {
+    entries_of = {
         each: bundled.summaries() if each == "models" else {n: registry.summary(each, n) for n in registry.names(each)}
         for each in ([kind] if kind else KINDS)
     }
     if as_json:
-        print(jsons.dumps(found, indent=1))
+        print(jsons.dumps(entries_of, indent=1))
         return
-    for each, rows in found.items():
+    for each, rows in entries_of.items():
         show.table(each, ("name", "what it is"), rows.items(), left=2)
 
 
@@ -668,8 +668,8 @@ def doctor(
         edgemtl doctor --data NYUDv2
     """
     if data is None:
-        given = {"dataset": dataset, "limit": limit, "out": out}
-        if stray := [word for word, value in given.items() if value is not None]:
+        options = {"dataset": dataset, "limit": limit, "out": out}
+        if stray := [word for word, value in options.items() if value is not None]:
             raise UsageError(f"--{stray[0]} goes with --data DIR, the data set to look through")
         from edgemtl.device.doctor import doctor
 

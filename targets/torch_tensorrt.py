@@ -79,9 +79,9 @@ class TorchTensorRTSession(Session):
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        given = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
+        batch = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
         with self._busy, self._torch.inference_mode():
-            return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(given))}
+            return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(batch))}
 
 
 def _there(also: str = "") -> tuple[Any, Any]:
@@ -129,9 +129,9 @@ def quantize_by_amax(deployed: nn.Module) -> None:
             raise CheckFailed(
                 f"{quantizer.name}: scales along axis {quantizer.axis}; Torch-TensorRT takes axis 0 alone"
             )
-        made = Quantize(quantizer.scale)
+        replacement = Quantize(quantizer.scale)
         for slot in places:
-            quantizers.refill(network, slot, made)
+            quantizers.refill(network, slot, replacement)
 
 
 target = TorchTensorRT()

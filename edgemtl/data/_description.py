@@ -156,21 +156,21 @@ class Classes(Labels):
     def read(self, path: Path) -> np.ndarray:
         coloured = any(isinstance(code, str) for codes in self.classes.values() for code in codes)
         codes = _colours(path) if coloured else _plane(path)
-        said = self._table(coloured)
-        known = np.array(sorted(said))
+        numbers = self._table(coloured)
+        known = np.array(sorted(numbers))
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
         if (strange := known[place] != codes).any():
             value = codes[strange].flat[0].item()
             shown = f"#{value:06x}" if coloured else value
             allowed = ", ".join(f"#{code:06x}" if coloured else str(code) for code in known.tolist())
             raise UsageError(f"{path} holds {shown}, which is no class and not ignored; {FILE} has {allowed}")
-        return np.array([said[code] for code in known.tolist()], np.uint8)[place]
+        return np.array([numbers[code] for code in known.tolist()], np.uint8)[place]
 
     def _table(self, coloured: bool) -> dict[int, int]:
         """The class id, or 255, of every number that may occur."""
         every = [*enumerate(self.classes.values()), (IGNORED, self.ignored)]
-        said = {_number(code): number for number, codes in every for code in codes}
-        return said if coloured else {IGNORED: IGNORED} | said
+        numbers = {_number(code): number for number, codes in every for code in codes}
+        return numbers if coloured else {IGNORED: IGNORED} | numbers
 
 
 def _number(code: Code) -> int:

@@ -118,6 +118,6 @@ def open(
     """
     if root is None:
         raise UsageError(f"the data set folder needs its folder: --data DIR or EDGEMTL_DATA; {WHERE}")
-    said = lines.read(Path(root)) if description is None else lines.parse(description, "data.options.description")
-    lines.expected(said.tasks, classes or {})
-    return Folder(Path(root), split, tasks, said)
+    stated = lines.read(Path(root)) if description is None else lines.parse(description, "data.options.description")
+    lines.expected(stated.tasks, classes or {})
+    return Folder(Path(root), split, tasks, stated)

@@ -98,13 +98,13 @@ def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[st
 def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
     """What settings such as "ios=18" say, for fields of the target's `options`."""
     known = [field.name for field in fields(target.options)]
-    found = {}
+    options = {}
     for setting in settings:
         key, value = recipes.parse_setting(setting)
         if key not in known:
             raise unknown(f"setting of target {name}", key, known)
-        found[key] = value
-    return found
+        options[key] = value
+    return options
 
 
 def _facts(recipe: Recipe, precision: str) -> dict[str, str]:

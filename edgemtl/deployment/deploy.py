@@ -135,8 +135,8 @@ def _ours(folder: Path, source: Path) -> None:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UsageError(f"{folder} exists and was not written by `edgemtl deploy`; name another folder or remove it")
     known = {RECEIPT, signing.SIGNATURE, *about.get("files", {})}
-    found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
-    if other := next((name for name in found if name not in known), None):
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    if other := next((name for name in names if name not in known), None):
         raise UsageError(f"{folder} holds {other}, which deploy did not write; move it or name another folder")
 
 

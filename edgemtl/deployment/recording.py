@@ -41,8 +41,8 @@ def check_recording(
     for image in show.track(list(recorded.frames), f"verify {recording}"):
         for by, session in sessions.items():
             maps = session(image)
-            for task, found in wanted[by].items():
-                found.append(maps[task])
+            for task, of_frames in wanted[by].items():
+                of_frames.append(maps[task])
     # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
     kind = "half" if manifest.precision == "int8" else manifest.precision
     own, usual = bounds_of(manifest, kind != "half"), BOUNDS[kind]

@@ -138,19 +138,19 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         headlines = {task: scores[stated.tasks[task].headline] for task, scores in entry["tasks"].items()}
         return {task: math.nan if score is None else score for task, score in headlines.items()}
 
-    found = []
+    forms = []
     for name in WEIGHTS_TITLES:
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
             own, times = scores(name, sha256(file)), measured.get(name, {})
-            found.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
+            forms.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
     for folder, manifest in artifacts.items():
         size = artifact.size(manifest)
         own = scores(folder.name, manifest.weights_sha256)
         times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
-        found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
-    return found
+        forms.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
+    return forms
 
 
 def _constant(run: Run, stated: Recipe) -> list[Form]:

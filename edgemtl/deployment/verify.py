@@ -104,10 +104,10 @@ def verify(
     tasks = {}
     for task, of_frames in pairs.items():
         ours, theirs = map(np.stack, zip(*of_frames))
-        found = differences(ours, theirs, bounds)
+        differing = differences(ours, theirs, bounds)
         equal = all(np.array_equal(map, want) for map, want in of_frames)
-        ok = found.pop("ok") and (equal or task not in exact)
-        tasks[task] = found | {"ok": ok, "equal": equal, "exact": task in exact}
+        ok = differing.pop("ok") and (equal or task not in exact)
+        tasks[task] = differing | {"ok": ok, "equal": equal, "exact": task in exact}
     result = {
         "artifact": str(path),
         "precision": manifest.precision,
@@ -195,9 +195,9 @@ def _check_of_other(
         if got.shape != wanted.shape:
             wrong.append(f"{task} has shape {got.shape[1:]}, torch gives {wanted.shape[1:]}")
             continue
-        found = differences(got, wanted, bounds_of(manifest, session.float32))
-        ok, must = found.pop("ok"), exactness is not None and session.float32 and task in exactness.exact
-        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(found)}")
+        apart = differences(got, wanted, bounds_of(manifest, session.float32))
+        ok, must = apart.pop("ok"), exactness is not None and session.float32 and task in exactness.exact
+        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(apart)}")
         if not ok or (must and not np.array_equal(got, wanted)):
             wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
     if exactness and session.float32:

@@ -78,12 +78,12 @@ def _offsets_are_codes(network: nn.Module) -> bool:
 
 def count_quantizers(network: nn.Module) -> dict[str, Any]:
     """The numbers of quantizers of weights and of activations, and of weights' channels."""
-    found = list(quantizers.quantizers(network))
-    weights = [q for q in found if q.role == "weight"]
+    every = list(quantizers.quantizers(network))
+    weights = [q for q in every if q.role == "weight"]
     smallest = sum(int((q.scale == ledger.SMALLEST).sum()) for q in weights)
     channels = sum(q.scale.numel() for q in weights)
     return {
-        "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
+        "weights": len(weights), "activations": len(every) - len(weights), "channels": channels,
         "channels_at_smallest_scale": smallest,
     }  # fmt: skip
 

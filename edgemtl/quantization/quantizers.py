@@ -253,8 +253,8 @@ def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
         tensors[f"scale/{index}"] = quantizer.scale
-        said = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
-        placed.append(said | {"slots": places})
+        entry = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
+        placed.append(entry | {"slots": places})
     checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
 
 

@@ -56,8 +56,8 @@ class Replay:
 
     def outputs(self, values: Values) -> dict[str, Tensor]:
         """The raw outputs among the values, by task."""
-        (made,) = (node for node in self.program.graph.nodes if node.op == "output")
-        return _pytree.tree_unflatten(values[made], self.program.call_spec.out_spec)
+        (output,) = (node for node in self.program.graph.nodes if node.op == "output")
+        return _pytree.tree_unflatten(values[output], self.program.call_spec.out_spec)
 
     def _filled(self, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Values:
         """`values`, and the values of the nodes that are not among them."""

@@ -38,8 +38,8 @@ def sub(node: fx.Node, a: Any, b: Any, **_: Any) -> Result:
     if not isinstance(a, Value) or not (a.exact and b.exact):
         return "a difference of what is not exact"
     top = a.high - b.low
-    taken = node.args[1]
-    if isinstance(taken, fx.Node) and quantizers.called(taken) in ("amax", "max") and taken.args[0] is node.args[0]:
+    source = node.args[1]
+    if isinstance(source, fx.Node) and quantizers.called(source) in ("amax", "max") and source.args[0] is node.args[0]:
         top = np.zeros_like(top)
     return exact(np.minimum(a.unit, b.unit), a.low - b.high, top, a.islands | b.islands, a.phase - b.phase)
 

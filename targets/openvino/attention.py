@@ -25,9 +25,9 @@ BETWEEN = ("FakeQuantize", "Softmax", "ReduceMax", "ReduceSum", "Subtract", "Add
 
 def channels_last(model: Any) -> int:
     """Rewrites every such attention of the model, in place; how many."""
-    made = sum(_rewrite(node) for node in of_kind(model, "ReduceSum"))
+    rewritten = sum(_rewrite(node) for node in of_kind(model, "ReduceSum"))
     model.validate_nodes_and_infer_types()
-    return made
+    return rewritten
 
 
 def _rewrite(total: Any) -> bool:
@@ -47,10 +47,10 @@ def _rewrite(total: Any) -> bool:
     gather = _above(spread.input_value(0))
     if gather is None or gather.input_value(0).get_node().get_type_name() != "Multiply":
         return False
-    asked = gather.input_value(0).get_node()
+    before = gather.input_value(0).get_node()
     scale = _heads(gather, copies=False)
     tasks, _, height, width = values.get_shape()
-    if scale is None or asked.get_output_shape(0)[0] != tasks:
+    if scale is None or before.get_output_shape(0)[0] != tasks:
         return False
     count = spread.get_input_shape(1)[1]
 
@@ -60,17 +60,21 @@ def _rewrite(total: Any) -> bool:
         turned = op.transpose(value, op.constant([0, 2, 3, 1]))
         return op.reshape(turned, op.constant([number, height * width, count, channels // count]), False)
 
-    logits = op.reduce_sum(op.multiply(rows(asked.input_value(0)), rows(asked.input_value(1))), op.constant([3]), True)
+    logits = op.reduce_sum(
+        op.multiply(rows(before.input_value(0)), rows(before.input_value(1))),
+        op.constant([3]),
+        True,
+    )
     if scale != 1:
         logits = op.multiply(logits, op.constant(np.float32(scale)))
     places = op.reshape(logits, op.constant([tasks, height, width, count]), False)
     supersede(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
     weights = rows(spread.input_value(0))
-    made = None
+    answer = None
     for weight, part in zip(*(op.split(x, op.constant(0), tasks).outputs() for x in (weights, rows(values)))):
         weighed = op.multiply(weight, part)
-        made = weighed if made is None else op.add(made, weighed)
-    flat = op.reshape(made, op.constant([1, height, width, values.get_shape()[1]]), False)
+        answer = weighed if answer is None else op.add(answer, weighed)
+    flat = op.reshape(answer, op.constant([1, height, width, values.get_shape()[1]]), False)
     supersede(total, op.transpose(flat, op.constant([0, 3, 1, 2])))
     return True
 
@@ -103,12 +107,12 @@ def _above(value: Any) -> Any:
         return node
     if node.get_type_name() not in BETWEEN or (node.get_type_name() == "Softmax" and node.get_attributes()["axis"]):
         return None
-    found = []
+    convolutions = []
     for source in node.input_values():
         numbers = constant(source)
         if numbers is None:
-            found.append(_above(source))
+            convolutions.append(_above(source))
         elif not (_over_tasks(node) if node.get_type_name().startswith("Reduce") else numbers.size == 1):
             return None
-    first = found[0]
-    return first if all(one is not None and one == first for one in found) else None
+    first = convolutions[0]
+    return first if all(one is not None and one == first for one in convolutions) else None

@@ -38,13 +38,13 @@ def convert(original: Original, folder: Path) -> list[str]:
     _resize_to_one_pixel_as_torch(model)
     _enlarge_narrow_maps_by_matrices(model)
     _fold_sizes(model)
-    made = deformable.lower(model)
+    forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
-    for key, value in {**original.metadata, "deformable": json.dumps(made)}.items():
+    for key, value in {**original.metadata, "deformable": json.dumps(forms)}.items():
         model.set_rt_info(value, ["edgemtl", key])
     ov.save_model(model, folder / XML, compress_to_fp16=original.precision == "fp16")
     text = (folder / XML).read_text(encoding="utf-8")
@@ -95,13 +95,13 @@ def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
     from openvino import opset13 as op
 
     for node in of_kind(model, "Interpolate"):
-        shape, made = node.input_value(0).get_shape(), node.output(0).get_shape()
+        shape, enlarged = node.input_value(0).get_shape(), node.output(0).get_shape()
         how = node.get_attributes()
         centred = how["coordinate_transformation_mode"] in ("half_pixel", "pytorch_half_pixel")
         bilinear = how["mode"] in ("linear", "linear_onnx") and centred and not how["antialias"]
-        if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(made)[:2] == list(shape)[:2]):
+        if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(enlarged)[:2] == list(shape)[:2]):
             continue
-        rows, columns = (op.constant(_bilinear(shape[axis], made[axis])) for axis in (2, 3))
+        rows, columns = (op.constant(_bilinear(shape[axis], enlarged[axis])) for axis in (2, 3))
         wide = op.matmul(node.input_value(0), columns, False, True)
         high = op.matmul(rows, wide, False, False)
         high.set_friendly_name(node.get_friendly_name())
@@ -109,14 +109,14 @@ def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
         replace(node, high.output(0))
 
 
-def _bilinear(taken: int, made: int) -> np.ndarray:
-    """The (made, taken) matrix of bilinear resizing along one axis with half-pixel centres."""
-    at = ((np.arange(made) + 0.5) * taken / made - 0.5).clip(0, taken - 1)
-    low = np.minimum(at.astype(int), taken - 2) if taken > 1 else np.zeros(made, int)
-    matrix = np.zeros((made, taken), np.float32)
-    matrix[np.arange(made), low] = 1 - (at - low)
-    if taken > 1:
-        matrix[np.arange(made), low + 1] = at - low
+def _bilinear(source: int, target: int) -> np.ndarray:
+    """The (target, source) matrix of bilinear resizing along one axis with half-pixel centres."""
+    at = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
+    low = np.minimum(at.astype(int), source - 2) if source > 1 else np.zeros(target, int)
+    matrix = np.zeros((target, source), np.float32)
+    matrix[np.arange(target), low] = 1 - (at - low)
+    if source > 1:
+        matrix[np.arange(target), low + 1] = at - low
     return matrix
 
 

@@ -46,19 +46,19 @@ class Operator(NamedTuple):
 
 def lower(model: Any) -> dict[str, int]:
     """Gives each deformable operator of the model, in place, the form that the evidence says; how many got which."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for operator in operators(model):
         height, width = operator.positions.shape[2:]
         form = fastest("openvino", operator.channels, height, width, operator.groups)
         done = {"split": split, "native": sample_natively}[form](operator) if form != "grid-sample" else True
         form = form if done else "grid-sample"
-        found[form] = found.get(form, 0) + 1
+        counts[form] = counts.get(form, 0) + 1
     for exact in of_codes(model):
         groups, channels, height, width = exact.data.get_shape()
         form = fastest("openvino", groups * channels, height, width, groups)
         form = "split" if form == "split" and split_codes(exact) else "grid-sample"
-        found[form] = found.get(form, 0) + 1
-    return found
+        counts[form] = counts.get(form, 0) + 1
+    return counts
 
 
 def fastest(target: str, channels: int, height: int, width: int, groups: int) -> str:
@@ -96,11 +96,11 @@ def split(operator: Operator) -> bool:
     placed = op.constant(operator.positions)
     read = []
     for part in range(parts):
-        made = op.convolution(
+        layer = op.convolution(
             learned[part * layers // parts], op.constant(weights[part]),
             how["strides"], how["pads_begin"], how["pads_end"], how["dilations"],
         )  # fmt: skip
-        offsets = op.add(made, op.constant(biases[part]))
+        offsets = op.add(layer, op.constant(biases[part]))
         pairs = op.reshape(offsets, op.constant([operator.groups // parts, 2, height, width]), False)
         grid = op.transpose(op.add(pairs, placed), op.constant([0, 2, 3, 1]))
         read.append(op.grid_sample(maps[part], grid, operator.sample.get_attributes()))
@@ -119,7 +119,7 @@ class OfCodes(NamedTuple):
 
 def of_codes(model: Any) -> list[OfCodes]:
     """Every such operator of a model, for one image."""
-    found = []
+    operators = []
     for sample in of_kind(model, "GridSample"):
         turned = sample.input_value(1).get_node()
         if turned.get_type_name() != "Transpose":
@@ -135,8 +135,8 @@ def of_codes(model: Any) -> list[OfCodes]:
         rounds = node.get_type_name() == "Reshape" and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
         turns = holds(turned.input_value(1), 0, 2, 3, 1)
         if rounds and turns and len(node.get_output_shape(0)) == 4 and node.get_output_shape(0)[1] == 2:
-            found.append(OfCodes(sample, node.output(0), steps, sample.input_value(0)))
-    return found
+            operators.append(OfCodes(sample, node.output(0), steps, sample.input_value(0)))
+    return operators
 
 
 def split_codes(operator: OfCodes) -> bool:
@@ -175,11 +175,11 @@ def sample_natively(operator: Operator) -> bool:
     weight = (flat[order].astype(np.float64) * pixels[:, None, None, None]).astype(np.float32)
     bias = (operator.bias[order].astype(np.float64) * pixels).astype(np.float32)
     how = operator.layer.get_attributes()
-    made = op.group_convolution(
+    layer = op.group_convolution(
         operator.layer.input_value(0), op.constant(weight.reshape(operator.weight.shape)),
         how["strides"], how["pads_begin"], how["pads_end"], how["dilations"],
     )  # fmt: skip
-    offset = op.add(made, op.constant(bias.reshape(1, -1, 1, 1)))
+    offset = op.add(layer, op.constant(bias.reshape(1, -1, 1, 1)))
     source = operator.data.get_node().input_value(0)
     for reader in operator.readers:
         supersede(reader, native(source, offset, reader.input_value(1), offset_groups=operator.groups))

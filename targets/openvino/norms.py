@@ -41,9 +41,9 @@ def _rewrite(norm: Any) -> bool:
     centred = op.subtract(x, op.reduce_mean(x, channel, True))
     variance = op.reduce_mean(op.multiply(centred, centred), channel, True)
     epsilon = op.constant(np.float32(how["eps"]))
-    made = op.multiply(centred, op.power(op.add(variance, epsilon), op.constant(np.float32(-0.5))))
-    made.set_friendly_name(norm.get_friendly_name())
-    replace(norm, made.output(0))
+    normal = op.multiply(centred, op.power(op.add(variance, epsilon), op.constant(np.float32(-0.5))))
+    normal.set_friendly_name(norm.get_friendly_name())
+    replace(norm, normal.output(0))
     *between, back = chain
     for node in between:
         for port in node.inputs():

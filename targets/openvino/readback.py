@@ -26,11 +26,11 @@ def quantized(model: Any) -> list[Found]:
     """
     nodes = model.get_ordered_ops()
     above = _Above(nodes)
-    found = [_activation(node, above) for node in nodes if node.get_type_name() == "FakeQuantize"]
+    entries = [_activation(node, above) for node in nodes if node.get_type_name() == "FakeQuantize"]
     for constant, convert in _decoded(nodes):
-        found.append(_weight(constant, convert, above))
+        entries.append(_weight(constant, convert, above))
     maps = [(name, port.node) for port in model.outputs for name in sorted(port.names)]
-    return [*found, *(ledger.output(name, above([node])) for name, node in maps)]
+    return [*entries, *(ledger.output(name, above([node])) for name, node in maps)]
 
 
 def _decoded(nodes: list[Any]) -> Iterator[tuple[Any, Any]]:
@@ -124,10 +124,10 @@ def _constant(node: Any, port: int) -> np.ndarray | None:
 
 
 def _readers(node: Any) -> list[Any]:
-    found: list[Any] = []
+    after: list[Any] = []
     for reader in readers(node):
-        found += _readers(reader) if reader.get_type_name() in MOVES else [reader]
-    return found
+        after += _readers(reader) if reader.get_type_name() in MOVES else [reader]
+    return after
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
@@ -146,7 +146,7 @@ def places(model: Any) -> dict[str, Any]:
 
     The front end names a node after the module it came from and numbers equal names, so calls are told apart.
     """
-    found = {node.get_friendly_name(): node.output(0) for node in of_kind(model, "FakeQuantize")}
+    outputs = {node.get_friendly_name(): node.output(0) for node in of_kind(model, "FakeQuantize")}
     scopes: dict[str, list[str]] = {}
     nodes = {}
     for node in model.get_ordered_ops():
@@ -159,8 +159,8 @@ def places(model: Any) -> dict[str, Any]:
             continue
         calls = [name for name in names if NUMBER.sub("", name) == last]
         for index, name in enumerate(sorted(calls, key=lambda name: _number(name))):
-            found[ledger.node_name(path, index)] = nodes[name].output(0)
-    return found
+            outputs[ledger.node_name(path, index)] = nodes[name].output(0)
+    return outputs
 
 
 def _bias_follows(node: Any) -> bool:

@@ -149,8 +149,8 @@ class TensorRT(Target):
         if reason is not None:
             return [*checks, Check("TensorRT's parser", True, f"not asked: {reason}")]
         for file, verdict in zip(files, parser.ask([folder / file for file in files])):
-            said = f"accepted by {parser.name()}'s parser and builder for SM86; not run on a Jetson"
-            text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
+            accepted = f"accepted by {parser.name()}'s parser and builder for SM86; not run on a Jetson"
+            text = accepted if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
             checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
         return checks
 

@@ -76,14 +76,14 @@ class Graph:
 
     def upstream(self, names: Iterable[str], stops: Callable[[NodeProto], bool]) -> list[NodeProto]:
         """The nodes that `names` are computed by, up to and without those that `stops` holds for; latest first."""
-        found: dict[str, NodeProto] = {}
+        makers: dict[str, NodeProto] = {}
         waiting = list(names)
         while waiting:
             maker = self.maker.get(waiting.pop())
-            if maker is not None and maker.output[0] not in found and not stops(maker):
-                found[maker.output[0]] = maker
+            if maker is not None and maker.output[0] not in makers and not stops(maker):
+                makers[maker.output[0]] = maker
                 waiting += maker.input
-        return list(found.values())
+        return list(makers.values())
 
     def coordinates(self) -> list[NodeProto]:
         """The nodes that compute the grids of GridSample, from the layers that compute the offsets on."""
