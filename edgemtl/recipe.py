@@ -233,6 +233,17 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return key, _value(text)
 
 
+def parse_settings(settings: Iterable[str], of: str, known: Iterable[str]) -> dict[str, Any]:
+    """The values of settings that something `of` its own takes, by their keys, of which it knows these."""
+    values = {}
+    for setting in settings:
+        key, value = parse_setting(setting)
+        if key not in known:
+            raise unknown(f"setting of {of}", key, known)
+        values[key] = value
+    return values
+
+
 def first_problem(error: Exception) -> str:
     """One line for the first thing wrong: where, the value, what is allowed."""
     if not isinstance(error, ValidationError):

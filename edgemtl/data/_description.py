@@ -342,13 +342,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
 
 
 def _problem(error: ValidationError) -> str:
-    """One line for the first thing wrong: where, the value, what is allowed."""
+    """One line for the first thing wrong: where, the value if it is a plain one, what is allowed."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = first["input"]
+    where, value = ".".join(str(part) for part in first["loc"]), first["input"]
     shown = f"={value!r}" if isinstance(value, (str, int, float)) else ""
-    said = str(first.get("ctx", {}).get("error", "")) or first["msg"][0].lower() + first["msg"][1:]
-    return f"{where}{shown}: {said}" if where else said
+    text = str(first.get("ctx", {}).get("error", "")) or first["msg"][0].lower() + first["msg"][1:]
+    return f"{where}{shown}: {text}" if where else text
 
 
 def expected(found: Mapping[str, Task], classes: Mapping[str, Iterable[str]]) -> None:

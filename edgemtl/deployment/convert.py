@@ -13,7 +13,7 @@ from edgemtl import artifact, show
 from edgemtl import recipe as recipes
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
-from edgemtl.errors import UsageError, unknown
+from edgemtl.errors import UsageError
 from edgemtl.files import read_entries, replacing_folder, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, narrow
@@ -21,7 +21,7 @@ from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, describe_weights, form_of
-from edgemtl.target import Original, Target, load_target
+from edgemtl.target import Original, load_target
 from edgemtl.tasks import Size
 
 
@@ -43,7 +43,8 @@ def convert(
     chosen = load_target(target)
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
-    options = _options(target, chosen, settings)
+    known = [field.name for field in fields(chosen.options)]
+    options = recipes.parse_settings(settings, f"target {target}", known)
     run = Run(run)
     recipe, file = run.recipe, run.need(form_of(precision))
     kept = recipe if tasks is None else recipes.only(recipe, list(tasks))
@@ -93,18 +94,6 @@ def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[st
     """
     frames, session = selftest.frames(size), TorchSession(deployed, "cpu")
     return selftest.write(folder, frames, [session(frame) for frame in frames], words)
-
-
-def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
-    """What settings such as "ios=18" say, for fields of the target's `options`."""
-    known = [field.name for field in fields(target.options)]
-    options = {}
-    for setting in settings:
-        key, value = recipes.parse_setting(setting)
-        if key not in known:
-            raise unknown(f"setting of target {name}", key, known)
-        options[key] = value
-    return options
 
 
 def _facts(recipe: Recipe, precision: str) -> dict[str, str]:

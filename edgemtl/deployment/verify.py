@@ -11,7 +11,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.deployment import blame, equality
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.device import processor, readback, selftest
-from edgemtl.device.bounds import bounds_of, differences
+from edgemtl.device.bounds import COLUMNS, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
@@ -228,16 +228,11 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         print(dumps(result, indent=1))
         return
     rows = [
-        (
-            name,
-            *("" if task.get(key) is None else f"{task[key]:.3g}" for key in ("max", "rms", "relative_rms")),
-            f"{100 * task['agreement']:.3f} %" if "agreement" in task else "",
-            ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS",
-        )
+        (name, *cells(task), ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS")
         for name, task in result["tasks"].items()
     ]
     title = "{artifact} {how} on {device} against {reference}: {frames} frames, {source}".format(**result)
-    show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)
+    show.table(title, ("task", *COLUMNS, ""), rows)
     for check in result["checks"]:
         show.line(f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}")
     if result["ledger"]:
