@@ -71,12 +71,12 @@ def run(path: str | Path) -> Path:
 
 def summaries() -> dict[str, str]:
     """What each bundled model is, in a line."""
-    found = {}
+    lines = {}
     for name in names():
         manifest = read(folder(name))
         height, width = manifest.size
-        found[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
-    return found
+        lines[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
+    return lines
 
 
 @cache

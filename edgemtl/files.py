@@ -97,7 +97,7 @@ def add_json(path: Path, key: str, value: Any) -> None:
     with suppress(RuntimeError):  # nobody's home
         if path.resolve().is_relative_to(user_cache().resolve()):
             return
-    write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
+    write_json(path, read_entries(path) | {key: value})
 
 
 def keep(path: Path, key: str, value: Any) -> list[str]:
@@ -120,6 +120,11 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; an empty one where there is no file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def difference(found: Any, wanted: Any) -> str | None:

@@ -19,6 +19,11 @@ def note(text: str) -> None:
     err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def line(text: str) -> None:
+    """One line on standard output, as it is."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def progress() -> Progress:
     """A progress display on standard error: description, bar, count, elapsed, remaining, and a free `status` field."""
     return Progress(
@@ -42,10 +47,10 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], l
     In a terminal it is folded to fit; elsewhere nothing is.
     """
     out.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)  # a Table's own title wraps early
-    made = Table()
+    grid = Table()
     for index, name in enumerate(header):
-        made.add_column(name, justify="left" if index < left else "right")
+        grid.add_column(name, justify="left" if index < left else "right")
     for row in rows:
         # As texts: in a string, rich would take edgemtl[onnx]'s bracket for a style and print nothing of it.
-        made.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
-    (out if out.is_terminal else Console(width=WIDEST)).print(made)
+        grid.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    (out if out.is_terminal else Console(width=WIDEST)).print(grid)

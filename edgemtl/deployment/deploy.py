@@ -24,7 +24,7 @@ from edgemtl.deployment import bom
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, read_json, replacing_folder, write_json
+from edgemtl.files import dumps, read_entries, read_json, replacing_folder, write_json
 from edgemtl.run import run_of
 from edgemtl.target import load_target
 
@@ -104,9 +104,8 @@ def deployed(model: Path | str | None, to: str, *, untested: bool = False) -> It
 
     The model is an artifact's folder, the name of a bundled one, or nothing: the bundled one.
     """
-    receipt = Path(model, RECEIPT) if model is not None else None
-    if receipt and receipt.is_file() and read_json(receipt).get("to") == to:
-        yield receipt.parent
+    if model is not None and read_entries(Path(model, RECEIPT)).get("to") == to:
+        yield Path(model)
         return
     with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
         folder = Path(temporary) / to
@@ -148,8 +147,8 @@ def _ours(folder: Path, source: Path) -> None:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UsageError(f"{folder} exists and was not written by `edgemtl deploy`; name another folder or remove it")
     known = {RECEIPT, signing.SIGNATURE, *about.get("files", {})}
-    found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
-    if other := next((name for name in found if name not in known), None):
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    if other := next((name for name in names if name not in known), None):
         raise UsageError(f"{folder} holds {other}, which deploy did not write; move it or name another folder")
 
 
@@ -175,7 +174,7 @@ def _show(result: dict[str, Any]) -> None:
     rows += [("checked here", line) for line in result["checked"]]
     rows += [("not checked here", line) for line in result["unchecked"]]
     show.table(f"{result['folder']}, for {result['to']}", ("what", "value"), rows, left=2)
-    show.out.print(f"next: {result['start']}", highlight=False, markup=False, soft_wrap=True)
+    show.line(f"next: {result['start']}")
 
 
 def copied(names: list[str], source: Path, folder: Path) -> None:

@@ -37,12 +37,12 @@ def begin(run: Run, recipe: Recipe, init: Path | None = None, sources: dict[str,
 
 def sources(teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
     """What a run learns from beside its data set: the teacher's file, and the number of a folder's pictures."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     if teacher is not None:
-        found["teacher"] = _file(teacher)
+        entries["teacher"] = _file(teacher)
     if unlabelled is not None:
-        found["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
-    return found
+        entries["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
+    return entries
 
 
 def _file(path: Path) -> dict[str, str]:

@@ -46,13 +46,13 @@ def distances(raw: Mapping[str, Any], wanted: dict[str, Tensor]) -> dict[str, Te
 
     Of a network with deep supervision its final output counts.
     """
-    found = {}
+    distance_of = {}
     for task, goal in wanted.items():
         x = (raw[task] if isinstance(raw[task], Tensor) else raw[task][0]).float()
         if goal.shape[-2:] != x.shape[-2:]:
             goal = F.interpolate(goal, x.shape[-2:], mode="bilinear", align_corners=False)
-        found[task] = objectives.of(task).distance(x, goal)
-    return found
+        distance_of[task] = objectives.of(task).distance(x, goal)
+    return distance_of
 
 
 def load_teacher(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
@@ -108,8 +108,8 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
         )
     inputs, outputs = session.get_inputs(), tuple(output.name for output in session.get_outputs())
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or inputs[0].type != "tensor(float)":
-        told = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
-        raise UsageError(f"{file} takes {told}; a teacher takes one float32 input (B, 3, h, w), RGB in 0..255")
+        described = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
+        raise UsageError(f"{file} takes {described}; a teacher takes one float32 input (B, 3, h, w), RGB in 0..255")
     batch, _, height, width = inputs[0].shape
     if isinstance(batch, int) and batch != 1:
         raise UsageError(f"{file} takes {batch} frames at once; a teacher takes one, or any number")
@@ -118,7 +118,7 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
     def network(x: Tensor) -> dict[str, Tensor]:
         every = x.cpu().numpy()
         parts = np.split(every, len(every)) if isinstance(batch, int) else [every]
-        made = [session.run(outputs, {inputs[0].name: part}) for part in parts]
-        return {name: torch.from_numpy(np.concatenate(of)).to(device) for name, of in zip(outputs, zip(*made))}
+        answers = [session.run(outputs, {inputs[0].name: part}) for part in parts]
+        return {name: torch.from_numpy(np.concatenate(of)).to(device) for name, of in zip(outputs, zip(*answers))}
 
     return Teacher(file, network, size, outputs)

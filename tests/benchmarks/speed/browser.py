@@ -1,6 +1,6 @@
 """Milliseconds of a network in a browser's WebAssembly, beside a plain export of it: docs/browser.md.
 
-    python -m tests.benchmarks.browser nyud_edge --threads 1 2
+    python -m tests.benchmarks.speed.browser nyud_edge --threads 1 2
 
 In headless Chromium, one worker, ONNX Runtime Web as the page has it, all files in turns on the same frame. `--build`
 makes the files alone, to measure later on a quiet machine.
