@@ -466,7 +466,7 @@ class _Walk:
             return "two classes may be equal, and runtimes choose as they like"
         return _exact(1.0, 0.0, classes - 1.0, x.islands)
 
-    def function(self, node: fx.Node, x: Value) -> Value | str:
+    def function(self, node: fx.Node, x: Value, **_: Any) -> Value | str:
         """A function of few codes."""
         of = FUNCTIONS[quantizers.called(node)]
         x = _whole(x)
@@ -605,6 +605,10 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
+def _gelu(x: Array) -> Array:
+    return np.asarray(torch.nn.functional.gelu(torch.from_numpy(x)))
+
+
 def _depends(value: Any) -> bool:
     return any(map(_depends, value)) if isinstance(value, (list, tuple)) else isinstance(value, Value)
 
@@ -690,7 +694,7 @@ MOVING = {
 }  # fmt: skip
 PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
+    "exp": np.exp, "gelu": _gelu, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
 }  # fmt: skip
 RULES: dict[str, Callable[..., Any]] = dict.fromkeys(MOVING, _Walk.moved) | {
     "conv2d": _Walk.conv, "add": _Walk.add, "sub": _Walk.sub, "mul": _Walk.mul,

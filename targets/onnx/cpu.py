@@ -287,17 +287,17 @@ def _closed(model: Any, nodes: Iterable[Any], fresh: dict[str, Any]) -> Any:
     """The model with these nodes and new constants, without those that nobody reads."""
     from onnx import numpy_helper
 
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]  # `del` below empties them
-    # A quantizer that nobody reads stays, for whoever reads the file back to see.
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]  # `del` below empties them
     used, count = set[str](), 0
-    while count != len(nodes):
-        count, used = len(nodes), {value for node in nodes for value in node.input}
+    while count != len(kept):
+        count, used = len(kept), {value for node in kept for value in node.input}
         used |= {output.name for output in model.graph.output}
-        nodes = [node for node in nodes if used.intersection(node.output) or node.op_type in QUANTIZERS]
+        # A quantizer that nobody reads stays, for whoever reads the file back to see.
+        kept = [node for node in kept if used.intersection(node.output) or node.op_type in QUANTIZERS]
     stored = [value for value in model.graph.initializer if value.name in used and value.name not in fresh]
     stored = [type(value).FromString(value.SerializeToString()) for value in stored]
     stored += [numpy_helper.from_array(np.asarray(value), name) for name, value in fresh.items() if name in used]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend(kept)
     model.graph.initializer.extend(stored)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -16,11 +17,10 @@ import torch
 from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms
+from edgemtl.targets.openvino import attention, deformable, norms, places
 from edgemtl.targets.openvino.session import BIN, XML, nodes
 
 NARROW = 4  # channels
-SMALL = 1 << 20  # bytes
 
 
 def convert(original: Original, folder: Path) -> list[str]:
@@ -40,6 +40,7 @@ def convert(original: Original, folder: Path) -> list[str]:
     made = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
+    places.spread_when_compiled(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
@@ -133,14 +134,14 @@ def _fold_sizes(model: Any) -> None:
 
 
 def _share_constants(model: Any) -> None:
-    """One node for all equal small constants: each quantizer brings four numbers, each of them 250 bytes of XML."""
+    """One node for all equal constants: each quantizer brings four numbers, each of them 250 bytes of XML, and in float
+    form each task the positions of all pixels."""
     first: dict[Any, Any] = {}
     for node in nodes(model, "Constant"):
-        if node.get_byte_size() <= SMALL:
-            key = str(node.get_element_type()), tuple(node.get_output_shape(0)), node.get_data().tobytes()
-            same = first.setdefault(key, node)
-            for reader in node.output(0).get_target_inputs() if same is not node else ():
-                reader.replace_source_output(same.output(0))
+        content = hashlib.sha256(np.ascontiguousarray(node.get_data())).digest()
+        same = first.setdefault((str(node.get_element_type()), tuple(node.get_output_shape(0)), content), node)
+        for reader in node.output(0).get_target_inputs() if same is not node else ():
+            reader.replace_source_output(same.output(0))
 
 
 def _name_quantized(model: Any) -> None:

@@ -1,0 +1,36 @@
+"""OpenVINO IR that holds sampling positions as small tables and the operations that spread them.
+
+A device computes them once, when it compiles the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgemtl.networks import places
+from edgemtl.targets.openvino.session import nodes
+
+
+def spread_when_compiled(model: Any) -> None:
+    """Replaces every constant of positions that a map is added to, in place."""
+    from openvino import opset13 as op
+
+    for node in nodes(model, "Constant"):
+        readers = list(node.output(0).get_target_inputs())
+        if not all(reader.get_node().get_type_name() == "Add" for reader in readers):
+            continue
+        made = places.found(node.get_data())
+        if made is None:
+            continue
+        height, width = made[0].shape[2], made[1].shape[3]
+        parts = [
+            op.gather(op.constant(table), op.constant(places.picked(length)), op.constant(axis))
+            for table, length, axis in zip(made, (width, height), (3, 2))
+            if len(table)
+        ]
+        beside = op.concat(parts, 0) if len(parts) > 1 else parts[0]
+        pixels = op.add(beside, op.constant(places.own(height, width)))
+        spread = op.divide(pixels, op.constant(places.sizes(height, width)))
+        spread.set_friendly_name(node.get_friendly_name())
+        for reader in readers:
+            reader.replace_source_output(spread.output(0))
