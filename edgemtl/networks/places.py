@@ -56,7 +56,7 @@ def spread(tables: Tables, height: int, width: int) -> Array:
 
 def own(height: int, width: int) -> Array:
     """Where each pixel is, (1, 2, h, w), in the tables' unit and from the middle of the map."""
-    columns, rows = (np.arange(1 - n, n, 2, np.float32) for n in (width, height))
+    columns, rows = (np.arange(1 - n, n, 2).astype(np.float32) for n in (width, height))
     return np.stack(np.broadcast_arrays(columns[None], rows[:, None]))[None]
 
 

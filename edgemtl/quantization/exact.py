@@ -1,9 +1,9 @@
 """The exact form of a deployed network, which `compress` quantizes where the recipe asks for exactness.
 
 The form computes nearly, but not quite, the same function: the frame's borders are padded with mid-grey instead of the
-mean, sampling positions are whole eighths of a pixel, and resizing by an odd factor has weights of 1/64. Fine-tuning
-makes up for that. In this form every value between camera and maps is a multiple of a known power of two, or is rounded
-to such a multiple in a way that float32 arithmetic cannot miss. `proof` shows it.
+mean, sampling positions are whole eighths or quarters of a pixel, and resizing by an odd factor has weights of 1/64.
+Fine-tuning makes up for that. In this form every value between camera and maps is a multiple of a known power of two,
+or is rounded to such a multiple in a way that float32 arithmetic cannot miss. `proof` shows it.
 
 A module whose deployment form cannot be exact has a method `exact`, which gives its replacement. A module with
 constants that follow from scales has a method `settle`.

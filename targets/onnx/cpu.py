@@ -28,7 +28,8 @@ from edgemtl.targets import _onnx
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0
 ONE = "one"
 CLIP, STEPS, RAW = "/Clip", "/steps", "/unclipped"  # after names of nodes and values
-TURNED, PIXELS, SUMS, WHOLE, SCALES, SCALED = "/turned", "/pixels", "/sums", "/whole", "/scales", "/scaled"
+FLAT, TURNED, PIXELS, SUMS, WHOLE = "/flat", "/turned", "/pixels", "/sums", "/whole"
+SCALES, SCALED = "/scales", "/scaled"
 ZEROS, OF, PRODUCT = "/zeros", "/of/", ["MatMulInteger", "Cast", "Mul", "Add"]
 TO_PIXELS, TO_MAPS = [0, 2, 3, 1], [0, 3, 1, 2]  # channels last, and back
 LAYERS = ("Conv", "ConvTranspose")
@@ -90,6 +91,7 @@ def _multiplied(model: Any) -> Any:
     made, constants, makers, _ = _opened(model)
     fresh: dict[str, np.ndarray] = {}
     nodes: list[Any] = []
+    turned: set[str] = set()  # weights, which several layers may have
     for node in made.graph.node:
         x, weight = (makers.get(value) for value in node.input[:2]) if node.op_type == "Conv" else (None, None)
         steps = constants.get(weight.input[1]) if weight is not None and weight.op_type == "Mul" else None
@@ -101,7 +103,11 @@ def _multiplied(model: Any) -> Any:
         if constants[x.input[1]].shape or len(scale) != len(constants[name]) or (np.frexp(scale)[0] != 0.5).any():
             nodes.append(node)
             continue
-        fresh |= {name + TURNED: np.ascontiguousarray(constants[name][:, :, 0, 0].T), y + SCALES: scale}
+        fresh[y + SCALES] = scale
+        if name not in turned:
+            nodes.append(helper.make_node("Flatten", [name], [name + FLAT], name + FLAT))
+            nodes.append(helper.make_node("Transpose", [name + FLAT], [name + TURNED], name + TURNED))
+            turned.add(name)
         *bias, last = [*node.input[2:], y + SCALED]
         nodes += [
             helper.make_node("Transpose", [x.input[0]], [y + PIXELS], node.name + PIXELS, perm=TO_PIXELS),
@@ -140,9 +146,8 @@ def _convolved(model: Any) -> Any:
         if kinds not in ([*PRODUCT, "Transpose"], [*PRODUCT[:-1], "Transpose"]) or not read:
             continue
         scaled, bias, name = chain[3], chain[4].input[1:], product.input[1].removesuffix(TURNED)
-        fresh[name] = np.ascontiguousarray(constants[product.input[1]].T)[:, :, None, None]
         fresh[name + SCALES] = constants[scaled.input[1]] / constants[read[0].input[1]]
-        fresh[name + ZEROS] = np.zeros(len(fresh[name]), np.int8)
+        fresh[name + ZEROS] = np.zeros(len(constants[name]), np.int8)
         called, y = scaled.name.partition(OF)[0], chain[-1].output[0]
         layers[y] = [helper.make_node("Conv", [read[0].output[0], called + STEPS, *bias], [y], product.name)]
         if called not in known:
