@@ -19,7 +19,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.device.bench import FRAME
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import UsageError
-from edgemtl.files import read_json, read_lines, replacing, sha256
+from edgemtl.files import read_entries, read_lines, replacing, sha256
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 from edgemtl.samples import load_samples
@@ -115,8 +115,8 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     rows = [[f"{name} {unit}".strip(), *(_words(cell) for cell in cells)] for (name, unit), *cells in lines]
     show.table(f"{run}: {stated.summary}", ["", *(form.name for form in listed)], rows[1:])
     if SLOWER in notes:
-        show.out.print(SLOWER, highlight=False, soft_wrap=True)
-    show.out.print(f"{page}: {page.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+        show.line(SLOWER)
+    show.line(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
     return page
 
 
@@ -129,8 +129,7 @@ def _environment() -> Environment:
 
 def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Form]:
     """The run's weights that exist, then its artifacts."""
-    files = (run.scores, run.measured, run.verified)
-    known, measured, verified = (read_json(file) if file.is_file() else {} for file in files)
+    known, measured, verified = map(read_entries, (run.scores, run.measured, run.verified))
 
     def scores(name: str, weights: str) -> dict[str, float]:
         entry = known.get(name, {})
@@ -139,25 +138,25 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
         headlines = {task: scores[stated.tasks[task].headline] for task, scores in entry["tasks"].items()}
         return {task: math.nan if score is None else score for task, score in headlines.items()}
 
-    found = []
+    forms = []
     for name in WEIGHTS_TITLES:
         file = run.weights(name)
         if file.is_file():
             precision = "fp32" if name == "float" else "int8"
             own, times = scores(name, sha256(file)), measured.get(name, {})
-            found.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
+            forms.append(Form(name, "torch", precision, own, file.stat().st_size, times, {}))
     for folder, manifest in artifacts.items():
         size = artifact.size(manifest)
         own = scores(folder.name, manifest.weights_sha256)
         times, checked = measured.get(folder.name, {}), verified.get(folder.name, {})
-        found.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
-    return found
+        forms.append(Form(folder.name, manifest.target, manifest.precision, own, size, times, checked))
+    return forms
 
 
 def _constant(run: Run, stated: Recipe) -> list[Form]:
     """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
-    table = read_json(run.scores) if run.scores.is_file() else {}
-    scores: dict[str, float] = next((entry["constant"] for entry in table.values() if "constant" in entry), {})
+    entries = read_entries(run.scores).values()
+    scores: dict[str, float] = next((entry["constant"] for entry in entries if "constant" in entry), {})
     return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
 
@@ -245,7 +244,7 @@ def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str
 
 def _notes(run: Run, forms: Sequence[Form]) -> list[str]:
     """What the numbers in the table are, as far as there are any."""
-    scores = read_json(run.scores) if run.scores.is_file() else {}
+    scores = read_entries(run.scores)
     frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in scores.values()})
     notes = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
     if frames:
@@ -334,7 +333,7 @@ def _pictures(stated: Recipe, models: dict[str, Predictor], data: Path | None, c
     except UsageError as error:
         if data is not None:
             raise
-        show.err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True)
+        show.note(f"no pictures: {error}")
         return []
     indices = np.unique(np.linspace(0, len(samples) - 1, count + 2)[1:-1].round()).astype(int).tolist()
     pictures = []

@@ -28,15 +28,15 @@ class Allowed(NamedTuple):
 
 def parse_allowances(text: str, option: str) -> list[Allowed]:
     """The allowances in a text such as "semseg.miou=-0.5,delta_m=-1", given as `option`; UsageError with the syntax."""
-    found: dict[str, Allowed] = {}
+    allowances: dict[str, Allowed] = {}
     for part in text.split(","):
         match = ENTRY.fullmatch(part.strip())
         if match is None:
             raise UsageError(f"cannot read {part.strip()!r} in {option}: {SYNTAX}")
-        if match["name"] in found:
+        if match["name"] in allowances:
             raise UsageError(f"{option} limits {match['name']} twice")
-        found[match["name"]] = Allowed(match["name"], float(match["change"]), bool(match["percent"]))
-    return list(found.values())
+        allowances[match["name"]] = Allowed(match["name"], float(match["change"]), bool(match["percent"]))
+    return list(allowances.values())
 
 
 def check_names(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str, bool]) -> None:

@@ -11,7 +11,7 @@ from edgemtl.device import budget as budgets
 from edgemtl.device import predictor, selftest
 from edgemtl.device.budget import Allowed
 from edgemtl.errors import CheckFailed, UsageError, unknown
-from edgemtl.files import dumps, keep, read_json
+from edgemtl.files import dumps, keep, read_entries
 from edgemtl.recipe import Data, Recipe
 from edgemtl.run import FORMS, TORCH, Run, describe_weights, run_of
 from edgemtl.samples import load_samples
@@ -27,7 +27,7 @@ Predict = Callable[
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
     """The entry of that name in a scores.json, empty where there is none. What is null there is NaN again."""
-    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
+    entry: dict[str, Any] = read_entries(file).get(name, {})
     if "tasks" in entry:
         entry["tasks"] = {
             task: {k: np.nan if v is None else v for k, v in of.items()} for task, of in entry["tasks"].items()

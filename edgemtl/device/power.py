@@ -51,17 +51,17 @@ class Joules:
             self._read.close()
 
     def _board(self, name: str, rails: dict[str, tuple[Path, Path]]) -> None:
-        found = next((wanted for part, wanted in RAILS.items() if part in name), None)
-        if found is None:
+        whole = next((wanted for part, wanted in RAILS.items() if part in name), None)
+        if whole is None:
             self.problem = (
                 f"joules are unknown: which rails of {name or 'this board'} make up the whole is not known here "
                 f"({', '.join(sorted(rails))})"
             )
-        elif missing := [rail for rail in found if rail not in rails]:
+        elif missing := [rail for rail in whole if rail not in rails]:
             self.problem = f"joules are unknown: {name} shows no rail {missing[0]} ({', '.join(sorted(rails))})"
         else:
-            self.what = f"the board ({' + '.join(found)})"
-            self._read = Integral(lambda: sum(_watts(*rails[rail]) for rail in found))
+            self.what = f"the board ({' + '.join(whole)})"
+            self._read = Integral(lambda: sum(_watts(*rails[rail]) for rail in whole))
 
     def _rapl(self, packages: list[Path]) -> None:
         try:

@@ -32,8 +32,7 @@ def _activation(kind: str) -> nn.Module:
     kinds = {"gelu": Gelu, "relu": nn.ReLU}
     if kind not in kinds:
         raise ValueError(f"activation={kind!r}: gelu or relu")
-    activation: nn.Module = kinds[kind]()
-    return activation
+    return kinds[kind]()
 
 
 def _standard(width: int) -> TokenNorm:
@@ -300,8 +299,7 @@ class Block(nn.Module):
 
     def _logits(self, task: str, x: Tensor) -> Tensor:
         if task in self.logits:
-            logits: Tensor = self.logits[task](x)
-            return logits
+            return self.logits[task](x)
         queries = self.queries[task]
         assert isinstance(queries, Queries)
         weight, bias = self.encoder.logits(queries)

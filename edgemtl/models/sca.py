@@ -213,8 +213,7 @@ class SummarySource(nn.Module):
         self.attend = Summarise()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        summary: tuple[Tensor, Tensor] = self.attend(self.key(x), self.value(x))
-        return summary
+        return self.attend(self.key(x), self.value(x))
 
 
 class Exchange(nn.Module):
@@ -339,8 +338,7 @@ class Refine(nn.Module):
         self.logits = nn.Conv2d(width, outputs, 1) if outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        refined: Tensor = self.blocks(x)
-        return refined
+        return self.blocks(x)
 
 
 class CrossScaleHead(nn.Module):
@@ -383,8 +381,7 @@ class CrossScaleHead(nn.Module):
         x = F.relu(self.fusion([*aggregate, maps[-1]], (maps[0].shape[2], maps[0].shape[3])))
         if self.detail is not None and self.conv is not None:
             x = self.conv(self.detail(x, stage))
-        raw: Tensor = self.leave(self.logits(x))
-        return raw
+        return self.leave(self.logits(x))
 
     def merge(self, *shapes: torch.Size) -> nn.Module:
         for k, width in enumerate(self.widths[:-1]):
@@ -499,8 +496,7 @@ class SCA(nn.Module):
     def _resized(self, k: int, task: str, x: Tensor, size: tuple[int, int]) -> Tensor:
         resizes = self.resizes[k]
         assert isinstance(resizes, nn.ModuleDict)
-        resized: Tensor = resizes[task](x, size)
-        return resized
+        return resizes[task](x, size)
 
     def _final(self, exchanged: list[dict[str, Tensor]], stage: Tensor) -> dict[str, Tensor]:
         return {task: head([x[task] for x in exchanged], stage) for task, head in self.heads.items()}

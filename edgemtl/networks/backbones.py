@@ -177,8 +177,7 @@ def join_branches(network: nn.Module) -> None:
 
 def synchronised(network: nn.Module) -> nn.Module:
     """The network with BatchNorm's statistics taken over all processes, which torch can do on CUDA alone."""
-    copy: nn.Module = timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
-    return copy
+    return timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
 
 
 def bundled(weights: str | Path) -> Path:

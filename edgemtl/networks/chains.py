@@ -20,10 +20,10 @@ def chain(*layers: nn.Module) -> nn.Conv2d:
 
 def conv1x1(weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """The 1x1 convolution with this (O, I) matrix and (O,) bias."""
-    made = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
-    made.weight.data.copy_(weight[:, :, None, None])
-    made.bias.data.copy_(bias)  # type: ignore[union-attr]
-    return made.requires_grad_(False)
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+    layer.weight.data.copy_(weight[:, :, None, None])
+    layer.bias.data.copy_(bias)  # type: ignore[union-attr]
+    return layer.requires_grad_(False)
 
 
 def affine(norm: nn.BatchNorm2d, shift: bool = True) -> nn.Conv2d:

@@ -102,8 +102,7 @@ class Head(nn.Module):
         self.leave: nn.Module = nn.Identity()  # in the exact form a Point, where what follows needs codes
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.leave(self.logits(self.conv(x)))
-        return y
+        return self.leave(self.logits(self.conv(x)))
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

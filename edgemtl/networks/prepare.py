@@ -76,12 +76,10 @@ class Deployed(nn.Module):
         self.activate = Activate((-(-size[0] // map_stride), -(-size[1] // map_stride)))
 
     def raw(self, frame: Tensor) -> dict[str, Tensor]:
-        made: dict[str, Tensor] = self.network(self.normalise(frame))
-        return made
+        return self.network(self.normalise(frame))
 
     def forward(self, frame: Tensor) -> Maps:
-        maps: Maps = self.activate(self.raw(frame))
-        return maps
+        return self.activate(self.raw(frame))
 
 
 class Kept(nn.Module):
@@ -92,8 +90,7 @@ class Kept(nn.Module):
         self.whole, self.tasks = activate, tuple(tasks)
 
     def forward(self, raw: dict[str, Tensor]) -> Maps:
-        maps: Maps = self.whole({task: raw[task] for task in self.tasks})
-        return maps
+        return self.whole({task: raw[task] for task in self.tasks})
 
 
 def narrow(deployed: Any, tasks: Iterable[str]) -> None:

@@ -94,8 +94,8 @@ def compress(
     )  # fmt: skip
     run.finetuning.unlink(missing_ok=True)
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
-    show.out.print(f"{int8}: {text}", highlight=False, soft_wrap=True)
-    show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
+    show.line(f"{int8}: {text}")
+    show.line(f"next: edgemtl convert {run} --target openvino")
     return report
 
 

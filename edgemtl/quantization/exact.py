@@ -67,12 +67,12 @@ def _lift(task: str) -> str:
 def rewrite(deployed: Deployed, recipe: Recipe, form: int = FORM) -> Deployed:
     """The exact form of a network in deployment form, in place, still without quantizers."""
     frame = torch.zeros(1, 3, *recipe.size)
-    found = shapes(deployed, frame)
+    inputs = shapes(deployed, frame)
     _centre(deployed, frame)
-    for module in reversed(list(found)):  # inner modules before outer ones
+    for module in reversed(list(inputs)):  # inner modules before outer ones
         exact: Callable[..., nn.Module] | None = getattr(module, "exact", None)
         if exact is not None and getattr(module, "exact_form", 1) <= form:
-            replace(deployed, module, exact(*found[module]))
+            replace(deployed, module, exact(*inputs[module]))
         elif isinstance(module, nn.BatchNorm2d) and form > 1:  # what `prepare` could not fold
             replace(deployed, module, scaling(module))
     channels = {}
@@ -126,6 +126,6 @@ def _centre(deployed: Deployed, frame: Tensor) -> None:
 
 def _head(network: nn.Module, task: str) -> Any:
     """The task's head: the module whose path ends in the task's name, with a Point `leave` behind its `logits`."""
-    found = [module for path, module in network.named_modules() if path.endswith(f".{task}") or path == task]
-    heads = [module for module in found if hasattr(module, "leave")]
+    named = [module for path, module in network.named_modules() if path.endswith(f".{task}") or path == task]
+    heads = [module for module in named if hasattr(module, "leave")]
     return heads[0] if len(heads) == 1 else None

@@ -169,8 +169,7 @@ class Task(BaseModel):
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
-    task: Task = registry.load("tasks", name).task(**(params or {}))
-    return task
+    return registry.load("tasks", name).task(**(params or {}))
 
 
 def build_all(raw: Any) -> dict[str, Task]:

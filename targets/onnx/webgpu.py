@@ -34,9 +34,9 @@ def rewritten(model: Any) -> Any:
     """
     from onnx import helper, numpy_helper
 
-    made = type(model)()
-    made.CopyFrom(model)
-    graph = made.graph
+    copy = type(model)()
+    copy.CopyFrom(model)
+    graph = copy.graph
     constants = _onnx._constants(graph)
     fresh: dict[str, Any] = {}
 
@@ -84,7 +84,7 @@ def rewritten(model: Any) -> Any:
         kept = [type(entry).FromString(entry.SerializeToString()) for entry in entries]  # `del` below empties them
         del field[:]
         field.extend(kept)
-    return made
+    return copy
 
 
 def quantized(path: Path) -> list[Found]:
@@ -92,8 +92,8 @@ def quantized(path: Path) -> list[Found]:
     graph = _onnx.load(path).graph
     makers, chains = _chains(graph)
     reading, constants = _onnx.Reading(graph, chains), _onnx._constants(graph)
-    found = [_found(makers[value], chain, constants, reading) for value, chain in chains.items()]
-    return [*found, *_onnx.read_quantized(graph, reading)]
+    activations = [_found(makers[value], chain, constants, reading) for value, chain in chains.items()]
+    return [*activations, *_onnx.read_quantized(graph, reading)]
 
 
 def places(graph: Any) -> dict[str, str]:

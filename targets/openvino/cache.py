@@ -70,9 +70,9 @@ def _store(place: Path, compiled: Any) -> None:
         content = compiled.export_model().getvalue()
         with replacing(place) as temporary:
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
-        found = [(file.stat(), file) for file in place.parent.glob("[!.]*.blob")]
+        kept = [(file.stat(), file) for file in place.parent.glob("[!.]*.blob")]
         room = BYTES
-        for about, file in sorted(found, key=lambda pair: pair[0].st_mtime_ns, reverse=True):
+        for about, file in sorted(kept, key=lambda pair: pair[0].st_mtime_ns, reverse=True):
             room -= about.st_size
             if room < 0:
                 file.unlink(missing_ok=True)

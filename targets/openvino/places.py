@@ -8,16 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from edgemtl.networks import places
-from edgemtl.targets.openvino.session import nodes
+from edgemtl.targets.openvino.nodes import of_kind, readers, supersede
 
 
 def spread_when_compiled(model: Any) -> None:
     """Replaces every constant of positions that a map is added to, in place."""
     from openvino import opset13 as op
 
-    for node in nodes(model, "Constant"):
-        readers = list(node.output(0).get_target_inputs())
-        if not all(reader.get_node().get_type_name() == "Add" for reader in readers):
+    for node in of_kind(model, "Constant"):
+        if not all(reader.get_type_name() == "Add" for reader in readers(node)):
             continue
         made = places.found(node.get_data())
         if made is None:
@@ -31,6 +30,4 @@ def spread_when_compiled(model: Any) -> None:
         beside = op.concat(parts, 0) if len(parts) > 1 else parts[0]
         pixels = op.add(beside, op.constant(places.own(height, width)))
         spread = op.divide(pixels, op.constant(places.sizes(height, width)))
-        spread.set_friendly_name(node.get_friendly_name())
-        for reader in readers:
-            reader.replace_source_output(spread.output(0))
+        supersede(node, spread)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgemtl.networks.points import Point
-from edgemtl.quantization import proof
+from edgemtl.quantization import lattice, proof
 from edgemtl.quantization.quantizers import FakeQuantize
 from tests import toy
 
@@ -114,7 +114,7 @@ def test_bounds_hold_for_what_is_computed() -> None:
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False).filter(lambda x: abs(x) > 1e-30))
 def test_the_unit_of_a_number_is_the_largest_power_of_two_in_it(number: float) -> None:
-    unit = float(proof._unit(number))
+    unit = float(lattice.power(number))
     whole = Fraction(number) / Fraction(unit)
     assert whole.denominator == 1 and whole.numerator % 2 == 1
     assert np.log2(unit) == round(np.log2(unit))
