@@ -10,23 +10,25 @@ each stage before enlarging it, which is the same sum with far fewer products.
 """
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.networks import purposes
+from edgemtl.errors import UsageError
+from edgemtl.networks import places, purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
-from edgemtl.networks.layers import Detail, Fusion, Head, norm2d
+from edgemtl.networks.exact import scale_of
+from edgemtl.networks.layers import Detail, Fusion, Gelu, Head, norm2d
 from edgemtl.networks.points import Point
 from edgemtl.ops import deform_conv2d
 
 # Of the exact form. An eighth of a pixel keeps bilinear weights at multiples of 1/64, so that what is read lies at
-# least 1/128 of a code from a tie once NUDGE is added: far more than float32's own error in a position or a product.
+# least 1/128 of a code from a tie once half of that is added: more than float32's own error in a position or a product,
+# which grows with the map. From 147 rows and columns together on it takes quarters.
 PIXEL = 2.0**-3
-NUDGE = 2.0**-7
 SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it is made of
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
 # from it, of T tokens 8 at the most. Half of half of that, in shares.
@@ -36,7 +38,7 @@ SHARE_NUDGE = SHARE / 2**12
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
     """The layer with its activation and BatchNorm; ReLU comes last, so that the norm folds into the layer."""
     if activation == "gelu":
-        return nn.Sequential(layer, nn.GELU(), nn.BatchNorm2d(width))
+        return nn.Sequential(layer, Gelu(), nn.BatchNorm2d(width))
     if activation == "relu":
         return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU())
     raise ValueError(f"activation={activation!r}: gelu or relu")
@@ -152,10 +154,23 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
     return values.reshape(x.shape)
 
 
+def _part(height: int, width: int) -> float:
+    """The part of a pixel that positions on a map are multiples of, see `edgemtl.quantization.proof`."""
+    part, lost = PIXEL, 255 * (3.5 * (height + width) + 16) * 2.0**-24
+    while lost >= part**2 / 2:
+        part *= 2
+    return part
+
+
 class ExactGrid(nn.Module):
-    """A Grid whose offsets are whole eighths of a pixel; the positions they are added to are rounded to the same."""
+    """A Grid whose offsets are whole parts of a pixel; the positions they are added to are rounded to the same.
+
+    Of the positions tables are stored, see `places`: of 128 groups on 107x140 pixels they are a fortieth.
+    """
 
     purpose = purposes.COORDINATES
+    rows: Tensor
+    columns: Tensor
     base: Tensor
     unit: Tensor
 
@@ -169,9 +184,13 @@ class ExactGrid(nn.Module):
         assert grid.mix.bias is not None
         fixed = F.conv2d(grid.position.double(), grid.mix.weight.double(), grid.mix.bias.double(), padding=1, groups=2)
         offset = fixed.reshape(grid.groups, 2, h, w) * pixels[:, None, None]
-        self.register_buffer("base", ((offset / PIXEL).round() * PIXEL / pixels[:, None, None] + grid.base).float())
+        part = _part(h, w)
+        rounded = (offset / part).round() * part / pixels[:, None, None] + grid.base
+        for name, table in self._tables(rounded.float()).items():
+            self.register_buffer(name, table)
+        self.register_buffer("base", self._spread(), persistent=False)
         self.register_buffer("unit", (1 / pixels).float()[None, :, None, None], persistent=False)
-        self.learned, self.offset = Point(), Point(PIXEL)
+        self.learned, self.offset = Point(), Point(part)
 
     def forward(self, learned: Tensor) -> Tensor:
         offset = self.offset(self.mix(self.learned(learned)))
@@ -181,9 +200,29 @@ class ExactGrid(nn.Module):
         split = offset.reshape(batch, self.groups, 2, h, w) * self.unit + self.base
         return split.flatten(0, 1).permute(0, 2, 3, 1)
 
+    def former(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        """Makes tables of positions in full, as files of 0.7 and before have them."""
+        if (base := tensors.pop(f"{prefix}base", None)) is not None:
+            try:
+                tensors |= {prefix + name: table for name, table in self._tables(base).items()}
+            except ValueError as error:
+                raise UsageError(f"{prefix}base has {error}") from None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.base.copy_(self._spread())
+
+    def _tables(self, base: Tensor) -> dict[str, Tensor]:
+        rows, columns = places.tables(base.cpu().numpy(), self.groups // 2)
+        return {"rows": torch.from_numpy(rows), "columns": torch.from_numpy(columns)}
+
+    def _spread(self) -> Tensor:
+        tables = self.rows.cpu().numpy(), self.columns.cpu().numpy()
+        return torch.from_numpy(places.spread(tables, self.rows.shape[2], self.columns.shape[3]))
+
 
 class ExactSampler(nn.Module):
-    """A Sampler that reads codes at whole eighths of a pixel, and rounds what it read to codes away from any tie."""
+    """A Sampler that reads codes at whole parts of a pixel, and rounds what it read to codes away from any tie."""
 
     nudge: Tensor
 
@@ -201,9 +240,9 @@ class ExactSampler(nn.Module):
 
     def settle(self) -> None:
         """Sets what follows from the scale of what is read."""
-        if not isinstance(self.data.quantizer, nn.Identity):
-            scale: Tensor = self.data.quantizer.get_buffer("scale")
-            self.nudge.copy_(scale * NUDGE)
+        step, part = scale_of(self.data), scale_of(self.coordinates.offset)
+        if step is not None and part is not None:
+            self.nudge.copy_(step * part**2 / 2)
 
 
 class Mixer(nn.Module):

@@ -25,11 +25,11 @@ from edgemtl.models import _mqtransformer_exact as exact
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
-from edgemtl.networks.layers import Detail, Fusion, Head, TokenNorm, norm2d
+from edgemtl.networks.layers import Detail, Fusion, Gelu, Head, TokenNorm, norm2d
 
 
 def _activation(kind: str) -> nn.Module:
-    kinds = {"gelu": nn.GELU, "relu": nn.ReLU}
+    kinds = {"gelu": Gelu, "relu": nn.ReLU}
     if kind not in kinds:
         raise ValueError(f"activation={kind!r}: gelu or relu")
     return kinds[kind]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -16,12 +17,11 @@ import torch
 from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms
+from edgemtl.targets.openvino import attention, deformable, norms, places
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML
 
 NARROW = 4  # channels
-SMALL = 1 << 20  # bytes
 
 
 def convert(original: Original, folder: Path) -> list[str]:
@@ -41,6 +41,7 @@ def convert(original: Original, folder: Path) -> list[str]:
     forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
+    places.spread_when_compiled(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
@@ -130,14 +131,14 @@ def _fold_sizes(model: Any) -> None:
 
 
 def _share_constants(model: Any) -> None:
-    """One node for all equal small constants: each quantizer brings four numbers, each of them 250 bytes of XML."""
+    """One node for all equal constants: each quantizer brings four numbers, each of them 250 bytes of XML, and in float
+    form each task the positions of all pixels."""
     first: dict[Any, Any] = {}
     for node in of_kind(model, "Constant"):
-        if node.get_byte_size() <= SMALL:
-            key = str(node.get_element_type()), tuple(node.get_output_shape(0)), node.get_data().tobytes()
-            same = first.setdefault(key, node)
-            if same is not node:
-                replace(node, same.output(0))
+        content = hashlib.sha256(np.ascontiguousarray(node.get_data())).digest()
+        same = first.setdefault((str(node.get_element_type()), tuple(node.get_output_shape(0)), content), node)
+        if same is not node:
+            replace(node, same.output(0))
 
 
 def _name_quantized(model: Any) -> None:
