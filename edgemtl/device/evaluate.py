@@ -20,9 +20,8 @@ from edgemtl.tasks import Fit, Meter, Size, Task, check_maps, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
-Predict = Callable[
-    [np.ndarray], dict[str, np.ndarray]
-]  # what a session is: a frame of the network's size -> {task: map}
+# What a session is: a frame of the network's size -> {task: map}.
+Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
