@@ -1,5 +1,6 @@
 """edgemtl: multi-task dense prediction, from a training recipe to int8 on a device."""
 
+import sys
 from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ __version__ = "0.8.0"
 # In a checkout `recipes/`, `targets/` and `apps/` stand beside this folder; an installed wheel has them inside it.
 if (_Path(__file__).parent.parent / "setup.cfg").is_file():
     __path__.append(str(_Path(__file__).parent.parent))
+
+# OpenVINO and NNCF would tell their makers of every import and conversion, each time from a fork of this process, which
+# costs a second and more. They do without where this package, which they bring along, cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -93,9 +93,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def add_json(path: Path, key: str, value: Any) -> None:
-    """Sets one entry of the JSON object in `path`, which need not exist yet; the bundled models keep none."""
-    if path.resolve().is_relative_to(Path(__file__).resolve().parent / "zoo"):
-        return
+    """Sets one entry of the JSON object in `path`, which need not exist yet; nothing is kept in the user's cache."""
+    with suppress(RuntimeError):  # nobody's home
+        if path.resolve().is_relative_to(user_cache().resolve()):
+            return
     write_json(path, read_entries(path) | {key: value})
 
 

@@ -6,6 +6,7 @@ from typing import Any, Iterable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 # A notebook shows bars by ipywidgets alone; without them it is treated as any other place that is no terminal.
@@ -50,5 +51,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], l
     for index, name in enumerate(header):
         grid.add_column(name, justify="left" if index < left else "right")
     for row in rows:
-        grid.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        # As texts: in a string, rich would take edgemtl[onnx]'s bracket for a style and print nothing of it.
+        grid.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
     (out if out.is_terminal else Console(width=WIDEST)).print(grid)

@@ -226,25 +226,28 @@ def convert(
     target: TargetName,
     precision: Literal["fp32", "fp16", "int8"] = "int8",
     tasks: Tasks = None,
+    out: Path | None = None,
     settings: Settings = None,
 ) -> Any:
     """Convert a run's network into a target's artifact folder.
 
     Args:
-        run: a run folder
+        run: a run folder or the name of a bundled model
         target: a name that `edgemtl list targets` shows
         precision: of the weights
         tasks: these of the network's tasks alone, such as depth,normals (default: all)
+        out: the artifact's folder (default: RUN/TARGET)
         settings: what a target alone knows: ios=18 (coreml; default 17)
 
     Example:
         edgemtl convert runs/nyud --target openvino --precision int8
         edgemtl convert runs/nyud --target onnx --tasks depth,normals
+        edgemtl convert nyud_edge --target coreml --out nyud_coreml
     """
     with needs("train"):
         from edgemtl.deployment.convert import convert
 
-    return convert(run, target=target, precision=precision, tasks=tasks, settings=settings or [])
+    return convert(run, target=target, precision=precision, tasks=tasks, out=out, settings=settings or [])
 
 
 def evaluate(
@@ -267,7 +270,7 @@ def evaluate(
     """Score a run's weights, an artifact or a published checkpoint on a data set.
 
     Args:
-        path: a run folder or an artifact folder; with --reference a recipe's name
+        path: a run folder, an artifact folder or the name of a bundled model; with --reference a recipe's name
         reference: a checkpoint of the authors, for the recipe's network in torch
         settings: override fields of the recipe, with --reference
         weights: of a run: float, int8 or calibrated
@@ -281,9 +284,10 @@ def evaluate(
         edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1
         edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2
     """
-    from edgemtl import signing
+    from edgemtl import bundled, signing
     from edgemtl.device.evaluate import evaluate
 
+    path = bundled.folder(path) if reference is None else path
     signing.require_signatures(trust, path)
     return evaluate(
         path, data=data, weights=weights, split=split, budget=budget, baseline=baseline, limit=limit, as_json=as_json,
@@ -329,8 +333,8 @@ def verify(
     """Compare an artifact with the torch model it came from.
 
     Args:
-        artifact: an artifact folder
-        run: the run it came from (default: the folder it lies in)
+        artifact: an artifact folder or the name of a bundled model
+        run: the run it came from, or the name of a bundled model (default: the folder it lies in)
         recording: compare what `edgemtl record` wrote on another machine
         frames: how many frames to compare
         device: where to compute, such as GPU (openvino)
@@ -342,6 +346,9 @@ def verify(
         edgemtl verify runs/nyud/openvino
         edgemtl verify runs/nyud/onnx --ledger
     """
+    from edgemtl import bundled
+
+    artifact, run = bundled.folder(artifact), bundled.run(run) if run else None
     if ledger:
         from edgemtl.device.readback import read_back
 
@@ -416,15 +423,17 @@ def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = Non
     """Check that an artifact computes on this machine what torch computed, without torch.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         device: where to compute, such as GPU or CPU:float (openvino)
 
     Example:
         edgemtl selftest runs/nyud/openvino --device CPU
+        edgemtl selftest nyud_edge/onnx
     """
-    from edgemtl import signing
+    from edgemtl import bundled, signing
     from edgemtl.device.selftest import selftest
 
+    artifact = bundled.folder(artifact)
     signing.require_signatures(trust, artifact)
     return selftest(artifact, device=device, as_json=as_json)
 
@@ -435,7 +444,7 @@ def deploy(
     """Pack an artifact into a folder, ready for where it is to run, with what shows it there.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         folder: the folder to write; replaced if deploy wrote it
         to: where it is to run
         sign: sign artifact and folder with this private key (elliptic curve, PEM)
@@ -444,6 +453,7 @@ def deploy(
     Example:
         edgemtl deploy runs/nyud/onnx site --to web
         edgemtl deploy runs/nyud/tensorrt jetson --to jetson --sign key.pem
+        edgemtl deploy nyud_edge site --to web
     """
     from edgemtl.deployment.deploy import deploy
 
@@ -498,7 +508,7 @@ def record(
     """Write down what an artifact computes on this machine, to be verified on another.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         out: the .npz file to write
         frames: how many frames
         source: where frames come from, as in `edgemtl demo` (default: made up)
@@ -507,9 +517,10 @@ def record(
     Example:
         edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE
     """
+    from edgemtl import bundled
     from edgemtl.device.record import record
 
-    record(artifact, out=out, frames=frames, source=source, device=device)
+    record(bundled.folder(artifact), out=out, frames=frames, source=source, device=device)
 
 
 def bench(
@@ -526,7 +537,8 @@ def bench(
     """Measure an artifact's latency, throughput and memory, or several side by side.
 
     Args:
-        artifacts: an artifact folder, or a run's for its float network in torch; several are measured in turns
+        artifacts: an artifact folder, the name of a bundled model, or a run's folder for its float network in torch;
+            several are measured in turns
         device: where to compute, such as GPU (openvino)
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
@@ -534,13 +546,15 @@ def bench(
     Example:
         edgemtl bench runs/nyud/openvino
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
+        edgemtl bench nyud_edge/openvino nyud_edge/onnx
     """
-    from edgemtl import show, signing
+    from edgemtl import bundled, show, signing
     from edgemtl.device import bench as one
     from edgemtl.device import side_by_side
     from edgemtl.files import add_json, dumps
     from edgemtl.run import Run, run_of
 
+    artifacts = [bundled.folder(artifact) for artifact in artifacts]
     signing.require_signatures(trust, *artifacts)
     if len(artifacts) > 1:
         if threads:
@@ -586,7 +600,7 @@ def demo(
     """Show a model live on a camera or a file.
 
     Args:
-        artifact: an artifact folder, or a run's (default: the bundled model)
+        artifact: an artifact folder, a run's, or the name of a bundled model (default: the bundled one)
         source: camera number, video, picture, folder, rtsp://…, http://…, csi://0, gst://PIPELINE, - (standard input)
             or scenes://, rendered rooms
         size: WIDTHxHEIGHT: ask the camera for it, shrink what is larger
@@ -624,7 +638,7 @@ def demo(
     if to := getattr(module, "DEPLOYED", None):
         from edgemtl.deployment.deploy import deployed
 
-        with deployed(bundled.folder(artifact), to, untested=untested) as folder:
+        with deployed(artifact, to, untested=untested) as folder:
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET, IR = 17, 8
-SIMPLIFIER = (sys.executable, "-m", "onnxsim")
+# Without torch, which onnxsim imports where it is there, for what is not asked of it: two of its three seconds.
+SIMPLIFIER = (sys.executable, "-c", "import sys; sys.modules['torch'] = None; from onnxsim import main; main()")
 SIMPLIFIER_SECONDS = 180.0
 CODES_SUFFIX = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
 QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import torch
 from torch import nn
 
-from edgemtl import artifact, show
+from edgemtl import artifact, bundled, show
 from edgemtl import recipe as recipes
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
@@ -26,31 +26,33 @@ from edgemtl.tasks import Size
 
 
 def convert(
-    run: Path | Run,
+    run: Path | Run | str,
     *,
     target: str,
     precision: str = "int8",
     tasks: Sequence[str] | None = None,
+    out: Path | None = None,
     settings: Sequence[str] = (),
 ) -> Path:
-    """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
+    """The artifact's folder: `out`, or else RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
-    With `tasks` the artifact has only these, and only what of the network they need: RUN/TARGET-depth+normals. Their
-    maps are those of the whole artifact. `settings` are the target's own, such as "ios=18". An existing artifact is
-    replaced when the new one is complete. UsageError for an unknown target, precision, task or setting, a run without
-    the weights, a missing package, or a folder that cannot be written.
+    The run is a folder, or a bundled model by its name, which needs `out`. With `tasks` the artifact has only these,
+    and only what of the network they need: RUN/TARGET-depth+normals. Their maps are those of the whole artifact.
+    `settings` are the target's own, such as "ios=18". An existing artifact is replaced when the new one is complete.
+    UsageError for an unknown target, precision, task or setting, a run without the weights, a missing package, or a
+    folder that cannot be written or holds something else.
     """
     chosen = load_target(target)
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
+    given, run = run, Run(run if isinstance(run, Run) else bundled.run(run))
     known = [field.name for field in fields(chosen.options)]
     options = recipes.parse_settings(settings, f"target {target}", known)
-    run = Run(run)
     recipe, file = run.recipe, run.need(form_of(precision))
     kept = recipe if tasks is None else recipes.only(recipe, list(tasks))
     cut = [] if kept.tasks.keys() == recipe.tasks.keys() else list(kept.tasks)
     started = time.monotonic()
-    folder = run.artifact(target, precision, cut)
+    folder = _folder(given, run, out, run.artifact(target, precision, cut))
     with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
         facts = _facts(kept, precision)
         deployed = weights.load(run, form_of(precision))
@@ -76,8 +78,20 @@ def convert(
     megabytes = artifact.size(manifest) / 1e6
     seconds = time.monotonic() - started
     show.line(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s")
-    show.line(f"next: edgemtl verify {folder}")
+    named = f" --run {given}" if out is not None and folder.resolve().parent != run.folder.resolve() else ""
+    show.line(f"next: edgemtl verify {folder}{named}")
     return folder
+
+
+def _folder(given: Path | Run | str, run: Run, out: Path | None, usual: Path) -> Path:
+    """Where the artifact goes; UsageError where it would replace something else, or a bundled model has no `out`."""
+    if out is None:
+        if Path(given) != run.folder:
+            raise UsageError(f"{given} is a bundled model; name the artifact's folder with --out DIR")
+        return usual
+    if out.exists() and not (out / artifact.FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an artifact's folder; name another one")
+    return out
 
 
 def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:

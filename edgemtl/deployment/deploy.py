@@ -4,7 +4,8 @@ A destination is a file in `destinations/`. It defines
 
     pack(source: Path, manifest: Manifest, folder: Path) -> Packed
 
-which fills an empty folder from the artifact in `source` and says what to type on the other machine.
+which fills an empty folder from the artifact in `source` and says what to type on the other machine, and TARGETS, the
+targets whose artifacts it takes, best first, if not those of all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgemtl import artifact, registry, show, signing
+from edgemtl import artifact, bundled, registry, show, signing
 from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.deployment import bom
 from edgemtl.device import selftest
@@ -43,10 +44,17 @@ class Packed:
 
 
 def deploy(
-    source: Path, folder: Path, *, to: str, sign: Path | None = None, untested: bool = False, as_json: bool = False
+    source: Path | str,
+    folder: Path,
+    *,
+    to: str,
+    sign: Path | None = None,
+    untested: bool = False,
+    as_json: bool = False,
 ) -> dict[str, Any]:
     """What was written into `folder` and what is known of it, printed as a table, or as JSON with `as_json`.
 
+    `source` is an artifact's folder or the name of a bundled model, of which the destination's target is taken.
     The folder also gets a list of all files and a bill of materials. With `sign`, a private key, both the artifact and
     the folder are signed.
 
@@ -60,8 +68,10 @@ def deploy(
     return result
 
 
-def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
-    pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
+def _write(model: Path | str | None, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
+    destination = registry.load(DESTINATIONS, to)
+    pack: Callable[[Path, Manifest, Path], Packed] = destination.pack
+    source = bundled.folder(model, getattr(destination, "TARGETS", ()))
     manifest = artifact.read(source)
     _ours(folder, source)
     with show.err.status(f"testing {source} on this machine"):
@@ -89,15 +99,17 @@ def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | Non
 
 
 @contextmanager
-def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
-    """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
-    about = read_entries(path / RECEIPT)
-    if about.get("to") == to:
-        yield path
+def deployed(model: Path | str | None, to: str, *, untested: bool = False) -> Iterator[Path]:
+    """The folder that deploy wrote for `to`: the one that is named, or one for a model that vanishes afterwards.
+
+    The model is an artifact's folder, the name of a bundled one, or nothing: the bundled one.
+    """
+    if model is not None and read_entries(Path(model, RECEIPT)).get("to") == to:
+        yield Path(model)
         return
     with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
         folder = Path(temporary) / to
-        _write(path, folder, to, untested)
+        _write(model, folder, to, untested)
         yield folder
 
 

@@ -75,6 +75,9 @@ def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[A
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
     if arithmetic == FLOAT:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+    if kind != "NPU":  # which knows no such option
+        # A product of float maps and int8 weights would round the maps to codes of its own choice, frame by frame.
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
 

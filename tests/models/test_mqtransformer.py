@@ -1,4 +1,4 @@
-"""MQTransformer's parts and its device variant. Parity with the authors' code is in tests/reference."""
+"""MQTransformer's parts and its deployment form. Parity with the authors' code is in tests/networks/reference."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import models, recipe
-from edgemtl.errors import UsageError
+from edgemtl import recipe
 from edgemtl.models.mqtransformer import Attend, DropPath, Encoder, MQTransformer, Queries, dots
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import calibrate, quantizers
+from tests.models.small import Stages
 
 pytestmark = pytest.mark.slow
 
@@ -18,44 +18,9 @@ EDGE = recipe.load("nyud_mqtransformer_edge", ["network.pretrained=false"])
 TASKS = {"semseg": 5, "depth": 1, "edge": 1}
 
 
-class Stages(nn.Module):
-    """A backbone of one layer a stage."""
-
-    channels, strides = (4, 6, 8, 10), (4, 8, 16, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(3, c, s, s) for c, s in zip(self.channels, self.strides, strict=True))
-
-    def forward(self, image):
-        return [layer(image) for layer in self.layers]
-
-
 def small(**options):
     torch.manual_seed(0)
     return MQTransformer(Stages(), TASKS, **({"width": 12, "heads": 3, "queries": 5, "key_width": 6} | options))
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    return models.build(EDGE.network, EDGE.tasks).eval()
-
-
-@torch.no_grad()
-def test_raw_outputs_have_the_tasks_channels_at_stride_4(network):
-    raw = network(torch.randn(1, 3, 64, 96))
-    assert {name: tuple(x.shape) for name, x in raw.items()} == {
-        name: (1, task.channels, 16, 24) for name, task in EDGE.tasks.items()
-    }
-
-
-@torch.no_grad()
-def test_a_frames_result_does_not_depend_on_its_batch(network):
-    frames = torch.randn(3, 3, 64, 64)
-    together, alone = network(frames), network(frames[1:2])
-    for name in together:
-        torch.testing.assert_close(together[name][1:2], alone[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm, activation", [("layer", "gelu"), ("batch", "relu")])
@@ -153,22 +118,3 @@ def test_it_quantizes_and_attention_stays_float():
     assert counts["weights"] == len(layers)
     places = [slot for slots in quantizers.quantizers(quantized).values() for slot in slots]
     assert not [slot for slot in places if "pre_hooks" in slot and ("matmul" in slot or "softmax" in slot)]
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ("network.options.querys=64", "did you mean 'queries'"),
-        ("network.options.queries=0", "queries=0 must be at least 1"),
-        ("network.options.heads=7", "heads=7 must divide"),
-        ("network.options.fuse_stride=5", "fuse_stride=5"),
-        ("network.options.norm=group", "norm='group'"),
-        ("network.options.activation=tanh", "activation='tanh'"),
-        ("network.options.task_drop=1", "task_drop=1"),
-    ],
-)
-def test_what_cannot_be_built_is_said_in_one_line(setting, says):
-    wrong = recipe.override(EDGE, [setting])
-    with pytest.raises(UsageError) as error:
-        models.build(wrong.network, wrong.tasks)
-    assert says in str(error.value) and "\n" not in str(error.value)

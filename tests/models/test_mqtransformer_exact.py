@@ -1,65 +1,13 @@
-"""MQTransformer's exact form: near the float one, no islands, and the same codes and maps in other runtimes."""
+"""Parts of MQTransformer's exact form. The whole is in test_every_exact.py."""
 
 import numpy as np
 import pytest
 import torch
 
-from edgemtl import recipe
 from edgemtl.models import _mqtransformer_exact as forms
-from edgemtl.models.mqtransformer import Attend, MQTransformer
+from edgemtl.models.mqtransformer import Attend
 from edgemtl.networks.points import Point
-from edgemtl.networks.prepare import prepare
-from edgemtl.quantization import exact, proof
 from edgemtl.quantization.quantizers import FakeQuantize
-from tests import toy
-from tests.exactness import assert_near, assert_same_in, without_nudges
-from tests.models.test_sca import stirred
-from tests.models.test_sca_exact import Trunk
-
-pytestmark = pytest.mark.slow
-
-SIZE = (72, 104)  # maps of 9x13 at stride 8
-EDGE = recipe.load("nyud_mqtransformer_edge", ["network.pretrained=false", f"size={list(SIZE)}"])
-STATED = EDGE.model_copy(update={"tasks": toy.TASKS})
-SLIM = {"width": 12, "heads": 3, "queries": 16, "key_width": 6, "pixel_hidden": 12, "head_width": 6}
-
-
-def network():
-    torch.manual_seed(0)
-    tasks = {name: task.channels for name, task in toy.TASKS.items()}
-    return stirred(MQTransformer(Trunk(), tasks, **EDGE.network.options | SLIM))
-
-
-@pytest.fixture(scope="module")
-def made():
-    """The small network in its exact form, quantized, and its proof."""
-    quantized = toy.exact(network(), STATED)
-    return quantized, proof.prove(quantized, torch.zeros(1, 3, *SIZE))
-
-
-def test_every_value_from_the_camera_to_the_maps_is_exact(made):
-    _, shown = made
-    assert shown.islands == {} and set(shown.exact) == set(toy.TASKS)
-
-
-def test_without_its_nudge_a_quotient_may_lie_at_a_tie(made):
-    quantized, _ = made
-    places = ("reads.depth", "shares.attend", "looks.depth.attend", "encoder.norm", "key_norm")
-    places = [f"blocks.0.{place}" for place in places]
-    shown = without_nudges(quantized, SIZE, places)
-    assert set(shown.islands) == {f"network.{place}.ratio.given.quantizer.scale" for place in places}
-    assert shown.exact == ()
-
-
-@pytest.mark.parametrize("target", ["openvino", "onnx"])
-def test_other_runtimes_have_torchs_codes_and_maps(made, target, tmp_path):
-    assert_same_in(target, *made, SIZE, tmp_path)
-
-
-@torch.no_grad()
-def test_it_is_near_the_float_form_and_takes_images_one_by_one():
-    rewritten = exact.rewrite(prepare(network(), STATED), STATED)
-    assert_near(prepare(network(), STATED), rewritten, SIZE, share=0.02)
 
 
 def quantized(attend, values):

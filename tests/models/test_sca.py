@@ -1,16 +1,16 @@
-"""SCA-MTL's parts, its deployment form and its device variant. Parity with the authors' code is in tests/reference."""
+"""SCA-MTL's parts and its deployment form. Parity with the authors' code is in tests/networks/reference."""
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import models, recipe
-from edgemtl.errors import UsageError
+from edgemtl import recipe
 from edgemtl.models.sca import SCA, Exchange, Read, Summarise, SummarySource, WindowBlock
 from edgemtl.networks.backbones import PaddedBlock
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import calibrate, quantizers
+from tests.models.small import Stages, stirred
 
 pytestmark = pytest.mark.slow
 
@@ -19,57 +19,9 @@ TASKS = {"semseg": 5, "depth": 1, "edge": 1}
 SLIM = {"strides": (8, 16), "widths": (8, 12), "heads": 2, "separable": True, "pairwise": False, "head_width": 6}
 
 
-class Stages(nn.Module):
-    """A backbone of one layer a stage."""
-
-    channels, strides = (4, 6, 8, 10), (4, 8, 16, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(3, c, s, s) for c, s in zip(self.channels, self.strides, strict=True))
-
-    def forward(self, image):
-        return [layer(image) for layer in self.layers]
-
-
 def small(tasks=TASKS, **options):
     torch.manual_seed(0)
     return SCA(Stages(), tasks, **({"heads": 1, "window": 4} | options))
-
-
-def stirred(network):
-    """The network in eval mode with no parameter at a value that would hide a mistake."""
-    with torch.no_grad():
-        for name, x in (*network.named_parameters(), *network.named_buffers()):
-            if name.endswith("table"):
-                x.normal_()
-            elif x.ndim > 1:
-                x.normal_(std=x[0].numel() ** -0.5)
-            elif x.ndim == 1:
-                x.copy_(torch.rand_like(x) + 0.5 if "var" in name else 0.3 * torch.randn_like(x))
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    return models.build(EDGE.network, EDGE.tasks).eval()
-
-
-@torch.no_grad()
-def test_raw_outputs_have_the_tasks_channels_at_stride_4(network):
-    raw = network(torch.randn(1, 3, 64, 96))
-    assert {name: tuple(x.shape) for name, x in raw.items()} == {
-        name: (1, task.channels, 16, 24) for name, task in EDGE.tasks.items()
-    }
-
-
-@torch.no_grad()
-def test_a_frames_result_does_not_depend_on_its_batch(network):
-    frames = torch.randn(3, 3, 64, 64)
-    together, alone = network(frames), network(frames[1:2])
-    for name in together:
-        torch.testing.assert_close(together[name][1:2], alone[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, SLIM, {"strides": (4, 16), "blocks": 1}, {"strides": (16,)}])
@@ -204,28 +156,6 @@ def test_it_quantizes_and_attention_stays_float():
     inside = [slot for slot in places if "attend/" in slot]
     results = ("attend/matmul/1__0.0", "attend/unflatten/1__0.0", "attend/unflatten/3__0.0")  # what next layers read
     assert len(inside) == 4 and all(slot.startswith("post_hooks.") and slot.endswith(results) for slot in inside)
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ("network.options.strdes=[8]", "did you mean 'strides'"),
-        ("network.options.strides=[8,12]", "strides=[8, 12]: some of the backbone's [4, 8, 16, 32]"),
-        ("network.options.strides=[16,8]", "strides=[16, 8]"),
-        ("network.options.widths=[32,48]", "widths=[32, 48]: an even number of channels for each of"),
-        ("network.options.widths=[32,48,63]", "widths=[32, 48, 63]"),
-        ("network.options.heads=7", "heads=7 must divide a scale's 16 channels"),
-        ("network.options.heads=0", "heads=0"),
-        ("network.options.window=1", "window=1 must be at least 2"),
-        ("network.options.blocks=0", "blocks=0 at least 1"),
-        ("network.options.head_width=-1", "head_width=-1"),
-    ],
-)
-def test_what_cannot_be_built_is_said_in_one_line(setting, says):
-    wrong = recipe.override(EDGE, [setting])
-    with pytest.raises(UsageError) as error:
-        models.build(wrong.network, wrong.tasks)
-    assert says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_attention_over_tasks_needs_channels_for_its_heads():

@@ -26,6 +26,7 @@ MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 
 BOARD_PACKAGES = {"numpy", "opencv-python"}
 SIGN = ("model-signing<2,>=1.1", "pyopenssl>=24")  # what --trust takes
 NEEDS = {"tensorrt": (), "onnx": ("onnxruntime",)}
+TARGETS = tuple(NEEDS)
 # Of the package: all but the workshop, what is for other targets, and the browser's page.
 WORKSHOP = {"deployment", "models", "networks", "objectives", "ops", "quantization", "training", "zoo"}
 DEPLOY = ("__init__.py", "bom.py", "deploy.py", "destinations/__init__.py")

@@ -21,7 +21,7 @@ from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.tasks import Task
 
 FORMAT = "edgemtl web 1"
-TARGET = "onnx"
+TARGETS = ("onnx",)
 MODEL = "model.json"  # all that the page knows
 TEST = "model/selftest.bin"
 RUNTIMES = {"wasm": "ort/ort-wasm-simd-threaded", "webgpu": "ort/ort-wasm-simd-threaded.jspi"}
@@ -29,10 +29,10 @@ RUNTIMES = {"wasm": "ort/ort-wasm-simd-threaded", "webgpu": "ort/ort-wasm-simd-t
 
 def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     """The page with this artifact's model; UsageError where it is no ONNX artifact or the page cannot be built."""
-    if manifest.target != TARGET:
+    if manifest.target not in TARGETS:
         raise UsageError(
-            f"a browser runs {TARGET}, and {source} is for {manifest.target}; "
-            f"`edgemtl convert RUN --target {TARGET}` makes one"
+            f"a browser runs {TARGETS[0]}, and {source} is for {manifest.target}; "
+            f"`edgemtl convert RUN --target {TARGETS[0]}` makes one"
         )
     shutil.copytree(build.page(), folder, dirs_exist_ok=True)
     (folder / "model").mkdir()

@@ -1,5 +1,7 @@
 """What an OpenVINO artifact holds on disk, and the rewriting that makes it fast."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from tests import toy
 ov = pytest.importorskip("openvino")
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[3]
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 
@@ -33,6 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nodes(folder: Path) -> list:
     return ov.Core().read_model(folder / "model.xml").get_ordered_ops()
+
+
+def test_nobody_is_told_of_imports_and_conversions() -> None:
+    code = "import edgemtl, openvino; from openvino.tools.ovc import telemetry_utils as told; print(told.tm.__name__)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout == "openvino.tools.ovc.telemetry_stub\n", ended.stderr
 
 
 def test_weights_take_one_byte_each(nodes: list) -> None:
