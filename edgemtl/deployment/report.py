@@ -95,7 +95,8 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     whole = {folder: manifest for folder, manifest in artifacts.items() if manifest.tasks.keys() == stated.tasks.keys()}
     cut = {folder.name for folder in artifacts if folder not in whole}  # of some tasks alone
     models, parameters = _models(run, whole)
-    html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     listed = [*forms, *_constant(run, stated)]
     table, notes = _table(listed, stated.tasks), _notes(run, forms)
     text = html.render(
@@ -118,10 +119,6 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
         show.line(SLOWER)
     show.line(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
     return page
-
-
-def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 # ---- what was measured

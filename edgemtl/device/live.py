@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,14 +75,11 @@ class Screen(Protocol):
         ...
 
 
-class Film:
+class Film(AbstractContextManager["Film"]):
     """The recording, which a key begins and ends."""
 
     def __init__(self, path: Path | None, source: Source) -> None:
         self._source, self._recorder = source, None if path is None else Recorder(path, source.fps)
-
-    def __enter__(self) -> "Film":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._recorder is not None:

@@ -244,10 +244,6 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
-
-
 STILL = {
     "_assert_tensor_metadata", "_to_copy", "alias", "clone", "contiguous", "dropout", "slice", "to",
     "upsample_nearest2d",
@@ -258,7 +254,7 @@ MOVING = {
 }  # fmt: skip
 PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
+    "exp": np.exp, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
 }  # fmt: skip
 RULES: dict[str, Callable[..., Result]] = {
     **dict.fromkeys(MOVING, move), **dict.fromkeys(FUNCTIONS, function),

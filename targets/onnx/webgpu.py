@@ -53,7 +53,7 @@ def rewritten(model: Any) -> Any:
             assert scale.shape == () and not constants[node.input[2]].any()
             name, step = ledger.entry_name(node.name.removesuffix(_onnx.QUANTIZE)), node.input[1]
             kind = "Div"
-            if _power_of_two(scale):
+            if np.frexp(scale)[0] == 0.5:  # a power of two
                 kind, step = "Mul", constant(f"{name}/reciprocal", 1 / scale)
             round_ = constant("round", ROUND)
             values = [f"{node.output[0]}/{after}" for after in ("steps", "high", "rounded")]
@@ -100,10 +100,6 @@ def places(graph: Any) -> dict[str, str]:
     """The values that quantizers give, by their names."""
     makers, chains = _chains(graph)
     return {makers[value].name: value for value in chains}
-
-
-def _power_of_two(scale: np.ndarray) -> bool:
-    return bool(np.frexp(scale)[0] == 0.5)
 
 
 def _chains(graph: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:
