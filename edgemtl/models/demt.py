@@ -3,10 +3,10 @@
 https://arxiv.org/abs/2301.03461. The defaults are the paper's network; a device variant is the same code with other
 numbers: fusion at stride 8, narrow keys, few offset groups, and layers that fold (BatchNorm before ReLU).
 
-What differs from the published code: its attention ran over the batch axis, so that results depended on who else was
-in the batch. Here it is what that code computes for one image: the interaction is a linear map of each token, and the
-task query attends over the task tokens of its own pixel. Linear layers are 1x1 convolutions, and the fusion projects
-each stage before enlarging it, which is the same sum with far fewer products.
+What differs from the published code: its attention ran over the batch axis, so that results depended on the other
+images of the batch. This code computes what that one computes for one image: the interaction is a linear map of each
+token, and the task query attends over the task tokens of its own pixel. Linear layers are 1x1 convolutions, and the
+fusion projects each stage before enlarging it, which gives the same sum with far fewer products.
 """
 
 from contextlib import nullcontext
@@ -25,9 +25,9 @@ from edgemtl.networks.layers import Detail, Fusion, Gelu, Head, norm2d
 from edgemtl.networks.points import Point
 from edgemtl.ops import deform_conv2d
 
-# Of the exact form. An eighth of a pixel keeps bilinear weights at multiples of 1/64, so that what is read lies at
-# least 1/128 of a code from a tie once half of that is added: more than float32's own error in a position or a product,
-# which grows with the map. From 147 rows and columns together on it takes quarters.
+# Of the exact form. At eighths of a pixel bilinear weights are multiples of 1/64. With half of 1/64 of a code added, a
+# sampled value is at least 1/128 of a code from a tie: more than float32's error in a position or a product, which grows
+# with the map. From 147 rows and columns together on it takes quarters.
 PIXEL = 2.0**-3
 SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it is made of
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
@@ -101,8 +101,8 @@ class Deform(nn.Module):
 class Grid(nn.Module):
     """The grid (B * groups, h, w, 2) that GridSample reads, from the learned part (B, 18, h, w) of the offset network.
 
-    Scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its weights. Positions
-    are constants. Coordinates must stay float32: one step of int8 is a pixel or more.
+    That network's last layer has the scaling to [-1, 1] and the order x, y in its weights. Positions are constants.
+    Coordinates must stay float32: one step of int8 is a pixel or more.
     """
 
     purpose = purposes.COORDINATES
@@ -288,10 +288,10 @@ class Interaction(nn.Module):
 class Attend(nn.Module):
     """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values.
 
-    Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. For a device there is
-    one image, and sums over a head's channels, and weights copied to them, are 1x1 convolutions with constants: no map
-    is reshaped, so runtimes keep everything channels-last. Elsewhere maps are taken as rows of channels, which is what
-    they are in memory, and nothing of the values' size is kept for the backward pass but the inputs.
+    Keys (T * B, K, h, w) and values (T * B, V, h, w) are the tokens of all images, task after task. For one image,
+    as on a device, the sums over a head's channels and the copies of its weight to them are 1x1 convolutions with
+    constants: no map is reshaped, so runtimes keep everything channels-last. In training and for batches, maps are read
+    as rows of channels, as they lie in memory, and the backward pass keeps only the inputs.
     """
 
     purpose = purposes.ATTENTION
@@ -327,10 +327,10 @@ class Attend(nn.Module):
 
 
 class ExactAttend(nn.Module):
-    """An Attend on codes: the softmax is a function of codes that no arithmetic of float32 can get wrong.
+    """An Attend on codes, whose softmax is right in any float32 arithmetic.
 
-    Logits are codes; so are the powers of e of their distances to the largest, of which there are 256, none near a tie.
-    Sums of those are exact, and a quotient of two small whole numbers is never near a tie that it is not on.
+    Logits are codes. So are the powers of e of their distances to the largest logit: there are 256 of them, and none is
+    near a tie. Their sums are exact, and a quotient of two small whole numbers is either a tie or far from one.
     """
 
     purpose = purposes.ATTENTION
@@ -418,7 +418,7 @@ class Alone(nn.Module):
 
 
 class ValueProject(nn.Module):
-    """A Project whose keys nobody reads."""
+    """A Project without its keys, for a network that does not read them."""
 
     def __init__(self, project: nn.Module):
         super().__init__()

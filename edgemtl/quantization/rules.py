@@ -248,10 +248,6 @@ def _gelu(x: Array) -> Array:
     return np.asarray(x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
-
-
 STILL = {
     "_assert_tensor_metadata", "_to_copy", "alias", "clone", "contiguous", "dropout", "slice", "to",
     "upsample_nearest2d",
@@ -262,7 +258,8 @@ MOVING = {
 }  # fmt: skip
 PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp, "gelu": _gelu, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
+    "exp": np.exp, "gelu": _gelu, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x),
+    "sqrt": np.sqrt,
 }  # fmt: skip
 RULES: dict[str, Callable[..., Result]] = {
     **dict.fromkeys(MOVING, move), **dict.fromkeys(FUNCTIONS, function),

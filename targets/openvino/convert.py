@@ -1,4 +1,4 @@
-"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest without computing anything else."""
+"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest, with the same results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def convert(original: Original, folder: Path) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
     with torch.no_grad(), warnings.catch_warnings(), tagged(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
-        # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
+        # Tracing takes half the time of torch.export and keeps the names of a dictionary's entries.
         shape = (1, 3, *original.size)
         model = ov.convert_model(original.deployed, example_input=torch.zeros(shape), input=list(shape))
     assert {name for port in model.outputs for name in port.names} >= set(original.tasks)
-    assert not _float_weights_under_quantizers(model)
+    # No weight may be a float constant under a quantizer, which would take four bytes each.
+    assert all(constant(node.input_value(0)) is None for node in of_kind(model, "FakeQuantize"))
     model = _take_camera_frames(model)
     _settle_ties_freely(model)
     _resize_to_one_pixel_as_torch(model)
@@ -66,12 +67,6 @@ def _take_camera_frames(model: Any) -> Any:
     return model
 
 
-def _float_weights_under_quantizers(model: Any) -> list[str]:
-    """Names of quantizers that stand on a float constant: such weights would take four bytes each."""
-    quantizers = of_kind(model, "FakeQuantize")
-    return [node.get_friendly_name() for node in quantizers if constant(node.input_value(0)) is not None]
-
-
 def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
     for node in of_kind(model, "TopK"):
@@ -79,9 +74,9 @@ def _settle_ties_freely(model: Any) -> None:
 
 
 def _resize_to_one_pixel_as_torch(model: Any) -> None:
-    """Resizing with half-pixel centres whatever the size: torch has long done so.
+    """Resizes with half-pixel centres at any size, as torch does.
 
-    The front end asks for what torch did once: a map of one row or column took the first of what it is made from.
+    The front end writes what older versions of torch did: a map of one row or column took the first source pixel.
     """
     for node in of_kind(model, "Interpolate"):
         if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
@@ -89,9 +84,9 @@ def _resize_to_one_pixel_as_torch(model: Any) -> None:
 
 
 def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
-    """Bilinear resizing of maps with few channels as two matrix products, which compute the same.
+    """Resizes maps with few channels bilinearly by two matrix products, which compute the same.
 
-    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 of them take half as long as 40.
+    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 channels take half as long as 40.
     """
     from openvino import opset13 as op
 
@@ -122,7 +117,7 @@ def _bilinear(source: int, target: int) -> np.ndarray:
 
 
 def _fold_sizes(model: Any) -> None:
-    """Computes what follows from the fixed size of the input; int8 weights stay int8."""
+    """Folds what is constant because the input's size is fixed; int8 weights stay int8."""
     from openvino.passes import ConstantFolding, Manager
 
     manager = Manager()
@@ -154,8 +149,8 @@ def _name_quantized(model: Any) -> None:
 def _keep_arithmetic_outside_quantizers(model: Any) -> None:
     """Takes products and sums with constants out of the ranges of quantizers, where the front end has put them.
 
-    A range is then -128..127 times one scale, which can be read back, and what else is computed stands in the file. A
-    device puts them together again when it compiles the model.
+    A range is then -128..127 times one scale, which can be read back, and the other arithmetic stands in the file by
+    itself. A device fuses both again when it compiles the model.
     """
     from openvino import opset13 as op
 
