@@ -51,11 +51,11 @@ class Manifest(BaseModel):
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """The versions of edgemtl and of those of the packages that are installed, for a manifest's `toolchain`."""
-    found = {}
+    installed = {}
     for package in ("edgemtl", *packages):
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def describe(folder: Path, names: list[str]) -> dict[str, File]:
@@ -74,8 +74,8 @@ def words(manifest: Manifest) -> dict[str, Any]:
 
     The self-test keeps it, so that a device notices when the manifest was edited later.
     """
-    said = manifest.model_dump(mode="json", exclude_defaults=True, exclude={"files"})
-    return said | {"files": sorted(name for name in manifest.files if name != SELFTEST)}
+    statements = manifest.model_dump(mode="json", exclude_defaults=True, exclude={"files"})
+    return statements | {"files": sorted(name for name in manifest.files if name != SELFTEST)}
 
 
 def files(folder: Path, manifest: Manifest) -> list[str]:

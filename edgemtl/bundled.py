@@ -1,41 +1,173 @@
-"""The models that come with the package: runs in `zoo/`, each with its artifacts beside its weights."""
+"""The models that come with the package, a folder each in `zoo/`.
 
+The int8 weights and the artifacts of all targets hold the same codes. Compressed together, in one archive, they take
+hardly more room than one of them. It is unpacked once into the user's cache, where the model is a run like any other.
+
+    python -m edgemtl.bundled RUN NAME        # writes a run's weights and int8 artifacts into zoo/NAME
+"""
+
+import argparse
+import atexit
+import hashlib
+import io
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Collection
 from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgemtl.artifact import FILE, read
-from edgemtl.errors import unknown
+from edgemtl.errors import UsageError, unknown
+from edgemtl.files import replacing, sha256, user_cache
+from edgemtl.run import Run
 
 ZOO = Path(__file__).parent / "zoo"
+ARCHIVE = "int8.tar.xz"  # int8 weights, ledger, artifacts; beside it model card, recipe and float weights
 DEFAULT = "nyud_edge"
-TARGET = "openvino"
+# Core ML's codes are 128 higher: with each byte's highest bit flipped they are found again among the others.
+FLIPPED = "/weight.bin"
+FLIP = bytes(byte ^ 128 for byte in range(256))
+# The modules that run a target's artifacts; where several are installed, the first one does.
+RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "tensorrt", "coreml": "coremltools"}
 
 
 def names() -> list[str]:
     """The bundled models' names."""
-    return sorted(folder.name for folder in ZOO.iterdir() if (folder / TARGET / FILE).is_file())
+    return sorted(file.parent.name for file in ZOO.glob(f"*/{ARCHIVE}"))
 
 
-def folder(model: str | Path | None = None) -> Path:
-    """The artifact that is meant: the default model's, that of a bundled model's name, or the folder that was given.
+def folder(model: str | Path | None = None, targets: Collection[str] = ()) -> Path:
+    """The artifact that is meant: a bundled model's, by its NAME or NAME/TARGET, or the folder that was given.
 
-    UsageError for what is nearly a bundled model's name, and no folder.
+    Without a TARGET it is the first whose runtime is installed, among `targets` if they are stated. Nothing at all is
+    the default model's NAME. UsageError for a TARGET that does not come with the package, and for what is nearly a
+    bundled model's name, and no folder.
     """
-    if model is None:
-        return ZOO / DEFAULT / TARGET
-    path = Path(model)
-    if path.exists() or str(model) not in names():
-        if not path.exists() and get_close_matches(str(model), names()):
-            raise unknown("model", str(model), names())
+    path = Path(DEFAULT if model is None else model)
+    name, _, target = path.as_posix().partition("/")
+    if (model is not None and path.exists()) or name not in names():
+        if not path.exists() and get_close_matches(str(path), names()):
+            raise unknown("model", str(path), names())
         return path
-    return ZOO / str(model) / TARGET
+    run = unpacked(name)
+    held = [known for known in RUNTIMES if (run / known / FILE).is_file()]
+    if target and target not in held:
+        raise UsageError(
+            f"{name} comes for {', '.join(held)}, not for {target}; `edgemtl convert {name} --target TARGET --out DIR`"
+            " makes another artifact of it"
+        )
+    fitting = [known for known in held if known in targets] or held
+    return run / (target or next((known for known in fitting if find_spec(RUNTIMES[known])), fitting[0]))
+
+
+def run(path: str | Path) -> Path:
+    """The run that is meant: a bundled model's, by its name, or the folder that was given."""
+    return Path(path) if Path(path).exists() or str(path) not in names() else unpacked(str(path))
 
 
 def summaries() -> dict[str, str]:
     """What each bundled model is, in a line."""
-    found = {}
+    lines = {}
     for name in names():
         manifest = read(folder(name))
         height, width = manifest.size
-        found[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
-    return found
+        lines[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
+    return lines
+
+
+@cache
+def unpacked(name: str) -> Path:
+    """The run folder of a bundled model, in the user's cache; where none can be written, in a temporary one.
+
+    UsageError where it cannot be unpacked.
+    """
+    content = (ZOO / name / ARCHIVE).read_bytes()
+    folder = f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+    try:
+        return _unpack(name, content, user_cache() / "models" / folder)
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
+        temporary = tempfile.TemporaryDirectory(prefix="edgemtl-models-")
+        atexit.register(temporary.cleanup)
+    try:
+        return _unpack(name, content, Path(temporary.name, folder))
+    except OSError as error:
+        raise UsageError(f"the bundled model {name} cannot be unpacked: {error}") from None
+
+
+def _unpack(name: str, content: bytes, folder: Path) -> Path:
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
+        whole = Path(temporary, name)
+        whole.mkdir()
+        for file in (ZOO / name).iterdir():
+            if file.is_file() and file.name != ARCHIVE:
+                shutil.copyfile(file, whole / file.name)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as archive:
+                for entry in archive:
+                    stream = archive.extractfile(entry)
+                    assert stream is not None, entry.name  # `pack` puts files in, and nothing else
+                    (whole / entry.name).parent.mkdir(parents=True, exist_ok=True)
+                    (whole / entry.name).write_bytes(_flipped(entry.name, stream.read()))
+        except tarfile.CompressionError:
+            raise UsageError(f"the bundled model {name} cannot be unpacked: this Python lacks lzma") from None
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    return folder
+
+
+def pack(source: Path, name: str) -> Path:
+    """The archive of a bundled model, written from a run with its recipe and float weights, if it has those, beside it.
+
+    Same run, same bytes. UsageError where an artifact is not of the run's int8 weights.
+    """
+    run = Run(source)
+    files, weights = [run.need("int8"), run.ledger], sha256(run.need("int8"))
+    for folder, manifest in run.artifacts().items():
+        if manifest.precision == "int8" and folder.name in RUNTIMES:
+            if manifest.weights_sha256 != weights:
+                raise UsageError(f"{folder} is of other weights than {run.weights('int8')}; convert again")
+            files += [folder / file for file in (FILE, *manifest.files)]
+    place = ZOO / name
+    place.mkdir(exist_ok=True)
+    for file in filter(Path.is_file, (run.recipe_file, run.weights("float"))):
+        with replacing(place / file.name) as temporary:
+            shutil.copyfile(file, temporary)
+    with replacing(place / ARCHIVE) as temporary, tarfile.open(temporary, "w:xz", preset=9) as archive:
+        for file in files:
+            entry = tarfile.TarInfo(file.relative_to(run.folder).as_posix())
+            entry.size = file.stat().st_size
+            archive.addfile(entry, io.BytesIO(_flipped(entry.name, file.read_bytes())))
+    return place / ARCHIVE
+
+
+def _flipped(name: str, content: bytes) -> bytes:
+    """What the archive holds of a file, and the other way round."""
+    return content.translate(FLIP) if name.endswith(FLIPPED) else content
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m edgemtl.bundled", description="Writes a run into zoo/NAME.")
+    parser.add_argument("run", type=Path, help="with int8 weights and an artifact for each target")
+    parser.add_argument("name", help="of the bundled model")
+    args = parser.parse_args()
+    try:
+        file = pack(args.run, args.name)
+    except UsageError as error:
+        print(f"edgemtl: {error}", file=sys.stderr)
+        return 2
+    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def app() -> App:
     """The command line's parser; a wrong line raises a CycloptsError."""
-    made = App(
+    parser = App(
         name="edgemtl",
         help="Multi-task dense prediction: train, compress to int8, convert, and run on a device.",
         help_epilogue=f"example:\n  edgemtl demo --source 0\n\n`edgemtl COMMAND --help` explains a command;"
@@ -61,9 +61,9 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for place, (word, verb) in enumerate(COMMANDS.items()):
-        made.command(verb, name=word, help_epilogue=f"example:\n{_examples(verb)}", sort_key=place)
-    made.register_install_completion_command(help="Install completion for your shell.")
-    return made
+        parser.command(verb, name=word, help_epilogue=f"example:\n{_examples(verb)}", sort_key=place)
+    parser.register_install_completion_command(help="Install completion for your shell.")
+    return parser
 
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., Any], dict[str, Any]]:

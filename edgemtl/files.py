@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -93,10 +93,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def add_json(path: Path, key: str, value: Any) -> None:
-    """Sets one entry of the JSON object in `path`, which need not exist yet; the bundled models keep none."""
-    if path.resolve().is_relative_to(Path(__file__).resolve().parent / "zoo"):
-        return
-    write_json(path, (read_json(path) if path.is_file() else {}) | {key: value})
+    """Sets one entry of the JSON object in `path`, which need not exist yet; nothing is kept in the user's cache."""
+    with suppress(RuntimeError):  # nobody's home
+        if path.resolve().is_relative_to(user_cache().resolve()):
+            return
+    write_json(path, read_entries(path) | {key: value})
 
 
 def keep(path: Path, key: str, value: Any) -> list[str]:
@@ -119,6 +120,11 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; an empty one where there is no file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def difference(found: Any, wanted: Any) -> str | None:

@@ -49,8 +49,7 @@ def predict(
 
 def spread(count: int, most: int) -> list[int]:
     """At most `most` of the numbers of `count` frames, evenly spaced from the first to the last."""
-    indices: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
-    return indices
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def canvas(frame: Size, size: Size, how: Fit) -> Size:

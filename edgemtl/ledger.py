@@ -7,7 +7,7 @@ returns the quantized tensors of each file as `Found`.
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Callable, Container, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Container, Iterable, Mapping, NamedTuple, Sequence, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ ROLES = ("weight", "activation")
 OUTPUT = "output"
 SMALLEST, LARGEST = 2.0**-14, 65504.0  # of float16's normal numbers
 NO_SCALE = np.zeros((), np.float32)  # of a place where none can be read
+Node = TypeVar("Node")
 SLOT = re.compile(r"(pre|post)_hooks\..+__\d+\.\d+|points\..+")  # before or after an operation, or a point's path
 
 
@@ -222,14 +223,7 @@ def cut(ledger: Ledger, tasks: Container[str]) -> Ledger:
 
 def _above(names: Iterable[str], before: Mapping[str, Iterable[tuple[str, ...]]]) -> set[str]:
     """These names, the names that they read, and so on."""
-    above: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in above:
-            above.add(name)
-            waiting += [other for read in before.get(name, ()) for other in read]
-    return above
+    return set(reached(names, lambda name: [other for read in before.get(name, ()) for other in read]))
 
 
 # ---- names and places
@@ -254,18 +248,20 @@ def sources(
     that read only a shape. It does change if a quantizer stands on another tensor, or if a reader takes the float
     tensor instead.
     """
-    names, passed, waiting = set(), set(), list(start)
+    passed = reached(start, lambda node: before(node) if named(node) is None else ())
+    return tuple(sorted({name for name in map(named, passed) if name is not None}))
+
+
+def reached(start: Iterable[Node], step: Callable[[Node], Iterable[Node]]) -> list[Node]:
+    """The nodes of a graph that `start` leads to, those themselves included, each once; `step` gives a node's next."""
+    passed: dict[Node, None] = {}
+    waiting = list(start)
     while waiting:
         node = waiting.pop()
-        if node in passed:
-            continue
-        passed.add(node)
-        name = named(node)
-        if name is None:
-            waiting += before(node)
-        else:
-            names.add(name)
-    return tuple(sorted(names))
+        if node not in passed:
+            passed[node] = None
+            waiting += step(node)
+    return list(passed)
 
 
 def output(task: str, made_of: tuple[str, ...]) -> Found:

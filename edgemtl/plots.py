@@ -46,8 +46,8 @@ def figure(
         ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), ink
     )
     with matplotlib.rc_context({**STYLE, **colours, "grid.color": grid, "svg.hashsalt": salt}):
-        made = Figure(figsize=(width, height), layout="constrained")
-        yield made, made.subplots(rows, columns, squeeze=False)
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        yield drawing, drawing.subplots(rows, columns, squeeze=False)
 
 
 def svg(figure: "Figure") -> str:

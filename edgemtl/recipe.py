@@ -36,8 +36,7 @@ class Data(Section):
         for option in self.options:
             if option not in allowed:
                 raise unknown(f"option in data.options of {self.name}", option, allowed)
-        samples: DataSet = source.open(root, split, tuple(tasks), **self.options)
-        return samples
+        return source.open(root, split, tuple(tasks), **self.options)
 
 
 class Network(Section):
@@ -94,12 +93,11 @@ class Training(Section):
     momentum: float = 0.9
     ema: float = 0.0  # decay of the averaged weights; 0: none
     label_stride: int = Field(1, gt=0)  # losses are taken at size / label_stride
+    recompute: bool = False  # what blocks keep for the backward pass is computed again there: less memory, more time
     validate_every: int = Field(gt=0)  # iterations
     save_every: int = Field(gt=0)
     weights: dict[str, float]  # loss weight of each task
-    balance: Literal["fixed", "uncertainty", "dwa"] = (
-        "fixed"  # factors on those weights: see edgemtl/training/balance.py
-    )
+    balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights, see training/balance.py
     losses: Losses = Losses()
     teacher: float = Field(1.0, ge=0)  # weight of a teacher's raw outputs beside the labels, where there is one
     workers: int = Field(2, ge=0)
@@ -118,9 +116,7 @@ class Compression(Section):
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
     bits: Literal[7, 8] = 7  # of weights; 8 overflow in the int8 kernels of CPUs without VNNI
     scales: Literal["power-of-two", "float16"] = "power-of-two"
-    exact: bool = (
-        True  # the network in its exact form, see edgemtl/quantization/exact.py; takes scales that are powers of two
-    )
+    exact: bool = True  # the network in its exact form, see quantization/exact.py; needs power-of-two scales
     budget: str = ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
 
     @property
@@ -233,6 +229,17 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     return key, _value(text)
 
 
+def parse_settings(settings: Iterable[str], of: str, known: Iterable[str]) -> dict[str, Any]:
+    """The values of settings that something `of` its own takes, by their keys, of which it knows these."""
+    values = {}
+    for setting in settings:
+        key, value = parse_setting(setting)
+        if key not in known:
+            raise unknown(f"setting of {of}", key, known)
+        values[key] = value
+    return values
+
+
 def first_problem(error: Exception) -> str:
     """One line for the first thing wrong: where, the value, what is allowed."""
     if not isinstance(error, ValidationError):
@@ -252,9 +259,9 @@ def _value(text: str) -> Any:
 
 
 def _keys(raw: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+    keys = []
     for key, value in raw.items():
-        found.append(prefix + key)
+        keys.append(prefix + key)
         if isinstance(value, dict):
-            found += _keys(value, f"{prefix}{key}.")
-    return found
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys

@@ -6,6 +6,7 @@ from typing import Any, Iterable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 # A notebook shows bars by ipywidgets alone; without them it is treated as any other place that is no terminal.
@@ -16,6 +17,11 @@ WIDEST = 1000  # columns of what is no terminal
 def note(text: str) -> None:
     """One line on standard error, for people."""
     err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """One line on standard output, as it is."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress() -> Progress:
@@ -41,9 +47,10 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], l
     In a terminal it is folded to fit; elsewhere nothing is.
     """
     out.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)  # a Table's own title wraps early
-    made = Table()
+    grid = Table()
     for index, name in enumerate(header):
-        made.add_column(name, justify="left" if index < left else "right")
+        grid.add_column(name, justify="left" if index < left else "right")
     for row in rows:
-        made.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    (out if out.is_terminal else Console(width=WIDEST)).print(made)
+        # As texts: in a string, rich would take edgemtl[onnx]'s bracket for a style and print nothing of it.
+        grid.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    (out if out.is_terminal else Console(width=WIDEST)).print(grid)

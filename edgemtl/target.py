@@ -121,5 +121,4 @@ class Target(Protocol):
 
 def load_target(name: str) -> Target:
     """The target of that name; UsageError with the closest name if there is none."""
-    found: Target = registry.load("targets", name).target
-    return found
+    return registry.load("targets", name).target

@@ -57,20 +57,27 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
 Count = Annotated[int, Parameter(validator=_positive)]
-DataFolder = Annotated[Path | None, Parameter(env_var="EDGEMTL_DATA", show_env_var=False)]
+DATA = Parameter(env_var="EDGEMTL_DATA", show_env_var=False)
+DATA_HELP = Parameter(help="where the data set lies (default: the variable EDGEMTL_DATA)")
+DataFolder = Annotated[Path | None, DATA, DATA_HELP]
 FrameRate = Annotated[float, Parameter(validator=_rate)]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
 FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="", **WXH)]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
-Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 Paths = Annotated[list[Path] | None, SEVERAL]
 Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
 TargetName = Annotated[str, Parameter(converter=_module)]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
 Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
+Trust = Annotated[
+    Path | None,
+    Parameter(help="open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`"),
+]
+Untested = Annotated[Flag, Parameter(help="go on whatever the artifact's self-test says on this machine")]
 
 
 def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
@@ -78,7 +85,6 @@ def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None,
 
     Args:
         kind: recipes, targets, apps or models (default: all)
-        as_json: print JSON
 
     Example:
         edgemtl list recipes
@@ -90,14 +96,14 @@ def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None,
         listed = catalogue.recipes_by_name()
         print(jsons.dumps(catalogue.as_json(listed), indent=1)) if as_json else catalogue.show_table(listed)
         return
-    found = {
+    entries_of = {
         each: bundled.summaries() if each == "models" else {n: registry.summary(each, n) for n in registry.names(each)}
         for each in ([kind] if kind else KINDS)
     }
     if as_json:
-        print(jsons.dumps(found, indent=1))
+        print(jsons.dumps(entries_of, indent=1))
         return
-    for each, rows in found.items():
+    for each, rows in entries_of.items():
         show.table(each, ("name", "what it is"), rows.items(), left=2)
 
 
@@ -125,7 +131,6 @@ def train(
     Args:
         recipe: a name that `edgemtl list recipes` shows
         run: the run folder to write
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         settings: override fields of the recipe, such as training.rate=1e-3
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
@@ -157,14 +162,15 @@ def train(
     )  # fmt: skip
 
 
-def show(recipe: str, /, *, data: DataFolder = None, settings: Settings = None, as_json: Json = False) -> None:
+def show(
+    recipe: str, /, *, data: Annotated[Path | None, DATA] = None, settings: Settings = None, as_json: Json = False
+) -> None:
     """Show all that a recipe states, as `train` would take it.
 
     Args:
         recipe: a name that `edgemtl list recipes` shows
         data: where the data set lies, for a recipe that follows its description
         settings: override fields, such as training.rate=1e-3
-        as_json: print JSON
 
     Example:
         edgemtl show nyud_edge --set training.batch=16
@@ -184,7 +190,6 @@ def compress(run: Path, /, *, data: DataFolder = None, settings: Settings = None
 
     Args:
         run: a run folder with float weights
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         settings: override fields of the recipe, such as compression.iterations=200
         resume: go on with a fine-tuning that was interrupted
 
@@ -202,7 +207,6 @@ def sensitivity(run: Path, /, *, data: DataFolder = None, frames: Count = 4, out
 
     Args:
         run: a run folder that was compressed
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         frames: how many of the train split
         out: write a heat map as an SVG picture
 
@@ -222,25 +226,28 @@ def convert(
     target: TargetName,
     precision: Literal["fp32", "fp16", "int8"] = "int8",
     tasks: Tasks = None,
+    out: Path | None = None,
     settings: Settings = None,
 ) -> Any:
     """Convert a run's network into a target's artifact folder.
 
     Args:
-        run: a run folder
+        run: a run folder or the name of a bundled model
         target: a name that `edgemtl list targets` shows
         precision: of the weights
         tasks: these of the network's tasks alone, such as depth,normals (default: all)
+        out: the artifact's folder (default: RUN/TARGET)
         settings: what a target alone knows: ios=18 (coreml; default 17)
 
     Example:
         edgemtl convert runs/nyud --target openvino --precision int8
         edgemtl convert runs/nyud --target onnx --tasks depth,normals
+        edgemtl convert nyud_edge --target coreml --out nyud_coreml
     """
     with needs("train"):
         from edgemtl.deployment.convert import convert
 
-    return convert(run, target=target, precision=precision, tasks=tasks, settings=settings or [])
+    return convert(run, target=target, precision=precision, tasks=tasks, out=out, settings=settings or [])
 
 
 def evaluate(
@@ -256,15 +263,14 @@ def evaluate(
     budget: str | None = None,
     baseline: Path | None = None,
     device: str | None = None,
-    untested: Flag = False,
-    trust: Path | None = None,
+    untested: Untested = False,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> Any:
     """Score a run's weights, an artifact or a published checkpoint on a data set.
 
     Args:
-        path: a run folder or an artifact folder; with --reference a recipe's name
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
+        path: a run folder, an artifact folder or the name of a bundled model; with --reference a recipe's name
         reference: a checkpoint of the authors, for the recipe's network in torch
         settings: override fields of the recipe, with --reference
         weights: of a run: float, int8 or calibrated
@@ -273,17 +279,15 @@ def evaluate(
         budget: allowed changes against the float model; worse ones end with status 1
         baseline: the run to compare with (default: the artifact's own)
         device: where to compute, such as GPU (openvino) or cuda (a run)
-        untested: go on whatever the artifact's self-test says on this machine
-        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
-        as_json: print JSON
 
     Example:
         edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1
         edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2
     """
-    from edgemtl import signing
+    from edgemtl import bundled, signing
     from edgemtl.device.evaluate import evaluate
 
+    path = bundled.folder(path) if reference is None else path
     signing.require_signatures(trust, path)
     return evaluate(
         path, data=data, weights=weights, split=split, budget=budget, baseline=baseline, limit=limit, as_json=as_json,
@@ -329,21 +333,22 @@ def verify(
     """Compare an artifact with the torch model it came from.
 
     Args:
-        artifact: an artifact folder
-        run: the run it came from (default: the folder it lies in)
+        artifact: an artifact folder or the name of a bundled model
+        run: the run it came from, or the name of a bundled model (default: the folder it lies in)
         recording: compare what `edgemtl record` wrote on another machine
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         frames: how many frames to compare
         device: where to compute, such as GPU (openvino)
         blame: walk the layers on one frame and name the first that differs
         bound: with --blame: of one layer's RMS difference / standard deviation
         ledger: only read an int8 artifact's files back and compare with scales.json
-        as_json: print JSON
 
     Example:
         edgemtl verify runs/nyud/openvino
         edgemtl verify runs/nyud/onnx --ledger
     """
+    from edgemtl import bundled
+
+    artifact, run = bundled.folder(artifact), bundled.run(run) if run else None
     if ledger:
         from edgemtl.device.readback import read_back
 
@@ -369,7 +374,6 @@ def info(model: str | None = None, /, *, as_json: Json = False) -> Any:
 
     Args:
         model: an artifact folder or the name of a bundled model (default: the bundled one)
-        as_json: print JSON
 
     Example:
         edgemtl info nyud_edge
@@ -389,8 +393,8 @@ def predict(
     view: Literal["tiles", "overlay", "plain", "none"] = "tiles",
     limit: Count | None = None,
     device: str | None = None,
-    untested: Flag = False,
-    trust: Path | None = None,
+    untested: Untested = False,
+    trust: Trust = None,
 ) -> Any:
     """Predict all tasks for pictures, videos and folders, and write what was found.
 
@@ -402,8 +406,6 @@ def predict(
         view: what to paint: tiles, overlay (the first task over the frame), plain (each task alone) or none
         limit: end after this many frames
         device: where to compute, such as GPU (openvino)
-        untested: go on whatever the artifact's self-test says on this machine
-        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
 
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
@@ -417,21 +419,21 @@ def predict(
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
-def selftest(artifact: Path, /, *, device: str | None = None, trust: Path | None = None, as_json: Json = False) -> Any:
+def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = None, as_json: Json = False) -> Any:
     """Check that an artifact computes on this machine what torch computed, without torch.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         device: where to compute, such as GPU or CPU:float (openvino)
-        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
-        as_json: print JSON
 
     Example:
         edgemtl selftest runs/nyud/openvino --device CPU
+        edgemtl selftest nyud_edge/onnx
     """
-    from edgemtl import signing
+    from edgemtl import bundled, signing
     from edgemtl.device.selftest import selftest
 
+    artifact = bundled.folder(artifact)
     signing.require_signatures(trust, artifact)
     return selftest(artifact, device=device, as_json=as_json)
 
@@ -442,16 +444,16 @@ def deploy(
     """Pack an artifact into a folder, ready for where it is to run, with what shows it there.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         folder: the folder to write; replaced if deploy wrote it
         to: where it is to run
         sign: sign artifact and folder with this private key (elliptic curve, PEM)
         untested: pack it whatever the artifact's self-test says on this machine
-        as_json: print JSON
 
     Example:
         edgemtl deploy runs/nyud/onnx site --to web
         edgemtl deploy runs/nyud/tensorrt jetson --to jetson --sign key.pem
+        edgemtl deploy nyud_edge site --to web
     """
     from edgemtl.deployment.deploy import deploy
 
@@ -465,7 +467,6 @@ def lint(file: Path, /, *, tensorrt: str | None = None, jetpack: str | None = No
         file: an ONNX file
         tensorrt: version of the device's (default: 10.3, JetPack 6.2's)
         jetpack: version of the Jetson's, in place of --tensorrt
-        as_json: print JSON
 
     Example:
         edgemtl lint model.onnx --jetpack 6.2
@@ -489,7 +490,6 @@ def matrix(
     Args:
         runs: run folders
         target: these targets alone (default: all)
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         limit: score only this many frames, evenly spaced
         out: write the tables as a Markdown page
 
@@ -508,7 +508,7 @@ def record(
     """Write down what an artifact computes on this machine, to be verified on another.
 
     Args:
-        artifact: an artifact folder
+        artifact: an artifact folder or the name of a bundled model
         out: the .npz file to write
         frames: how many frames
         source: where frames come from, as in `edgemtl demo` (default: made up)
@@ -517,9 +517,10 @@ def record(
     Example:
         edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE
     """
+    from edgemtl import bundled
     from edgemtl.device.record import record
 
-    record(artifact, out=out, frames=frames, source=source, device=device)
+    record(bundled.folder(artifact), out=out, frames=frames, source=source, device=device)
 
 
 def bench(
@@ -529,31 +530,31 @@ def bench(
     device: str | None = None,
     seconds: float = 5.0,
     threads: Count | None = None,
-    untested: Flag = False,
-    trust: Path | None = None,
+    untested: Untested = False,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> Any:
     """Measure an artifact's latency, throughput and memory, or several side by side.
 
     Args:
-        artifacts: an artifact folder, or a run's for its float network in torch; several are measured in turns
+        artifacts: an artifact folder, the name of a bundled model, or a run's folder for its float network in torch;
+            several are measured in turns
         device: where to compute, such as GPU (openvino)
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
-        untested: go on whatever the artifact's self-test says on this machine
-        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
-        as_json: print JSON
 
     Example:
         edgemtl bench runs/nyud/openvino
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
+        edgemtl bench nyud_edge/openvino nyud_edge/onnx
     """
-    from edgemtl import show, signing
+    from edgemtl import bundled, show, signing
     from edgemtl.device import bench as one
     from edgemtl.device import side_by_side
     from edgemtl.files import add_json, dumps
     from edgemtl.run import Run, run_of
 
+    artifacts = [bundled.folder(artifact) for artifact in artifacts]
     signing.require_signatures(trust, *artifacts)
     if len(artifacts) > 1:
         if threads:
@@ -593,13 +594,13 @@ def demo(
     app: str = "camera",
     settings: Settings = None,
     device: str | None = None,
-    untested: Flag = False,
-    trust: Path | None = None,
+    untested: Untested = False,
+    trust: Trust = None,
 ) -> None:
     """Show a model live on a camera or a file.
 
     Args:
-        artifact: an artifact folder, or a run's (default: the bundled model)
+        artifact: an artifact folder, a run's, or the name of a bundled model (default: the bundled one)
         source: camera number, video, picture, folder, rtsp://…, http://…, csi://0, gst://PIPELINE, - (standard input)
             or scenes://, rendered rooms
         size: WIDTHxHEIGHT: ask the camera for it, shrink what is larger
@@ -618,8 +619,6 @@ def demo(
         app: a name that `edgemtl list apps` shows
         settings: what the app alone knows: density=0.2 (fog)
         device: where to compute, such as GPU (openvino)
-        untested: go on whatever the artifact's self-test says on this machine
-        trust: open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
@@ -639,7 +638,7 @@ def demo(
     if to := getattr(module, "DEPLOYED", None):
         from edgemtl.deployment.deploy import deployed
 
-        with deployed(bundled.folder(artifact), to, untested=untested) as folder:
+        with deployed(artifact, to, untested=untested) as folder:
             run(folder)
         return
     own = settings_of(app, run, settings or [], view)
@@ -683,8 +682,8 @@ def doctor(
         edgemtl doctor --data NYUDv2
     """
     if data is None:
-        given = {"dataset": dataset, "limit": limit, "out": out}
-        if stray := [word for word, value in given.items() if value is not None]:
+        options = {"dataset": dataset, "limit": limit, "out": out}
+        if stray := [word for word, value in options.items() if value is not None]:
             raise UsageError(f"--{stray[0]} goes with --data DIR, the data set to look through")
         from edgemtl.device.doctor import doctor
 
@@ -703,7 +702,6 @@ def report(run: Path, /, *, out: Path | None = None, data: DataFolder = None, fr
     Args:
         run: a run folder
         out: where to write (default: the run folder)
-        data: where the data set lies (default: the variable EDGEMTL_DATA)
         frames: how many frames to picture
 
     Example:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
-from edgemtl.recipes._papers import demt_training
+from edgemtl.recipes._papers import demt_training, published_network
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
@@ -27,10 +27,10 @@ CLASS_WEIGHTS = (
 )  # fmt: skip
 
 
-def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Recipe:
+def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
     """The settings that DeMT and MQTransformer publish, at 425x560.
 
-    Swins began with the weights of an ADE20K segmentation network there; with `pretrained`, here, with ImageNet's.
+    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
     """
     return Recipe(
         name=name,
@@ -38,7 +38,7 @@ def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Reci
         data=Data(name="nyud"),
         tasks=TASKS,
         size=(425, 560),
-        network=network,
+        network=published_network(method, backbone, **options),
         augment=Augment(scale=(0.5, 2.0)),
         training=demt_training(rate, {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0}),
     )

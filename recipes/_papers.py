@@ -1,6 +1,8 @@
 """What the papers' recipes share on every data set: their trainings, and how to state what they report."""
 
-from edgemtl.recipe import Losses, Published, Training
+from typing import Any
+
+from edgemtl.recipe import Losses, Network, Published, Training
 
 LINKS = {
     "ATRC": "https://arxiv.org/abs/2104.13874",
@@ -9,6 +11,19 @@ LINKS = {
     "MQTransformer": "https://arxiv.org/abs/2205.14354",
     "SCA-MTL": "https://arxiv.org/abs/2209.02518",
 }
+BACKBONES = {
+    "hrnet18": "hrnet_w18_small_v2",
+    "hrnet48": "hrnet_w48",
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
+    "swin_b": "swin_base_patch4_window7_224",
+    "swin_l": "swin_large_patch4_window7_224",
+}  # as papers call them, and as timm does
+
+
+def published_network(method: str, backbone: str, **options: Any) -> Network:
+    """A paper's network on one of BACKBONES, which begins with ImageNet's weights."""
+    return Network(method=method, backbone=BACKBONES[backbone], pretrained=True, options=options)
 
 
 def reported(paper: str, parameters: float | None = None, flops: float | None = None, **scores: float) -> Published:

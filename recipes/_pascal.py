@@ -1,7 +1,9 @@
 """What the PASCAL-Context recipes share: the five tasks and the papers' trainings."""
 
-from edgemtl.recipe import Augment, Data, Network, Recipe
-from edgemtl.recipes._papers import demt_training, sca_training
+from typing import Any
+
+from edgemtl.recipe import Augment, Data, Recipe
+from edgemtl.recipes._papers import demt_training, published_network, sca_training
 from edgemtl.tasks import Task
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.human_parts import HumanParts
@@ -20,10 +22,10 @@ TASKS: dict[str, Task] = {
 }
 
 
-def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Recipe:
+def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
     """The settings that DeMT and MQTransformer publish, at 512x512.
 
-    Swins began with the weights of an ADE20K segmentation network there; with `pretrained`, here, with ImageNet's.
+    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
     """
     return Recipe(
         name=name,
@@ -31,7 +33,7 @@ def paper(name: str, summary: str, network: Network, rate: float = 1e-3) -> Reci
         data=Data(name="pascal_context"),
         tasks=TASKS,
         size=SIZE,
-        network=network,
+        network=published_network(method, backbone, **options),
         augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
         training=demt_training(rate, {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}),
     )
@@ -49,7 +51,7 @@ def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int
         data=Data(name="pascal_context"),
         tasks=tasks,
         size=SIZE,
-        network=Network(method="sca", backbone="hrnet_w18_small_v2", pretrained=True),
+        network=published_network("sca", "hrnet18"),
         augment=Augment(scale=(0.75, 1.25), turn=20.0, colour=0.0, class_ratio=1.0, hide_empty=("human_parts",)),
         training=sca_training(batch, epochs, FRAMES, weights),
     )

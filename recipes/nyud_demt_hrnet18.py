@@ -3,7 +3,7 @@
 The paper's row needs width 128. Its HRNet schedule is not published; the rate is that of ATRC's HRNet on this data set.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,9 +11,4 @@ published = reported("DeMT", parameters=4.76, flops=22.07, semseg=39.18, depth=0
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_demt_hrnet18",
-        summary="DeMT, HRNet18-S, 425x560",
-        network=Network(method="demt", backbone="hrnet_w18_small_v2", pretrained=True, options={"width": 128}),
-        rate=0.01,
-    )
+    return paper("nyud_demt_hrnet18", "DeMT, HRNet18-S, 425x560", "demt", "hrnet18", width=128, rate=0.01)

@@ -3,7 +3,7 @@
 The paper's row has 1 % fewer parameters than the authors' code.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,10 +11,4 @@ published = reported("DeMT", parameters=90.9, flops=153.65, semseg=54.34, depth=
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_demt_swin_b",
-        summary="DeMT, Swin-B, 425x560",
-        network=Network(
-            method="demt", backbone="swin_base_patch4_window7_224", pretrained=True, options={"width": 256}
-        ),
-    )
+    return paper("nyud_demt_swin_b", "DeMT, Swin-B, 425x560", "demt", "swin_b", width=256)

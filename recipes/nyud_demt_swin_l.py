@@ -3,7 +3,7 @@
 The authors' code has no Swin-L; this is their other Swins' network on it, and has the paper's number of parameters.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,10 +11,4 @@ published = reported("DeMT", parameters=201.64, semseg=56.94, depth=0.5007, norm
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_demt_swin_l",
-        summary="DeMT, Swin-L, 425x560",
-        network=Network(
-            method="demt", backbone="swin_large_patch4_window7_224", pretrained=True, options={"width": 256}
-        ),
-    )
+    return paper("nyud_demt_swin_l", "DeMT, Swin-L, 425x560", "demt", "swin_l", width=256)

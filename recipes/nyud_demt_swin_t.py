@@ -1,6 +1,6 @@
 """DeMT with Swin-T on NYUD-v2 (Xu, Yang, Zhang; AAAI 2023, https://arxiv.org/abs/2301.03461)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -8,10 +8,4 @@ published = reported("DeMT", parameters=32.07, flops=100.7, semseg=46.36, depth=
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_demt_swin_t",
-        summary="DeMT, Swin-T, 425x560",
-        network=Network(
-            method="demt", backbone="swin_tiny_patch4_window7_224", pretrained=True, options={"width": 256}
-        ),
-    )
+    return paper("nyud_demt_swin_t", "DeMT, Swin-T, 425x560", "demt", "swin_t", width=256)

@@ -3,7 +3,7 @@
 The paper's row has 11 % more parameters than the authors' code with that depth.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,10 +11,4 @@ published = reported("DeMT", parameters=36.6, semseg=47.45, depth=0.5563, normal
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_demt_swin_t_depth2",
-        summary="DeMT of depth 2, Swin-T, 425x560",
-        network=Network(
-            method="demt", backbone="swin_tiny_patch4_window7_224", pretrained=True, options={"width": 256, "depth": 2}
-        ),
-    )
+    return paper("nyud_demt_swin_t_depth2", "DeMT of depth 2, Swin-T, 425x560", "demt", "swin_t", width=256, depth=2)

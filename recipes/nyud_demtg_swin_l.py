@@ -1,6 +1,6 @@
 """DeMTG with Swin-L on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", parameters=202.92, flops=321.22, semseg=57.55, dep
 
 def recipe() -> Recipe:
     return paper(
-        name="nyud_demtg_swin_l",
-        summary="DeMTG, Swin-L, 425x560",
-        network=Network(
-            method="demt",
-            backbone="swin_large_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "nyud_demtg_swin_l", "DeMTG, Swin-L, 425x560", "demt", "swin_l", width=256, depth=2, heads=2, gated=True
     )

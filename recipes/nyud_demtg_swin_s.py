@@ -1,6 +1,6 @@
 """DeMTG with Swin-S on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", parameters=54.52, flops=145.84, semseg=52.23, dept
 
 def recipe() -> Recipe:
     return paper(
-        name="nyud_demtg_swin_s",
-        summary="DeMTG, Swin-S, 425x560",
-        network=Network(
-            method="demt",
-            backbone="swin_small_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "nyud_demtg_swin_s", "DeMTG, Swin-S, 425x560", "demt", "swin_s", width=256, depth=2, heads=2, gated=True
     )

@@ -1,6 +1,6 @@
 """DeMTG with Swin-T on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", parameters=33.2, flops=125.49, semseg=47.2, depth=
 
 def recipe() -> Recipe:
     return paper(
-        name="nyud_demtg_swin_t",
-        summary="DeMTG, Swin-T, 425x560",
-        network=Network(
-            method="demt",
-            backbone="swin_tiny_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "nyud_demtg_swin_t", "DeMTG, Swin-T, 425x560", "demt", "swin_t", width=256, depth=2, heads=2, gated=True
     )

@@ -3,7 +3,7 @@
 One head per task and no exchange between them; `--tasks depth` and the like give the single-task networks.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,9 +11,4 @@ published = reported("ATRC", semseg=36.35, depth=0.6248, normals=21.02)
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_fcn_hrnet18",
-        summary="Plain heads, HRNet18-S, 425x560",
-        network=Network(method="fcn", backbone="hrnet_w18_small_v2", pretrained=True),
-        rate=0.01,
-    )
+    return paper("nyud_fcn_hrnet18", "Plain heads, HRNet18-S, 425x560", "fcn", "hrnet18", rate=0.01)

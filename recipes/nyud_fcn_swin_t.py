@@ -3,13 +3,9 @@
 One head per task and no exchange between them; `--tasks depth` and the like give the single-task networks.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_fcn_swin_t",
-        summary="Plain heads, Swin-T, 425x560",
-        network=Network(method="fcn", backbone="swin_tiny_patch4_window7_224", pretrained=True),
-    )
+    return paper("nyud_fcn_swin_t", "Plain heads, Swin-T, 425x560", "fcn", "swin_t")

@@ -3,7 +3,7 @@
 The authors' code builds it; no scores and no schedule are published. The rate is that of ATRC's HRNet on this data set.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -12,8 +12,5 @@ published = reported("MQTransformer")
 
 def recipe() -> Recipe:
     return paper(
-        name="nyud_mqtransformer_hrnet48",
-        summary="MQTransformer, HRNet-W48, 425x560",
-        network=Network(method="mqtransformer", backbone="hrnet_w48", pretrained=True),
-        rate=0.01,
+        "nyud_mqtransformer_hrnet48", "MQTransformer, HRNet-W48, 425x560", "mqtransformer", "hrnet48", rate=0.01
     )

@@ -1,6 +1,6 @@
 """MQTransformer with Swin-L on NYUD-v2 (Xu et al., TCSVT 2023, https://arxiv.org/abs/2205.14354)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -10,8 +10,4 @@ published = reported(
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_mqtransformer_swin_l",
-        summary="MQTransformer, Swin-L, 425x560",
-        network=Network(method="mqtransformer", backbone="swin_large_patch4_window7_224", pretrained=True),
-    )
+    return paper("nyud_mqtransformer_swin_l", "MQTransformer, Swin-L, 425x560", "mqtransformer", "swin_l")

@@ -3,7 +3,7 @@
 The authors' code builds no Swin-T; this is their network on it. The paper's scores are not in its repository.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
 
@@ -11,8 +11,4 @@ published = reported("MQTransformer")
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="nyud_mqtransformer_swin_t",
-        summary="MQTransformer, Swin-T, 425x560",
-        network=Network(method="mqtransformer", backbone="swin_tiny_patch4_window7_224", pretrained=True),
-    )
+    return paper("nyud_mqtransformer_swin_t", "MQTransformer, Swin-T, 425x560", "mqtransformer", "swin_t")

@@ -4,9 +4,9 @@ What differs: a crop of the enlarged frame lies anywhere, not in its middle. The
 auxiliary task, fails in their code and is no recipe.
 """
 
-from edgemtl.recipe import Augment, Data, Network, Recipe
+from edgemtl.recipe import Augment, Data, Recipe
 from edgemtl.recipes._nyud import FRAMES, TASKS
-from edgemtl.recipes._papers import reported, sca_training
+from edgemtl.recipes._papers import published_network, reported, sca_training
 
 published = reported("SCA-MTL")
 
@@ -18,7 +18,7 @@ def recipe() -> Recipe:
         data=Data(name="nyud"),
         tasks={name: TASKS[name] for name in ("semseg", "depth")},
         size=(480, 640),
-        network=Network(method="sca", backbone="hrnet_w18_small_v2", pretrained=True),
+        network=published_network("sca", "hrnet18"),
         augment=Augment(scales=(1.0, 1.2, 1.5), colour=0.0, class_ratio=1.0),
         training=sca_training(10, 100, FRAMES, {"semseg": 1.44, "depth": 1.15}),
     )

@@ -4,7 +4,7 @@ Width 128, which the paper's NYUD-v2 row needs. Its HRNet schedule is not publis
 single-task HRNets on this data set.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -12,9 +12,4 @@ published = reported("DeMT", semseg=59.23, human_parts=57.93, sal=83.93, normals
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_demt_hrnet18",
-        summary="DeMT, HRNet18-S, 512x512",
-        network=Network(method="demt", backbone="hrnet_w18_small_v2", pretrained=True, options={"width": 128}),
-        rate=0.005,
-    )
+    return paper("pascal_demt_hrnet18", "DeMT, HRNet18-S, 512x512", "demt", "hrnet18", width=128, rate=0.005)

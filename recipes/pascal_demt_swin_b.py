@@ -3,7 +3,7 @@
 The authors' code has 2 % fewer parameters than they report.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -13,10 +13,4 @@ published = reported(
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_demt_swin_b",
-        summary="DeMT, Swin-B, 512x512",
-        network=Network(
-            method="demt", backbone="swin_base_patch4_window7_224", pretrained=True, options={"width": 256}
-        ),
-    )
+    return paper("pascal_demt_swin_b", "DeMT, Swin-B, 512x512", "demt", "swin_b", width=256)

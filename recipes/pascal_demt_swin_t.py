@@ -1,6 +1,6 @@
 """DeMT with Swin-T on PASCAL-Context (Xu, Yang, Zhang; AAAI 2023, https://arxiv.org/abs/2301.03461)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -10,10 +10,4 @@ published = reported(
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_demt_swin_t",
-        summary="DeMT, Swin-T, 512x512",
-        network=Network(
-            method="demt", backbone="swin_tiny_patch4_window7_224", pretrained=True, options={"width": 256}
-        ),
-    )
+    return paper("pascal_demt_swin_t", "DeMT, Swin-T, 512x512", "demt", "swin_t", width=256)

@@ -1,6 +1,6 @@
 """DeMTG with Swin-B on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", semseg=75.37, human_parts=64.82, sal=83.75, normal
 
 def recipe() -> Recipe:
     return paper(
-        name="pascal_demtg_swin_b",
-        summary="DeMTG, Swin-B, 512x512",
-        network=Network(
-            method="demt",
-            backbone="swin_base_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "pascal_demtg_swin_b", "DeMTG, Swin-B, 512x512", "demt", "swin_b", width=256, depth=2, heads=2, gated=True
     )

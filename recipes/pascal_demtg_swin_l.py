@@ -1,6 +1,6 @@
 """DeMTG with Swin-L on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", semseg=78.54, human_parts=67.42, sal=83.74, normal
 
 def recipe() -> Recipe:
     return paper(
-        name="pascal_demtg_swin_l",
-        summary="DeMTG, Swin-L, 512x512",
-        network=Network(
-            method="demt",
-            backbone="swin_large_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "pascal_demtg_swin_l", "DeMTG, Swin-L, 512x512", "demt", "swin_l", width=256, depth=2, heads=2, gated=True
     )

@@ -1,6 +1,6 @@
 """DeMTG with Swin-S on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", semseg=71.54, human_parts=61.49, sal=83.7, normals
 
 def recipe() -> Recipe:
     return paper(
-        name="pascal_demtg_swin_s",
-        summary="DeMTG, Swin-S, 512x512",
-        network=Network(
-            method="demt",
-            backbone="swin_small_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "pascal_demtg_swin_s", "DeMTG, Swin-S, 512x512", "demt", "swin_s", width=256, depth=2, heads=2, gated=True
     )

@@ -1,6 +1,6 @@
 """DeMTG with Swin-T on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -9,12 +9,5 @@ published = reported("DeMTG", semseg=69.44, human_parts=58.02, sal=83.31, normal
 
 def recipe() -> Recipe:
     return paper(
-        name="pascal_demtg_swin_t",
-        summary="DeMTG, Swin-T, 512x512",
-        network=Network(
-            method="demt",
-            backbone="swin_tiny_patch4_window7_224",
-            pretrained=True,
-            options={"width": 256, "depth": 2, "heads": 2, "gated": True},
-        ),
+        "pascal_demtg_swin_t", "DeMTG, Swin-T, 512x512", "demt", "swin_t", width=256, depth=2, heads=2, gated=True
     )

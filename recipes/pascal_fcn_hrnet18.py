@@ -4,14 +4,9 @@ One head per task and no exchange between them; `--tasks edge` and the like give
 that of ATRC's single-task networks.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._pascal import paper
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_fcn_hrnet18",
-        summary="Plain heads, HRNet18-S, 512x512",
-        network=Network(method="fcn", backbone="hrnet_w18_small_v2", pretrained=True),
-        rate=0.005,
-    )
+    return paper("pascal_fcn_hrnet18", "Plain heads, HRNet18-S, 512x512", "fcn", "hrnet18", rate=0.005)

@@ -3,13 +3,9 @@
 One head per task and no exchange between them; `--tasks edge` and the like give the single-task networks.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._pascal import paper
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_fcn_swin_t",
-        summary="Plain heads, Swin-T, 512x512",
-        network=Network(method="fcn", backbone="swin_tiny_patch4_window7_224", pretrained=True),
-    )
+    return paper("pascal_fcn_swin_t", "Plain heads, Swin-T, 512x512", "fcn", "swin_t")

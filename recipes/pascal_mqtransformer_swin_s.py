@@ -3,7 +3,7 @@
 The authors' code builds no Swin-S; this is their network on it.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -11,8 +11,4 @@ published = reported("MQTransformer", semseg=71.25, human_parts=60.11, sal=84.05
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_mqtransformer_swin_s",
-        summary="MQTransformer, Swin-S, 512x512",
-        network=Network(method="mqtransformer", backbone="swin_small_patch4_window7_224", pretrained=True),
-    )
+    return paper("pascal_mqtransformer_swin_s", "MQTransformer, Swin-S, 512x512", "mqtransformer", "swin_s")

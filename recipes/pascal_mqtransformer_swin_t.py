@@ -3,7 +3,7 @@
 The authors' code builds no Swin-T; this is their network on it.
 """
 
-from edgemtl.recipe import Network, Recipe
+from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
 
@@ -11,8 +11,4 @@ published = reported("MQTransformer", semseg=68.24, human_parts=57.05, sal=83.4,
 
 
 def recipe() -> Recipe:
-    return paper(
-        name="pascal_mqtransformer_swin_t",
-        summary="MQTransformer, Swin-T, 512x512",
-        network=Network(method="mqtransformer", backbone="swin_tiny_patch4_window7_224", pretrained=True),
-    )
+    return paper("pascal_mqtransformer_swin_t", "MQTransformer, Swin-T, 512x512", "mqtransformer", "swin_t")

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
@@ -16,8 +17,10 @@ from edgemtl import ledger
 from edgemtl.errors import UsageError, needs, reading
 from edgemtl.ledger import Found
 from edgemtl.show import err
-from edgemtl.target import Original
+from edgemtl.target import Original, Session
+from edgemtl.targets import _places
 from edgemtl.tasks import Size
+from edgemtl.threads import threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +55,7 @@ def build(original: Original, extra: str) -> Any:
             err.print(f"onnx: keeping the unsimplified graph: {problem}", style="yellow", highlight=False)
         else:
             model = onnx.load(simple)
+    _places.spread_when_loaded(model)
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"
@@ -63,32 +67,17 @@ def build(original: Original, extra: str) -> Any:
 def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
     import torch
 
+    from edgemtl.networks.session import Camera
     from edgemtl.quantization.names import tagged
-
-    class Camera(torch.nn.Module):
-        """The network with a camera's uint8 (1, H, W, 3) as input and its maps in the order of `names`."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.deployed = deployed
-
-        def forward(self, frame: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            maps = self.deployed(frame.permute(0, 3, 1, 2).float())
-            return tuple(maps[name] for name in names)
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
-            Camera().eval(),
-            (frame,),
-            path,
-            opset_version=OPSET,
-            dynamo=False,
-            input_names=["frame"],
+            Camera(deployed, names).eval(), (frame,), path, opset_version=OPSET, dynamo=False, input_names=["frame"],
             output_names=names,
-        )
+        )  # fmt: skip
 
 
 def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
@@ -174,26 +163,17 @@ def simplify(source: Path, result: Path) -> str | None:
     if run.returncode or not result.is_file():
         last = (run.stderr.strip() or run.stdout.strip() or "no message").splitlines()[-1]
         return f"onnxsim ended with status {run.returncode}: {last}"
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
+    if find_spec("onnxruntime") is None:
         return "onnxruntime is not installed, so the simplified graph cannot be compared with it"
-    return _difference(source, result, onnxruntime)
+    return _difference(source, result)
 
 
-def _difference(source: Path, result: Path, onnxruntime: Any) -> str | None:
+def _difference(source: Path, result: Path) -> str | None:
     """What the second graph computes otherwise than the first on random frames, or None."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )  # the files, not their fusions
-    try:
-        first, second = (
-            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (source, result)
-        )
-    except Exception as error:  # onnxruntime's own exceptions share no other ancestor
-        return f"ONNX Runtime does not load it: {str(error).splitlines()[0]}"
+    try:  # the files, not their fusions
+        first, second = (runtime(path, path, optimised=False) for path in (source, result))
+    except UsageError as error:
+        return str(error)
     names = [output.name for output in first.get_outputs()]
     if names != [output.name for output in second.get_outputs()]:
         return "it has other outputs"
@@ -243,13 +223,18 @@ def load(path: Path) -> Any:
         return onnx.load(path)
 
 
-def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] = ()) -> Any:
+def runtime(model: Path | bytes, path: Path, names: Iterable[str] = (), *, optimised: bool = True) -> Any:
     """A session of ONNX Runtime on the CPU for a file, or for a model that was made of the file at `path`.
 
     UsageError in one line, with the node's name, where ONNX Runtime refuses it or it lacks one of the outputs `names`.
     """
     import onnxruntime
 
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads() or 0
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     with reading(path, "ONNX Runtime"):
         source = str(model) if isinstance(model, Path) else model  # versions before 1.13 take no Path
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -258,6 +243,18 @@ def runtime(model: Path | bytes, path: Path, options: Any, names: Iterable[str] 
         if name not in outputs:
             raise UsageError(f"{path} has no output {name}; it has {', '.join(outputs)}")
     return session
+
+
+class RuntimeSession(Session):
+    """Maps of one frame at a time by ONNX Runtime, whose session it holds."""
+
+    def __init__(self, session: Any, names: list[str]) -> None:
+        self.session, self._names = session, names
+
+    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
+        maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
+        return {name: map[0] for name, map in zip(self._names, maps)}
 
 
 def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
@@ -405,16 +402,12 @@ def tensors(
     `more` gives further places of a graph.
     """
     import onnx
-    import onnxruntime
 
     model = load(path)
     inside = places(model.graph) | (more(model.graph) if more else {})
     extra = dict.fromkeys(value for value in inside.values() if value not in names)
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in extra)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = runtime(model.SerializeToString(), path, options)
+    session = runtime(model.SerializeToString(), path, optimised=False)
     outputs = [*names, *extra]
     values = dict(zip(outputs, session.run(outputs, {"frame": np.ascontiguousarray(frame)[None]})))
     yield from ((name, values[name]) for name in names)

@@ -39,10 +39,12 @@ class TorchTensorRT(Target):
         torch, compiler = _there("modelopt" if original.precision == "int8" else "")
         if original.precision == "int8":
             quantize_by_amax(original.deployed)
-        names = list(original.tasks)
+        from edgemtl.networks.session import Camera
+
+        camera = Camera(original.deployed, list(original.tasks))
         frame = torch.zeros(1, *original.size, 3, dtype=torch.uint8, device="cuda")
         with torch.no_grad():
-            program = torch.export.export(camera(original.deployed, names).eval().cuda(), (frame,))
+            program = torch.export.export(camera.eval().cuda(), (frame,))
             compiled = compiler.dynamo.compile(
                 program,
                 arg_inputs=[frame],
@@ -77,9 +79,9 @@ class TorchTensorRTSession(Session):
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        given = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
+        batch = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
         with self._busy, self._torch.inference_mode():
-            return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(given))}
+            return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(batch))}
 
 
 def _there(also: str = "") -> tuple[Any, Any]:
@@ -96,22 +98,6 @@ def _there(also: str = "") -> tuple[Any, Any]:
     import torch_tensorrt
 
     return torch, torch_tensorrt
-
-
-def camera(deployed: nn.Module, names: list[str]) -> nn.Module:
-    """The network for uint8 frames (1, H, W, 3), with its maps in the order of `names`."""
-    from torch import Tensor, nn
-
-    class Camera(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.deployed = deployed
-
-        def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-            maps = self.deployed(frame.float().permute(0, 3, 1, 2))
-            return tuple(maps[name] for name in names)
-
-    return Camera()
 
 
 def quantize_by_amax(deployed: nn.Module) -> None:
@@ -134,8 +120,7 @@ def quantize_by_amax(deployed: nn.Module) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             largest = self.largest.reshape([-1] + [1] * (x.ndim - 1)) if self.largest.ndim else self.largest
-            made: torch.Tensor = torch.ops.tensorrt.quantize_op(x, largest, 8, 0, False, False)
-            return made
+            return torch.ops.tensorrt.quantize_op(x, largest, 8, 0, False, False)
 
     network = deployed.network
     assert isinstance(network, torch.nn.Module)
@@ -144,9 +129,9 @@ def quantize_by_amax(deployed: nn.Module) -> None:
             raise CheckFailed(
                 f"{quantizer.name}: scales along axis {quantizer.axis}; Torch-TensorRT takes axis 0 alone"
             )
-        made = Quantize(quantizer.scale)
+        replacement = Quantize(quantizer.scale)
         for slot in places:
-            quantizers.refill(network, slot, made)
+            quantizers.refill(network, slot, replacement)
 
 
 target = TorchTensorRT()

@@ -16,7 +16,7 @@ from edgemtl.errors import CheckFailed
 from edgemtl.quantization import weights
 from tests import toy
 
-ONNX = {"onnx": ("model.onnx", "model.webgpu.onnx"), "tensorrt": ("model.onnx", "model.fp16.onnx")}
+ONNX = {"onnx": ("model.onnx", "model.webgpu.onnx", "model.wasm.onnx"), "tensorrt": ("model.onnx", "model.fp16.onnx")}
 FILES = [(target, file) for target, files in ONNX.items() for file in files]
 FILES += [("openvino", "model.xml"), ("coreml", "")]
 PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "onnxruntime", "coreml": "coremltools"}

@@ -100,6 +100,11 @@ def test_the_wheel_adds_one_name_and_holds_every_file(wheel: Path) -> None:
 
 
 @pytest.mark.network
+def test_the_wheel_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < 15e6  # and 25e6 with the browser's page, of 9.6e6
+
+
+@pytest.mark.network
 def test_who_installs_it_sees_its_types(clean: Path, tmp_path: Path) -> None:
     code = (
         "from edgemtl import Predictor\nfrom edgemtl.targets.onnx import ONNX\nreveal_type(Predictor)\nONNX().open(1)\n"

@@ -1,27 +1,24 @@
 """The bundled model: small, whole, exact, and near the float network beside it."""
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import edgemtl
-from edgemtl import Predictor, recipe
+from edgemtl import Predictor, bundled, recipe
 from edgemtl.data import scenes
 from edgemtl.deployment.verify import verify
+from edgemtl.device.readback import read_back
 from edgemtl.networks.prepare import load_float
 from edgemtl.run import Run
 
 pytestmark = pytest.mark.slow
 
-ZOO = Path(edgemtl.__file__).parent / "zoo" / "nyud_edge"
+ZOO = bundled.run("nyud_edge")
 
 
-def test_it_fits_into_twenty_megabytes_and_has_a_card():
-    assert sum(file.stat().st_size for file in ZOO.rglob("*")) < 20e6
+def test_it_is_small_and_has_a_card():
+    assert sum(file.stat().st_size for file in (bundled.ZOO / "nyud_edge").iterdir()) < 10.5e6
     assert "research" in (ZOO / "README.md").read_text(encoding="utf-8")
 
 
@@ -32,11 +29,18 @@ def test_it_is_what_the_recipe_describes_and_knows_its_scores():
     assert manifest.scores["semseg"]["miou"] > 30
 
 
-def test_the_artifact_is_verified_by_what_is_bundled(tmp_path):
-    copied = shutil.copytree(ZOO, tmp_path / "run")
-    found = verify(copied / "openvino", frames=2)
+@pytest.mark.parametrize("target, package", [("onnx", "onnx"), ("tensorrt", "onnx"), ("coreml", "coremltools")])
+def test_the_other_artifacts_hold_the_same_codes(target, package):
+    pytest.importorskip(package)
+    found = read_back(ZOO / target)
+    assert found["ok"] and found["matches"] == found["entries"] > 200
+
+
+def test_the_artifact_is_verified_by_what_is_bundled():
+    found = verify(ZOO / "openvino", frames=2)
     assert found["ok"] and found["islands"] == {} and found["codes"]["certain"] == found["codes"]["quantizers"] > 100
     assert all(task["equal"] for task in found["tasks"].values())
+    assert not (ZOO / "verify.json").exists()
     manifest = Predictor(ZOO / "openvino").manifest
     assert set(manifest.exact) == set(manifest.tasks) and manifest.needs == ()
 

@@ -28,3 +28,15 @@ class DataSet(Protocol):
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from; none of what is rendered."""
         return {}
+
+
+class Named(DataSet):
+    """A data set that has a list of its frames' `names`."""
+
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]

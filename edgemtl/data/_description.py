@@ -156,21 +156,21 @@ class Classes(Labels):
     def read(self, path: Path) -> np.ndarray:
         coloured = any(isinstance(code, str) for codes in self.classes.values() for code in codes)
         codes = _colours(path) if coloured else _plane(path)
-        said = self._table(coloured)
-        known = np.array(sorted(said))
+        numbers = self._table(coloured)
+        known = np.array(sorted(numbers))
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
         if (strange := known[place] != codes).any():
             value = codes[strange].flat[0].item()
             shown = f"#{value:06x}" if coloured else value
             allowed = ", ".join(f"#{code:06x}" if coloured else str(code) for code in known.tolist())
             raise UsageError(f"{path} holds {shown}, which is no class and not ignored; {FILE} has {allowed}")
-        return np.array([said[code] for code in known.tolist()], np.uint8)[place]
+        return np.array([numbers[code] for code in known.tolist()], np.uint8)[place]
 
     def _table(self, coloured: bool) -> dict[int, int]:
         """The class id, or 255, of every number that may occur."""
         every = [*enumerate(self.classes.values()), (IGNORED, self.ignored)]
-        said = {_number(code): number for number, codes in every for code in codes}
-        return said if coloured else {IGNORED: IGNORED} | said
+        numbers = {_number(code): number for number, codes in every for code in codes}
+        return numbers if coloured else {IGNORED: IGNORED} | numbers
 
 
 def _number(code: Code) -> int:
@@ -342,13 +342,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Description:
 
 
 def _problem(error: ValidationError) -> str:
-    """One line for the first thing wrong: where, the value, what is allowed."""
+    """One line for the first thing wrong: where, the value if it is a plain one, what is allowed."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = first["input"]
+    where, value = ".".join(str(part) for part in first["loc"]), first["input"]
     shown = f"={value!r}" if isinstance(value, (str, int, float)) else ""
-    said = str(first.get("ctx", {}).get("error", "")) or first["msg"][0].lower() + first["msg"][1:]
-    return f"{where}{shown}: {said}" if where else said
+    text = str(first.get("ctx", {}).get("error", "")) or first["msg"][0].lower() + first["msg"][1:]
+    return f"{where}{shown}: {text}" if where else text
 
 
 def expected(found: Mapping[str, Task], classes: Mapping[str, Iterable[str]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.data import DataSet
+from edgemtl.data import Named
 from edgemtl.data import _description as lines
 from edgemtl.data._files import check_size, read_image, read_names
 from edgemtl.errors import UsageError, unknown
@@ -20,7 +20,7 @@ FRAMES = {"train": None, "val": None}  # no size is prescribed
 UNPACKED = ()
 
 
-class Folder(DataSet):
+class Folder(Named):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...], description: lines.Description) -> None:
@@ -38,12 +38,6 @@ class Folder(DataSet):
                 raise UsageError(
                     f"{missing} is missing, as {task} labels of all {len(self.names)} frames of {split} are"
                 )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
 
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from; those that may be missing and are, are not."""
@@ -118,6 +112,6 @@ def open(
     """
     if root is None:
         raise UsageError(f"the data set folder needs its folder: --data DIR or EDGEMTL_DATA; {WHERE}")
-    said = lines.read(Path(root)) if description is None else lines.parse(description, "data.options.description")
-    lines.expected(said.tasks, classes or {})
-    return Folder(Path(root), split, tasks, said)
+    stated = lines.read(Path(root)) if description is None else lines.parse(description, "data.options.description")
+    lines.expected(stated.tasks, classes or {})
+    return Folder(Path(root), split, tasks, stated)

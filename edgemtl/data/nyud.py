@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from edgemtl.data import DataSet
+from edgemtl.data import Named
 from edgemtl.data._files import (
     PICTURES,
     check_array,
@@ -71,7 +71,7 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...], Callable[[Path, np.ndarray], np.n
 READ = {"normals": read_image}  # the pictures that are no numbers
 
 
-class Nyud(DataSet):
+class Nyud(Named):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...]):
@@ -91,12 +91,6 @@ class Nyud(DataSet):
             missing = self.root / folder / (self.names[0] + endings[0])
             raise UsageError(f"NYUD-v2 data: {missing} is missing; {WHERE}")
         return self.root / folder, (usual, *(ending for ending in endings if ending != usual))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
 
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from."""

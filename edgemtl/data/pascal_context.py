@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from edgemtl import show
-from edgemtl.data import DataSet
+from edgemtl.data import Named
 from edgemtl.data._files import (
     check_array,
     check_size,
@@ -126,7 +126,7 @@ READ: dict[str, Callable[[tuple[Path, ...], Size], np.ndarray]] = {
 }
 
 
-class PascalContext(DataSet):
+class PascalContext(Named):
     """Frames of one split with the labels of some tasks."""
 
     def __init__(self, root: Path, split: str, tasks: tuple[str, ...], people_only: bool):
@@ -141,12 +141,6 @@ class PascalContext(DataSet):
                 raise UsageError(f"PASCAL-Context data: {missing} is missing; {WHERE}")
         if people_only:
             self.names = self._with_people()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        return self.names[index]
 
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
         """The files that the image and each task's label are read from, whether they exist or not."""

@@ -111,17 +111,17 @@ def layer_values(deployed: nn.Module, frame: np.ndarray, values: dict[str, np.nd
 
 def _assign(values_of: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> dict[Place, np.ndarray]:
     """The artifact's value for each call. Converters number calls of one module as they like: the closest is taken."""
-    found: dict[str, list[np.ndarray]] = {}
+    by_name: dict[str, list[np.ndarray]] = {}
     for place, value in values.items():
-        found.setdefault(ledger.entry_name(place), []).append(value)
+        by_name.setdefault(ledger.entry_name(place), []).append(value)
     placed: dict[Place, np.ndarray] = {}
     for name, outputs in values_of.items():
-        here = found.get(name, [])
-        if len(here) != len(outputs) or {value.shape for value in here} != {output.shape for output in outputs}:
+        theirs = by_name.get(name, [])
+        if len(theirs) != len(outputs) or {value.shape for value in theirs} != {output.shape for output in outputs}:
             continue
-        far = [[min(layer_difference(a, b)[0], 1e9) if a.shape == b.shape else 1e12 for a in here] for b in outputs]
+        far = [[min(layer_difference(a, b)[0], 1e9) if a.shape == b.shape else 1e12 for a in theirs] for b in outputs]
         for call, index in zip(*linear_sum_assignment(far)):
-            placed[name, int(call)] = here[index]
+            placed[name, int(call)] = theirs[index]
     return placed
 
 

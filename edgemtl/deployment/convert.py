@@ -9,47 +9,50 @@ from typing import Any, Sequence
 import torch
 from torch import nn
 
-from edgemtl import artifact, show
+from edgemtl import artifact, bundled, show
 from edgemtl import recipe as recipes
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
-from edgemtl.errors import UsageError, unknown
-from edgemtl.files import read_json, replacing_folder, sha256
+from edgemtl.errors import UsageError
+from edgemtl.files import read_entries, replacing_folder, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, describe_weights, form_of
-from edgemtl.target import Original, Target, load_target
+from edgemtl.target import Original, load_target
 from edgemtl.tasks import Size
 
 
 def convert(
-    run: Path | Run,
+    run: Path | Run | str,
     *,
     target: str,
     precision: str = "int8",
     tasks: Sequence[str] | None = None,
+    out: Path | None = None,
     settings: Sequence[str] = (),
 ) -> Path:
-    """The artifact's folder: RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
+    """The artifact's folder: `out`, or else RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
-    With `tasks` the artifact has these alone, and of the network what they need: RUN/TARGET-depth+normals. Their maps
-    are those of the whole artifact. `settings` are the target's own, such as "ios=18". An artifact that is already
-    there is replaced when the new one is complete. UsageError for a target, a precision, a task or a setting that does
-    not exist, a run without the weights, a missing package, or a folder that cannot be written.
+    The run is a folder, or a bundled model by its name, which needs `out`. With `tasks` the artifact has only these,
+    and only what of the network they need: RUN/TARGET-depth+normals. Their maps are those of the whole artifact.
+    `settings` are the target's own, such as "ios=18". An existing artifact is replaced when the new one is complete.
+    UsageError for an unknown target, precision, task or setting, a run without the weights, a missing package, or a
+    folder that cannot be written or holds something else.
     """
     chosen = load_target(target)
     if precision not in chosen.precisions:
         raise UsageError(f"unknown precision {precision!r}; target {target} offers {', '.join(chosen.precisions)}")
-    options = _options(target, chosen, settings)
-    run = Run(run)
+    given, run = run, Run(run if isinstance(run, Run) else bundled.run(run))
+    known = [field.name for field in fields(chosen.options)]
+    options = recipes.parse_settings(settings, f"target {target}", known)
     recipe, file = run.recipe, run.need(form_of(precision))
     kept = recipe if tasks is None else recipes.only(recipe, list(tasks))
     cut = [] if kept.tasks.keys() == recipe.tasks.keys() else list(kept.tasks)
     started = time.monotonic()
-    folder = run.artifact(target, precision, cut)
+    folder = _folder(given, run, out, run.artifact(target, precision, cut))
     with show.err.status(f"converting {file} for {target}"), replacing_folder(folder) as temporary:
         facts = _facts(kept, precision)
         deployed = weights.load(run, form_of(precision))
@@ -74,9 +77,21 @@ def convert(
         artifact.write(temporary, manifest)
     megabytes = artifact.size(manifest) / 1e6
     seconds = time.monotonic() - started
-    show.out.print(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s", highlight=False, soft_wrap=True)
-    show.out.print(f"next: edgemtl verify {folder}", highlight=False, soft_wrap=True)
+    show.line(f"{folder}: {precision}, {megabytes:.2f} MB, {seconds:.1f} s")
+    named = f" --run {given}" if out is not None and folder.resolve().parent != run.folder.resolve() else ""
+    show.line(f"next: edgemtl verify {folder}{named}")
     return folder
+
+
+def _folder(given: Path | Run | str, run: Run, out: Path | None, usual: Path) -> Path:
+    """Where the artifact goes; UsageError where it would replace something else, or a bundled model has no `out`."""
+    if out is None:
+        if Path(given) != run.folder:
+            raise UsageError(f"{given} is a bundled model; name the artifact's folder with --out DIR")
+        return usual
+    if out.exists() and not (out / artifact.FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an artifact's folder; name another one")
+    return out
 
 
 def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
@@ -87,24 +102,9 @@ def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
 
 
 def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[str, Any] | None = None) -> str:
-    """The name of the file in which frames, the network's maps of them and the manifest's words are kept.
-
-    See edgemtl.device.selftest.
-    """
+    """Writes the self-test, see edgemtl.device.selftest, and gives its file's name."""
     frames, session = selftest.frames(size), TorchSession(deployed, "cpu")
     return selftest.write(folder, frames, [session(frame) for frame in frames], words)
-
-
-def _options(name: str, target: Target, settings: Sequence[str]) -> dict[str, Any]:
-    """What settings such as "ios=18" say, for fields of the target's `options`."""
-    known = [field.name for field in fields(target.options)]
-    found = {}
-    for setting in settings:
-        key, value = recipes.parse_setting(setting)
-        if key not in known:
-            raise unknown(f"setting of target {name}", key, known)
-        found[key] = value
-    return found
 
 
 def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
@@ -116,9 +116,8 @@ def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
 
 
 def _scores(run: Run, file: Path) -> Scores:
-    """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
-    entry: dict[str, Any] = read_json(run.scores).get(file.stem, {}) if run.scores.is_file() else {}
+    """The scores of these very weights: those that `evaluate` wrote, else those that training wrote."""
+    entry = read_entries(run.scores).get(file.stem, {})
     if entry.get("weights_sha256") == sha256(file):
-        found: Scores = entry["tasks"]
-        return found
+        return entry["tasks"]
     return checkpoint.about(file).get("scores") or {}

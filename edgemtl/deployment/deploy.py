@@ -4,7 +4,8 @@ A destination is a file in `destinations/`. It defines
 
     pack(source: Path, manifest: Manifest, folder: Path) -> Packed
 
-which fills an empty folder from the artifact in `source` and says what to type on the other machine.
+which fills an empty folder from the artifact in `source` and says what to type on the other machine, and TARGETS, the
+targets whose artifacts it takes, best first, if not those of all.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgemtl import artifact, registry, show, signing
+from edgemtl import artifact, bundled, registry, show, signing
 from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.deployment import bom
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, read_json, replacing_folder, write_json
+from edgemtl.files import dumps, read_entries, read_json, replacing_folder, write_json
 from edgemtl.run import run_of
 from edgemtl.target import load_target
 
@@ -43,10 +44,17 @@ class Packed:
 
 
 def deploy(
-    source: Path, folder: Path, *, to: str, sign: Path | None = None, untested: bool = False, as_json: bool = False
+    source: Path | str,
+    folder: Path,
+    *,
+    to: str,
+    sign: Path | None = None,
+    untested: bool = False,
+    as_json: bool = False,
 ) -> dict[str, Any]:
     """What was written into `folder` and what is known of it, printed as a table, or as JSON with `as_json`.
 
+    `source` is an artifact's folder or the name of a bundled model, of which the destination's target is taken.
     The folder also gets a list of all files and a bill of materials. With `sign`, a private key, both the artifact and
     the folder are signed.
 
@@ -60,8 +68,10 @@ def deploy(
     return result
 
 
-def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
-    pack: Callable[[Path, Manifest, Path], Packed] = registry.load(DESTINATIONS, to).pack
+def _write(model: Path | str | None, folder: Path, to: str, untested: bool, sign: Path | None = None) -> dict[str, Any]:
+    destination = registry.load(DESTINATIONS, to)
+    pack: Callable[[Path, Manifest, Path], Packed] = destination.pack
+    source = bundled.folder(model, getattr(destination, "TARGETS", ()))
     manifest = artifact.read(source)
     _ours(folder, source)
     with show.err.status(f"testing {source} on this machine"):
@@ -89,15 +99,17 @@ def _write(source: Path, folder: Path, to: str, untested: bool, sign: Path | Non
 
 
 @contextmanager
-def deployed(path: Path, to: str, *, untested: bool = False) -> Iterator[Path]:
-    """The folder that deploy wrote for `to`: `path` itself, or one for the artifact in it that vanishes afterwards."""
-    about = read_json(path / RECEIPT) if (path / RECEIPT).is_file() else {}
-    if about.get("to") == to:
-        yield path
+def deployed(model: Path | str | None, to: str, *, untested: bool = False) -> Iterator[Path]:
+    """The folder that deploy wrote for `to`: the one that is named, or one for a model that vanishes afterwards.
+
+    The model is an artifact's folder, the name of a bundled one, or nothing: the bundled one.
+    """
+    if model is not None and read_entries(Path(model, RECEIPT)).get("to") == to:
+        yield Path(model)
         return
     with TemporaryDirectory(prefix=f"edgemtl-{to}-") as temporary:
         folder = Path(temporary) / to
-        _write(path, folder, to, untested)
+        _write(model, folder, to, untested)
         yield folder
 
 
@@ -135,8 +147,8 @@ def _ours(folder: Path, source: Path) -> None:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UsageError(f"{folder} exists and was not written by `edgemtl deploy`; name another folder or remove it")
     known = {RECEIPT, signing.SIGNATURE, *about.get("files", {})}
-    found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
-    if other := next((name for name in found if name not in known), None):
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    if other := next((name for name in names if name not in known), None):
         raise UsageError(f"{folder} holds {other}, which deploy did not write; move it or name another folder")
 
 
@@ -162,7 +174,7 @@ def _show(result: dict[str, Any]) -> None:
     rows += [("checked here", line) for line in result["checked"]]
     rows += [("not checked here", line) for line in result["unchecked"]]
     show.table(f"{result['folder']}, for {result['to']}", ("what", "value"), rows, left=2)
-    show.out.print(f"next: {result['start']}", highlight=False, markup=False, soft_wrap=True)
+    show.line(f"next: {result['start']}")
 
 
 def copied(names: list[str], source: Path, folder: Path) -> None:

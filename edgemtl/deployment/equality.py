@@ -36,21 +36,21 @@ def code_differences(
     """
     sure, cut = certain(reference.network, proof), isinstance(reference.network.activate, Kept)
     differing: dict[str, float] = {}
-    told: set[str] = set()
+    compared: set[str] = set()
     for frame in frames:
-        found: dict[str, list[np.ndarray]] = {}
+        values_of: dict[str, list[np.ndarray]] = {}
         inside = target.tensors(path, manifest, frame, device)
         if inside is None:
             return None
         for place, value in inside:
-            found.setdefault(ledger.entry_name(place), []).append(value)
+            values_of.setdefault(ledger.entry_name(place), []).append(value)
         wanted_maps = {task: [map[None]] for task, map in reference(frame).items() if task in proof.exact}
         for name, wanted in (quantizer_outputs(reference, frame) | wanted_maps).items():
-            here = found.get(name, [])
-            if here:
-                told.add(name)
-                shares = [[_share(value, want) for value in here] for want in wanted]
-                if cut and len(here) < len(wanted):  # each is one of torch's, which runs the other tasks as well
+            values = values_of.get(name, [])
+            if values:
+                compared.add(name)
+                shares = [[_share(value, want) for value in values] for want in wanted]
+                if cut and len(values) < len(wanted):  # each is one of torch's, which runs the other tasks as well
                     shares = [list(column) for column in zip(*shares)]
                 share = max(map(min, shares))
                 if share:
@@ -58,11 +58,11 @@ def code_differences(
     wrong = sorted(name for name in differing if name in sure | set(proof.exact))
     return {
         "frames": len(frames),
-        "quantizers": len(told - set(proof.exact)),
-        "certain": len(told & sure),
+        "quantizers": len(compared - set(proof.exact)),
+        "certain": len(compared & sure),
         "differing": differing,
         "wrong": wrong,
-        "ok": not wrong and bool(told),
+        "ok": not wrong and bool(compared),
     }
 
 
@@ -73,16 +73,16 @@ def certain(deployed: nn.Module, proof: Proof) -> set[str]:
         quantizer = deployed.get_submodule(scale.removesuffix(".scale"))
         assert isinstance(quantizer, FakeQuantize)
         every.setdefault(quantizer.name, set()).add(not islands)
-    return {name for name, found in every.items() if found == {True}}
+    return {name for name, certainties in every.items() if certainties == {True}}
 
 
 def quantizer_outputs(reference: TorchSession, frame: np.ndarray) -> dict[str, list[np.ndarray]]:
     """What each activation's quantizer gives for a frame in torch, one for each time that it runs."""
-    made: dict[str, list[np.ndarray]] = {}
+    outputs: dict[str, list[np.ndarray]] = {}
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         assert isinstance(module, FakeQuantize)
-        made.setdefault(module.name, []).append(output.numpy().copy())
+        outputs.setdefault(module.name, []).append(output.numpy().copy())
 
     deployed: Any = reference.network
     watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
@@ -92,7 +92,7 @@ def quantizer_outputs(reference: TorchSession, frame: np.ndarray) -> dict[str, l
     finally:
         for hook in hooks:
             hook.remove()
-    return made
+    return outputs
 
 
 def hash_maps(maps: Iterable[Mapping[str, np.ndarray]]) -> str:

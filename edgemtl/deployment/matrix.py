@@ -14,7 +14,7 @@ from edgemtl.deployment.verify import verify
 from edgemtl.device import processor
 from edgemtl.device.evaluate import Scores, evaluate, read_scores
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_json, replacing, sha256
+from edgemtl.files import add_json, read_entries, replacing, sha256
 from edgemtl.run import FORMS, Run, form_of
 from edgemtl.target import load_target
 from edgemtl.tasks import Task, delta_m
@@ -66,7 +66,7 @@ def matrix(
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(markdown(table, limit, _command(runs, targets, data, limit, out)), encoding="utf-8")
-        show.out.print(f"{out}: {sum(map(len, table.values()))} rows", highlight=False, soft_wrap=True)
+        show.line(f"{out}: {sum(map(len, table.values()))} rows")
     wrong = [f"{run}, {row.target} {row.precision}" for run, rows in table.items() for row in rows if not row.ok]
     if wrong:
         raise CheckFailed(f"did not pass: {'; '.join(wrong)}")
@@ -91,7 +91,7 @@ def markdown(table: dict[Path, list[MatrixRow]], limit: int | None, command: str
         recipe = Run(run).recipe
         header = _header(recipe.tasks)
         lines = [header, ["---"] * len(header), *(_cells(row, recipe.tasks) for row in rows)]
-        frames = _entry(*_kept(Run(run), "float", limit)).get("frames")
+        frames = read_scores(*_kept(Run(run), "float", limit)).get("frames")
         parts.append(f"## {recipe.name}\n\n{recipe.summary}. Scores over {frames} frames of the val split.\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         parts += [f"- {row.target} {row.precision}: {'; '.join(row.checks)}" for row in rows if row.checks]
@@ -156,14 +156,14 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
     except CheckFailed as error:
         return MatrixRow(target, precision, checked=f"refused: {error}", ok=False)
     digest = artifact.digest(manifest)
-    verification = _entry(run.verified, folder.name)
+    verification = read_entries(run.verified).get(folder.name, {})
     if verification.get("digest") != digest:
         try:
             verify(folder, data=data)
         except CheckFailed as error:
             show.err.print(str(error), style="red", highlight=False)
             why = str(error)
-        verification = _entry(run.verified, folder.name)
+        verification = read_entries(run.verified).get(folder.name, {})
         if verification.get("digest") != digest:  # it broke off before there was anything to keep
             return MatrixRow(target, precision, checked=f"FAILED; {why}", ok=False)
     measure = partial(evaluate, folder, data=data, untested=True)
@@ -200,22 +200,16 @@ def _scores(
 ) -> Scores:
     """The scores of weights or an artifact of a run, measured where none are kept that are `of` these very files."""
     file, key = _kept(run, name, limit)
-    if not of.items() <= _entry(file, key).items():
+    if not of.items() <= read_scores(file, key).items():
         measured = measure(limit=limit)
         if limit is not None:
             add_json(file, key, {"frames": measured["frames"], "tasks": measured["tasks"], **of})
-    scores: Scores = read_scores(file, key)["tasks"]
-    return scores
+    return read_scores(file, key)["tasks"]
 
 
 def _kept(run: Run, name: str, limit: int | None) -> tuple[Path, str]:
     """Where scores are kept, and under which key."""
     return (run.scores, name) if limit is None else (run.partial_scores, f"{name}, {limit} frames")
-
-
-def _entry(file: Path, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = read_json(file).get(name, {}) if file.is_file() else {}
-    return entry
 
 
 def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | None) -> MatrixRow:
@@ -259,7 +253,7 @@ def _checks(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _header(tasks: dict[str, Task]) -> list[str]:
-    scores = [f"{task.title}, {task.headline}{f' ({task.unit})' if task.unit else ''}" for task in tasks.values()]
+    scores = [task.heading for task in tasks.values()]
     return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgemtl import artifact, show
 from edgemtl.artifact import Manifest
-from edgemtl.device.bounds import BOUNDS, Bounds, bounds_of, differences
+from edgemtl.device.bounds import BOUNDS, COLUMNS, Bounds, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.record import Recording, read, told
 from edgemtl.errors import CheckFailed, UsageError
@@ -41,8 +41,8 @@ def check_recording(
     for image in show.track(list(recorded.frames), f"verify {recording}"):
         for by, session in sessions.items():
             maps = session(image)
-            for task, found in wanted[by].items():
-                found.append(maps[task])
+            for task, of_frames in wanted[by].items():
+                of_frames.append(maps[task])
     # A device's kernels add in orders of their own, so a target's bounds hold here only where they are the wider ones.
     kind = "half" if manifest.precision == "int8" else manifest.precision
     own, usual = bounds_of(manifest, kind != "half"), BOUNDS[kind]
@@ -99,15 +99,9 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         print(dumps(result, indent=1))
         return
     rows = [
-        (
-            by,
-            task,
-            *("" if one.get(key) is None else f"{one[key]:.3g}" for key in ("max", "rms", "relative_rms")),
-            f"{100 * one['agreement']:.3f} %" if "agreement" in one else "",
-            "ok" if one["ok"] else "DIFFERS",
-        )
+        (by, task, *cells(one), "ok" if one["ok"] else "DIFFERS")
         for by, tasks in result["against"].items()
         for task, one in tasks.items()
     ]
     title = "{artifact}, {how}, {device}: {frames} frames, {source}".format(**result)
-    show.table(title, ("against", "task", "max", "rms", "rms / std", "same class", ""), rows, left=2)
+    show.table(title, ("against", "task", *COLUMNS, ""), rows, left=2)

@@ -11,7 +11,7 @@ from edgemtl.artifact import Manifest
 from edgemtl.deployment import blame, equality
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.device import processor, readback, selftest
-from edgemtl.device.bounds import bounds_of, differences
+from edgemtl.device.bounds import COLUMNS, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.files import difference, dumps, keep, sha256
@@ -25,6 +25,8 @@ from edgemtl.recipe import Recipe, only
 from edgemtl.run import Run, form_of, run_of
 from edgemtl.target import Target, load_target
 
+Pairs = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # by task: the artifact's map and torch's of each frame
+
 
 def verify(
     path: Path,
@@ -37,13 +39,17 @@ def verify(
 ) -> dict[str, Any]:
     """How far each task's maps lie from those of the torch model in `run` (default: the folder around the artifact).
 
-    The float weights for fp32 and fp16, the frozen int8 form for int8. Frames come from the val split of the recipe's
-    data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says which.
-    An int8 artifact's files are first read back and held against the ledger, see `readback`, and a target's own static
-    checks are made. Then codes must be torch's at every quantizer that depends on no island (see `proof`), on the first
-    frame, and so must every bit of a map that is exact, on all. Files that `device` does not run are run by the devices
-    that the target's `others` names, and held against torch as well. CheckFailed where one of these fails, the run was
-    trained again since, a map has another shape, or another difference exceeds the bounds (see `bounds`).
+    That model is the float one for fp32 and fp16, the fine-tuned one for int8. Frames come from the val split of the
+    recipe's data where that is at hand, else from rendered scenes; the result, also kept in the run's verify.json, says
+    which.
+
+    An int8 artifact's files are first read back and compared with the ledger (see `readback`), and a target's own
+    static checks are made. Then, on the first frame, the artifact must have torch's codes at every quantizer that
+    depends on no island (see `proof`), and on all frames every bit of the maps that are exact. Files that `device` does
+    not run are run by the devices that the target's `others` names, and compared with torch as well.
+
+    CheckFailed where one of these fails, the run was trained again since, a map has another shape, or a difference
+    exceeds the bounds (see `bounds`).
     """
     if frames < 1:
         raise UsageError(f"frames={frames}: at least one is needed")
@@ -59,56 +65,55 @@ def verify(
     if sha256(file) != manifest.weights_sha256:
         raise CheckFailed(f"{file} has changed since {path} was converted from it (retrained?); convert again")
     target = load_target(manifest.target)
-    checks = target.check(path, manifest)
-    held = readback.compare_with_ledger(path, manifest, run) if manifest.precision == "int8" else None
+    int8 = manifest.precision == "int8"
+    session, float32 = predictor.session, predictor.session.float32
+    ledger = readback.compare_with_ledger(path, manifest, run) if int8 else None
     reference = weights.session(run, form_of(manifest.precision), "cpu")
     if cut:
         narrow(reference.network, stated.tasks)
-
     source, images = frames_of(stated, data, frames)
-    shown = proof.prove(reference.network, torch.zeros(1, 3, *stated.size)) if manifest.precision == "int8" else None
-    checks = [*checks, *_check_of_exact(manifest, shown), _check_of_selftest(path, manifest, reference)]
-    exact = shown.exact if shown and predictor.session.float32 else ()
-    held_codes = None
-    where = device if predictor.session.float32 else target.exactly
-    if shown and (predictor.session.float32 or where):
+    fitted = [fit(image, manifest.size, manifest.fit) for image in images]
+    exactness = proof.prove(reference.network, torch.zeros(1, 3, *stated.size)) if int8 else None
+    exact = exactness.exact if exactness and float32 else ()
+    checks = [*target.check(path, manifest), *_check_of_exact(manifest, exactness)]
+    checks.append(_check_of_selftest(path, manifest, reference))
+    codes = None
+    where = device if float32 else target.exactly
+    if exactness and (float32 or where):
         with show.err.status(f"comparing the codes of {path} with torch's"):
-            first = [fit(images[0], manifest.size, manifest.fit)]
-            held_codes = equality.code_differences(target, path, manifest, first, reference, shown, where)
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {task: [] for task in manifest.tasks}
+            codes = equality.code_differences(target, path, manifest, fitted[:1], reference, exactness, where)
+    pairs: Pairs = {task: [] for task in manifest.tasks}
     unsound: dict[str, str] = {}  # by task, in the first frame where it is
-    for index, image in enumerate(show.track(images, f"verify on {source}")):
-        frame = fit(image, manifest.size, manifest.fit)
-        got, wanted = predictor.session(frame), reference(frame)
-        for task, found in pairs.items():
-            want = wanted[task]
-            if got[task].shape != want.shape:
-                raise CheckFailed(f"{path}: {task} has shape {got[task].shape}, torch gives {want.shape}")
-            found.append((got[task], want))
-            if problem := manifest.tasks[task].problem(got[task]):
+    for index, frame in enumerate(show.track(fitted, f"verify on {source}")):
+        maps, wanted = session(frame), reference(frame)
+        for task, of_frames in pairs.items():
+            if maps[task].shape != wanted[task].shape:
+                raise CheckFailed(f"{path}: {task} has shape {maps[task].shape}, torch gives {wanted[task].shape}")
+            of_frames.append((maps[task], wanted[task]))
+            if problem := manifest.tasks[task].problem(maps[task]):
                 unsound.setdefault(task, f"{task} is {problem} (frame {index})")
     checks += [Check("maps", False, text) for text in unsound.values()]
-    checks = [*checks, *predictor.session.problems()]
-    if shown and where and not predictor.session.float32:
+    checks += session.problems()
+    if exactness and where and not float32:
         with show.err.status(f"comparing the layers of {path} with torch's"):
-            checks.append(_check_of_layers(target, path, manifest, images[0], reference, where))
+            checks.append(_check_of_layers(target, path, manifest, fitted[0], reference, where))
     for other in target.others(path, manifest, device):
         with show.err.status(f"verifying what {other} runs of {path}"):
-            checks.append(_check_of_other(target, path, manifest, other, images, pairs, reference, shown))
-    bounds = bounds_of(manifest, predictor.session.float32)
-    tasks = {
-        task: differences(np.stack([a for a, _ in p]), np.stack([b for _, b in p]), bounds) for task, p in pairs.items()
-    }
-    for task, values in pairs.items():
-        tasks[task]["equal"] = all(np.array_equal(a, b) for a, b in values)
-        tasks[task]["exact"] = task in exact
-        tasks[task]["ok"] &= tasks[task]["equal"] or task not in exact
+            checks.append(_check_of_other(target, path, manifest, other, fitted, pairs, reference, exactness))
+    bounds = bounds_of(manifest, float32)
+    tasks = {}
+    for task, of_frames in pairs.items():
+        ours, theirs = map(np.stack, zip(*of_frames))
+        differing = differences(ours, theirs, bounds)
+        equal = all(np.array_equal(map, want) for map, want in of_frames)
+        ok = differing.pop("ok") and (equal or task not in exact)
+        tasks[task] = differing | {"ok": ok, "equal": equal, "exact": task in exact}
     result = {
         "artifact": str(path),
         "precision": manifest.precision,
         "digest": artifact.digest(manifest),
-        "device": predictor.session.device,
-        "how": predictor.session.how,
+        "device": session.device,
+        "how": session.how,
         "machine": processor.name(),
         "reference": str(file),
         "frames": len(images),
@@ -116,22 +121,19 @@ def verify(
         "bounds": bounds._asdict(),
         "tasks": tasks,
         "checks": [check._asdict() for check in checks],
-        "ledger": held,
-        "codes": held_codes,
-        "islands": shown.islands if shown else {},
+        "ledger": ledger,
+        "codes": codes,
+        "islands": exactness.islands if exactness else {},
         "sha256": equality.hash_maps({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
-        "ok": all(task["ok"] for task in tasks.values())
-        and all(c.ok for c in checks)
-        and (not held or held["ok"])
-        and (not held_codes or held_codes["ok"]),
+        "ok": all(part["ok"] for part in (*tasks.values(), ledger, codes) if part) and all(c.ok for c in checks),
     }
     _print(result, as_json)
     unkept = keep(run.verified, path.resolve().name, result)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
-    if held and not held["ok"]:
-        problems.append(readback.reason(held))
-    if held_codes and not held_codes["ok"]:
-        problems.append(_other_codes(held_codes))
+    if ledger and not ledger["ok"]:
+        problems.append(readback.reason(ledger))
+    if codes and not codes["ok"]:
+        problems.append(_other_codes(codes))
     if wrong := [name for name, task in tasks.items() if task["exact"] and not task["equal"]]:
         problems.append(f"differs from {file} in {', '.join(wrong)}, which must be equal to the last bit")
     if wrong := [name for name, task in tasks.items() if not (task["ok"] or task["exact"])]:
@@ -152,9 +154,9 @@ def _difference(manifest: Manifest, stated: Recipe) -> str | None:
     return difference(manifest.model_dump(mode="json", include=set(wanted)), wanted)
 
 
-def _check_of_exact(manifest: Manifest, shown: proof.Proof | None) -> list[Check]:
+def _check_of_exact(manifest: Manifest, exactness: Proof | None) -> list[Check]:
     """Whether the manifest calls those maps exact that are; nothing to say where none is and it calls none so."""
-    exact = shown.exact if shown else ()
+    exact = exactness.exact if exactness else ()
     if set(manifest.exact) == set(exact):
         return []
     said, right = (", ".join(sorted(names)) or "none" for names in (manifest.exact, exact))
@@ -165,7 +167,6 @@ def _check_of_selftest(path: Path, manifest: Manifest, reference: TorchSession) 
     """Whether the artifact has a self-test, and the maps in it are those of the torch model."""
     if artifact.SELFTEST not in manifest.files:
         return Check("self-test", False, "the manifest lists none, so that no device can run it; convert again")
-
     try:
         stored = selftest.read(path, manifest)
     except (CheckFailed, UsageError) as error:
@@ -180,28 +181,27 @@ def _check_of_other(
     path: Path,
     manifest: Manifest,
     device: str,
-    images: list[np.ndarray],
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]],
+    frames: list[np.ndarray],
+    pairs: Pairs,
     reference: TorchSession,
-    shown: Proof | None,
+    exactness: Proof | None,
 ) -> Check:
     """Whether the file that `device` runs gives torch's maps, the second of `pairs`, and torch's codes."""
     session = target.open(path, manifest, device)
-    frames = [fit(image, manifest.size, manifest.fit) for image in images]
-    made = [session(frame) for frame in frames]
+    computed = [session(frame) for frame in frames]
     texts, wrong = [], []
     for task, values in pairs.items():
-        got, wanted = np.stack([maps[task] for maps in made]), np.stack([want for _, want in values])
+        got, wanted = np.stack([maps[task] for maps in computed]), np.stack([want for _, want in values])
         if got.shape != wanted.shape:
             wrong.append(f"{task} has shape {got.shape[1:]}, torch gives {wanted.shape[1:]}")
             continue
-        found = differences(got, wanted, bounds_of(manifest, session.float32))
-        ok, must = found.pop("ok"), shown is not None and session.float32 and task in shown.exact
-        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(found)}")
+        apart = differences(got, wanted, bounds_of(manifest, session.float32))
+        ok, must = apart.pop("ok"), exactness is not None and session.float32 and task in exactness.exact
+        texts.append(f"{task} equal" if np.array_equal(got, wanted) else f"{task} {selftest.amount(apart)}")
         if not ok or (must and not np.array_equal(got, wanted)):
             wrong.append(f"{texts[-1]}, {'must be equal' if must else 'too much'}")
-    if shown and session.float32:
-        codes = equality.code_differences(target, path, manifest, frames[:1], reference, shown, device)
+    if exactness and session.float32:
+        codes = equality.code_differences(target, path, manifest, frames[:1], reference, exactness, device)
         if codes is not None:
             texts.append(_codes_text(codes))
             wrong += [] if codes["ok"] else [_other_codes(codes)]
@@ -209,14 +209,14 @@ def _check_of_other(
 
 
 def _check_of_layers(
-    target: Any, path: Path, manifest: Manifest, image: np.ndarray, reference: TorchSession, device: str
+    target: Any, path: Path, manifest: Manifest, frame: np.ndarray, reference: TorchSession, device: str
 ) -> Check:
     """Whether each layer alone, on the artifact's own inputs, gives what torch gives: see `blame`.
 
     For an artifact that computes in float16: there errors add up, and the bounds on its maps let a constant pass that
     was changed. On `device` they do not, but constants that it keeps in float16 make other maps than torch's.
     """
-    bound, frame = blame.LAYER_BOUNDS[manifest.precision], fit(image, manifest.size, manifest.fit)
+    bound = blame.LAYER_BOUNDS[manifest.precision]
     layers = blame.layer_values(reference.network, frame, dict(target.tensors(path, manifest, frame, device) or {}))
     wrong = [f"{layer.name} by {layer.own:.2g} of its standard deviation" for layer in layers if not layer.own <= bound]
     text = f"each of {len(layers)} is within {bound:g} of its standard deviation"
@@ -228,34 +228,24 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         print(dumps(result, indent=1))
         return
     rows = [
-        (
-            name,
-            *("" if task.get(key) is None else f"{task[key]:.3g}" for key in ("max", "rms", "relative_rms")),
-            f"{100 * task['agreement']:.3f} %" if "agreement" in task else "",
-            ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS",
-        )
+        (name, *cells(task), ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS")
         for name, task in result["tasks"].items()
     ]
     title = "{artifact} {how} on {device} against {reference}: {frames} frames, {source}".format(**result)
-    show.table(title, ("task", "max", "rms", "rms / std", "same class", ""), rows)
+    show.table(title, ("task", *COLUMNS, ""), rows)
     for check in result["checks"]:
-        text = f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}"
-        show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+        show.line(f"{'ok' if check['ok'] else 'FAILED'} {check['name']}: {check['text']}")
     if result["ledger"]:
         readback.show_result(result["ledger"])
     if result["codes"]:
-        _show(_codes_text(result["codes"]))
+        show.line(_codes_text(result["codes"]))
     if result["islands"]:
-        _show(f"islands, which are not exact: {len(result['islands'])}")
+        show.line(f"islands, which are not exact: {len(result['islands'])}")
         for name, why in result["islands"].items():
-            _show(f"  {name}: {why}")
+            show.line(f"  {name}: {why}")
     elif result["precision"] == "int8":
-        _show("islands: none; every value from the camera to the maps is exact")
-    _show(f"SHA-256 of all maps: {result['sha256']}")
-
-
-def _show(text: str) -> None:
-    show.out.print(text, highlight=False, soft_wrap=True, markup=False)
+        show.line("islands: none; every value from the camera to the maps is exact")
+    show.line(f"SHA-256 of all maps: {result['sha256']}")
 
 
 def _codes_text(codes: dict[str, Any]) -> str:

@@ -33,21 +33,21 @@ def fetch(asked: list[str], machine: str, python: str) -> list[Path]:
             if not done.returncode:
                 shutil.copytree(scratch, place, dirs_exist_ok=True)
                 return sorted(place / file.name for file in Path(scratch).glob("*.whl"))
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = reason or (said[-1].removeprefix("ERROR: ") if said else "pip says nothing")
+        messages = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        reason = reason or (messages[-1].removeprefix("ERROR: ") if messages else "pip says nothing")
     raise UsageError(f"pip fetches nothing for Python {python} on {machine}: {reason}")
 
 
 def lines(fetched: dict[str, list[Path]]) -> list[str]:
     """The content of a requirements file that pins what was fetched for each Python."""
-    found: dict[str, dict[str, list[str]]] = {}
+    pythons_of: dict[str, dict[str, list[str]]] = {}
     for python, files in fetched.items():
         for file in files:
             project, release, *_ = parse_wheel_filename(file.name)
-            found.setdefault(project, {}).setdefault(str(release), []).append(python)
-    made = []
-    for package, versions in sorted(found.items()):
+            pythons_of.setdefault(project, {}).setdefault(str(release), []).append(python)
+    pinned = []
+    for package, versions in sorted(pythons_of.items()):
         for pin, pythons in versions.items():
             marker = " or ".join(f'python_version == "{python}"' for python in pythons)
-            made.append(f"{package}=={pin}" + ("" if len(pythons) == len(fetched) else f"; {marker}"))
-    return made
+            pinned.append(f"{package}=={pin}" + ("" if len(pythons) == len(fetched) else f"; {marker}"))
+    return pinned

@@ -72,8 +72,7 @@ def bench(
         raise RuntimeError(f"the measuring process ended with status {child.returncode}:\n{child.stderr.strip()}")
     if child.stderr.strip():
         show.note(child.stderr.strip())
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    return json.loads(lines[-1])
 
 
 def show_table(result: dict[str, Any]) -> None:

@@ -56,3 +56,12 @@ def differences(maps: np.ndarray, reference: np.ndarray, bounds: Bounds) -> dict
     floor = 1e-6 * max(1.0, float(np.abs(reference).max()))
     ok = rms <= bounds.rms * spread + floor and largest <= bounds.largest * range + floor
     return {"max": largest, "rms": rms, "relative_rms": rms / spread if spread else None, "ok": ok}
+
+
+COLUMNS = ("max", "rms", "rms / std", "same class")
+
+
+def cells(found: dict[str, Any]) -> list[str]:
+    """The differences of one task for a table with COLUMNS; empty where a map has no such number."""
+    numbers = ["" if found.get(key) is None else f"{found[key]:.3g}" for key in ("max", "rms", "relative_rms")]
+    return [*numbers, f"{100 * found['agreement']:.3f} %" if "agreement" in found else ""]

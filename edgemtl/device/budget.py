@@ -1,5 +1,6 @@
 """Budgets: how far scores may fall behind a baseline, and latency may rise. Every option reads the same grammar."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,18 +26,22 @@ class Allowed(NamedTuple):
     def __str__(self) -> str:
         return f"{self.change:+g}{'%' if self.relative else ''}"
 
+    def holds(self, change: float) -> bool:
+        """Whether a change is allowed, which one that is no number never is."""
+        return change >= self.change if math.copysign(1, self.change) < 0 else change <= self.change
+
 
 def parse_allowances(text: str, option: str) -> list[Allowed]:
     """The allowances in a text such as "semseg.miou=-0.5,delta_m=-1", given as `option`; UsageError with the syntax."""
-    found: dict[str, Allowed] = {}
+    allowances: dict[str, Allowed] = {}
     for part in text.split(","):
         match = ENTRY.fullmatch(part.strip())
         if match is None:
             raise UsageError(f"cannot read {part.strip()!r} in {option}: {SYNTAX}")
-        if match["name"] in found:
+        if match["name"] in allowances:
             raise UsageError(f"{option} limits {match['name']} twice")
-        found[match["name"]] = Allowed(match["name"], float(match["change"]), bool(match["percent"]))
-    return list(found.values())
+        allowances[match["name"]] = Allowed(match["name"], float(match["change"]), bool(match["percent"]))
+    return list(allowances.values())
 
 
 def check_names(allowed: Sequence[Allowed], option: str, higher_is_better: Mapping[str, bool]) -> None:

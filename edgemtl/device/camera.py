@@ -92,8 +92,8 @@ def _standard_input(wanted: Wanted) -> Source:
 def _camera(name: str, where: int | str, wanted: Wanted, backend: int = cv2.CAP_ANY) -> Source:
     device = Path(f"/dev/video{where}" if isinstance(where, int) else where)
     if sys.platform == "linux" and not device.exists():
-        found = sorted(Path("/dev").glob("video*"), key=by_number)
-        raise UsageError(f"no camera {name}: {device} does not exist; found: {', '.join(map(str, found)) or 'none'}")
+        cameras = sorted(Path("/dev").glob("video*"), key=by_number)
+        raise UsageError(f"no camera {name}: {device} does not exist; found: {', '.join(map(str, cameras)) or 'none'}")
     problem = "gives no picture: in use, or no permission?"
     return open_stream(name, where, backend, problem=problem, live=True, device=True, wanted=wanted)
 

@@ -279,7 +279,7 @@ def _write(path: Path, splits: dict[str, Split], title: str) -> None:
         ok, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(sheet), cv2.COLOR_RGB2BGR))
         assert ok
         temporary.write_bytes(data.tobytes())
-    show.out.print(f"{path}: {_number(len(rows), 'frame')} with their labels", highlight=False, soft_wrap=True)
+    show.line(f"{path}: {_number(len(rows), 'frame')} with their labels")
 
 
 def _number(count: int, what: str) -> str:

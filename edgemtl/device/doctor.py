@@ -50,8 +50,8 @@ def doctor(*, target: str | None = None) -> list[PackageState]:
     if target is not None and target not in targets:
         raise unknown("target", target, targets)
     extras = ["", target] if target else ["", "train", *targets]
-    asked = [(requirement, extra) for extra in extras for requirement in needed.get(extra, ())]
-    findings = [inspect(*pair) for pair in show.track(asked, "doctor")]
+    wanted = [(requirement, extra) for extra in extras for requirement in needed.get(extra, ())]
+    findings = [inspect(*pair) for pair in show.track(wanted, "doctor")]
 
     place = "checkout" if SETUP.is_file() else "installed"
     title = f"edgemtl {__version__} ({place} in {CHECKOUT}), Python {platform.python_version()}"
@@ -64,9 +64,9 @@ def doctor(*, target: str | None = None) -> list[PackageState]:
         runs[name] = load_target(name).machine()
         for check in runs[name]:
             print(f"{name}: {check.name}{'' if check.ok else ' IS MISSING'}: {check.text}")
-        said = "" if any(f.fix for f in findings if f.extra == name) else load_target(name).int8()
-        if said:
-            print(f"int8, {name}: {said}")
+        words = "" if any(f.fix for f in findings if f.extra == name) else load_target(name).int8()
+        if words:
+            print(f"int8, {name}: {words}")
     wanting = [check.text for check in runs.get(target or "", ()) if not check.ok]
     for line in [f"fix: {fix}" for fix in fixes] or ([] if wanting else ["everything is there"]):
         print(line)

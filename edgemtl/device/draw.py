@@ -144,12 +144,12 @@ def _page(cells: list[np.ndarray], columns: int, head: tuple[str, str], foot: st
 def _cell(title: str, picture: np.ndarray, size: Size, key: np.ndarray | None = None) -> np.ndarray:
     """Title, picture and key below one another."""
     height, width = size
-    made = np.full((TITLE + height + ROWS * ROW, width, 3), BACKGROUND, np.uint8)
-    _text(made, _shorten(title, width, TEXT, bold=True), (0, 16), TEXT, INK, bold=True)
-    made[TITLE : TITLE + height] = _resize(picture, size)
+    cell = np.full((TITLE + height + ROWS * ROW, width, 3), BACKGROUND, np.uint8)
+    _text(cell, _shorten(title, width, TEXT, bold=True), (0, 16), TEXT, INK, bold=True)
+    cell[TITLE : TITLE + height] = _resize(picture, size)
     if key is not None:
-        made[TITLE + height :] = key
-    return made
+        cell[TITLE + height :] = key
+    return cell
 
 
 def _key(task: Task, prediction: np.ndarray, width: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def info(model: str | Path | None, *, as_json: bool = False) -> dict[str, Any]:
         show.table("scores", ("task", "score", "value"), [row for row in rows if row], left=2)
     card = folder.parent / "README.md"
     if card.is_file():
-        show.out.print(f"model card: {card}", highlight=False, soft_wrap=True)
+        show.line(f"model card: {card}")
     if wrong:
         raise UsageError(f"{folder}: {', '.join(wrong)} changed since the artifact was made; convert it again")
     return found

@@ -63,8 +63,8 @@ def prove_no_overflow(files: Files) -> OverflowProof:
     """The proof over every weight in an artifact's files."""
     pair, total = Largest(), Largest()
     channels: dict[str, int] = {}
-    for found in files.values():
-        for one in found:
+    for tensors in files.values():
+        for one in tensors:
             if one.role == "weight" and one.codes is not None and one.codes.size:
                 rows = _channels(one)
                 channels[one.name] = len(rows)

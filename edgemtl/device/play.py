@@ -23,7 +23,7 @@ from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
-from edgemtl.errors import CheckFailed, UsageError, unknown
+from edgemtl.errors import CheckFailed, UsageError
 from edgemtl.tasks import numbered
 
 
@@ -140,13 +140,8 @@ def settings_of(name: str, run: Callable[..., Any], settings: Sequence[str], vie
     """What settings such as "density=0.2" say for the parameters that an app has of its own, and its view."""
     own = [p.name for p in signature(run).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     known = set(own) - {"view"} - signature(play).parameters.keys()
-    found: dict[str, Any] = {"view": view} if "view" in own else {}
-    for setting in settings:
-        key, value = recipe.parse_setting(setting)
-        if key not in known:
-            raise unknown(f"setting of app {name}", key, known)
-        found[key] = value
-    return found
+    options = recipe.parse_settings(settings, f"app {name}", known)
+    return ({"view": view} if "view" in own else {}) | options
 
 
 @contextmanager
@@ -159,11 +154,11 @@ def interruptible() -> Iterator[None]:
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # No other thread than the main one may set handlers.
     main = threading.current_thread() is threading.main_thread()
-    taken = [number for number in numbers if main and signal.getsignal(number) == signal.SIG_DFL]
-    for number in taken:
+    handled = [number for number in numbers if main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in handled:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in taken:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)

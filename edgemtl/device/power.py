@@ -7,6 +7,7 @@ is not listed here gives no number.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from edgemtl.device import processor
@@ -20,7 +21,7 @@ RAILS = {
 EVERY_S = 0.05  # between two readings of a rail's power
 
 
-class Joules:
+class Joules(AbstractContextManager["Joules"]):
     """Counts joules in a `with`: `total` since its begin; None if nothing measures them, and `problem` says why.
 
     `what` says what is measured: the whole board or the processor alone.
@@ -43,25 +44,22 @@ class Joules:
         """Joules since the start."""
         return self._read() if self._read else None
 
-    def __enter__(self) -> "Joules":
-        return self
-
     def __exit__(self, *_: object) -> None:
         if isinstance(self._read, Integral):
             self._read.close()
 
     def _board(self, name: str, rails: dict[str, tuple[Path, Path]]) -> None:
-        found = next((wanted for part, wanted in RAILS.items() if part in name), None)
-        if found is None:
+        whole = next((wanted for part, wanted in RAILS.items() if part in name), None)
+        if whole is None:
             self.problem = (
                 f"joules are unknown: which rails of {name or 'this board'} make up the whole is not known here "
                 f"({', '.join(sorted(rails))})"
             )
-        elif missing := [rail for rail in found if rail not in rails]:
+        elif missing := [rail for rail in whole if rail not in rails]:
             self.problem = f"joules are unknown: {name} shows no rail {missing[0]} ({', '.join(sorted(rails))})"
         else:
-            self.what = f"the board ({' + '.join(found)})"
-            self._read = Integral(lambda: sum(_watts(*rails[rail]) for rail in found))
+            self.what = f"the board ({' + '.join(whole)})"
+            self._read = Integral(lambda: sum(_watts(*rails[rail]) for rail in whole))
 
     def _rapl(self, packages: list[Path]) -> None:
         try:

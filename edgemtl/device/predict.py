@@ -43,14 +43,14 @@ def predict(
             bar.update(progress, advance=1, status=name)
             if limit is not None and len(taken) >= limit:
                 break
-    show.out.print(f"{len(taken)} frames, {len(written)} files in {out}", highlight=False, soft_wrap=True)
+    show.line(f"{len(taken)} frames, {len(written)} files in {out}")
     return written
 
 
 def _written(result: Result, out: Path, save: Sequence[str], view: str) -> list[Path]:
-    made = []
+    files = []
     if view in ("tiles", "overlay"):
-        made.append(result.save(out / f"{result.name}.png", view=view))  # type: ignore[arg-type]
+        files.append(result.save(out / f"{result.name}.png", view=view))  # type: ignore[arg-type]
     elif view == "plain":
-        made += [result.save(out / f"{result.name}_{task}.png", view="plain", task=task) for task in result]
-    return made + [result.save(out / f"{result.name}_{task}.npy", task=task) for task in save]
+        files += [result.save(out / f"{result.name}_{task}.png", view="plain", task=task) for task in result]
+    return files + [result.save(out / f"{result.name}_{task}.npy", task=task) for task in save]

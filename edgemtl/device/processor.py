@@ -42,10 +42,10 @@ def instructions() -> tuple[str, ...] | None:
     """Those of X86 or ARM that it has and that no variable keeps oneDNN from; None where this cannot be known."""
     names: list[str]
     if sys.platform == "darwin":
-        said = _sysctl("hw.optional", "machdep.cpu.leaf7_features")
-        if not said:
+        listing = _sysctl("hw.optional", "machdep.cpu.leaf7_features")
+        if not listing:
             return None
-        lines = {line.strip() for line in said.splitlines()}
+        lines = {line.strip() for line in listing.splitlines()}
         words = {word for line in lines if line.startswith("machdep") for word in line.split()}
         names = [ours for theirs, ours in MAC.items() if theirs in lines | words]
     else:

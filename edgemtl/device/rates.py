@@ -54,8 +54,8 @@ class Rates:
     def sets(self) -> list[frozenset[str]]:
         """The sets of tasks that are due together, but for all; of rates that hardly ever meet, not every one."""
         turn = min(math.lcm(*self.every.values()), MANY)
-        found = dict.fromkeys(frozenset(self.due(frame)) for frame in range(1, turn + 1))
-        return [tasks for tasks in found if 0 < len(tasks) < len(self.every)]
+        together = dict.fromkeys(frozenset(self.due(frame)) for frame in range(1, turn + 1))
+        return [tasks for tasks in together if 0 < len(tasks) < len(self.every)]
 
 
 class Paced:
@@ -82,12 +82,12 @@ class Paced:
 
 def parse(settings: Iterable[str]) -> dict[str, int]:
     """What settings such as "normals=4" say; UsageError where one says something else."""
-    found: dict[str, int] = {}
+    rates: dict[str, int] = {}
     for setting in settings:
         task, equals, number = setting.partition("=")
         if not (task and equals and number.isdecimal()):
             raise UsageError(f"--every takes TASK=N, such as normals=4, got {setting!r}")
-        if task in found:
+        if task in rates:
             raise UsageError(f"--every names {task} twice")
-        found[task] = int(number)
-    return found
+        rates[task] = int(number)
+    return rates

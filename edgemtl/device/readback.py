@@ -7,7 +7,7 @@ from edgemtl import artifact, ledger, show
 from edgemtl.artifact import Manifest
 from edgemtl.device import overflow
 from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, keep, read_json
+from edgemtl.files import dumps, keep, read_entries
 from edgemtl.run import Run, run_of
 from edgemtl.target import load_target
 
@@ -93,18 +93,18 @@ def reason(found: dict[str, Any]) -> str:
 
 def show_result(found: dict[str, Any]) -> None:
     """Prints the count, whether anything can overflow, and each tensor that is wrong, unknown or merged, and why."""
-    show.out.print(f"ledger: {found['text']}", highlight=False, soft_wrap=True, markup=False)
-    show.out.print(f"codes: {found['overflow']}", highlight=False, soft_wrap=True, markup=False)
+    show.line(f"ledger: {found['text']}")
+    show.line(f"codes: {found['overflow']}")
     for kind, key in (("WRONG", "wrong"), ("UNKNOWN", "unknown"), ("merged", "gone")):
         for name, text in found[key].items():
-            show.out.print(f"  {kind} {name}: {text}", highlight=False, soft_wrap=True, markup=False)
+            show.line(f"  {kind} {name}: {text}")
 
 
 def _note(file: Path, path: Path, found: dict[str, Any]) -> list[str]:
     """Keeps the result beside what a plain verify found for the same files; why not, where that fails."""
     name = path.resolve().name
     try:
-        entry = read_json(file).get(name, {}) if file.is_file() else {}
+        entry = read_entries(file).get(name, {})
     except UsageError as error:
         return [str(error)]
     if entry.get("digest") != found["digest"]:

@@ -72,8 +72,8 @@ def record(
     stacks: dict[str, Any] = {PREFIX + task: np.stack([maps[task] for maps in made]) for task in manifest.tasks}
     with replacing(out) as temporary, temporary.open("wb") as stream:  # to a path, NumPy would add its own suffix
         np.savez_compressed(stream, about=np.array(json.dumps(about)), frames=np.stack(images), **stacks)
-    show.out.print(f"{out}: {len(images)} frames, {told(about)}, {about['device']}", highlight=False, soft_wrap=True)
-    show.out.print(f"next: edgemtl verify {path} --recording {out}", highlight=False, soft_wrap=True)
+    show.line(f"{out}: {len(images)} frames, {told(about)}, {about['device']}")
+    show.line(f"next: edgemtl verify {path} --recording {out}")
     return about
 
 

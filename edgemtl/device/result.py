@@ -146,8 +146,8 @@ def _occurs(task: Task, prediction: np.ndarray) -> dict[str, float]:
         return {name: round(float(each), 2) for name, each in zip(task.class_names, share) if each}
     parts = [prediction] if prediction.ndim == 2 else list(np.moveaxis(prediction, -1, 0))
     names = [""] if len(parts) == 1 else ["x ", "y ", "z "][: len(parts)]
-    found = {}
+    numbers = {}
     for name, part in zip(names, parts):
         for word, at in (("least", 0), ("median", 50), ("largest", 100)):
-            found[name + word] = round(float(np.percentile(part, at)), 4)
-    return found
+            numbers[name + word] = round(float(np.percentile(part, at)), 4)
+    return numbers

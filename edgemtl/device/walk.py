@@ -130,8 +130,7 @@ def _rendered(chosen: Walk, seed: int) -> Iterator[np.ndarray]:
 def _frame(seed: int, number: int, index: int, camera: Camera) -> np.ndarray:
     """(H, W, 3) uint8 RGB: frame `index` of a walk through room `number`."""
     settings, grain = (np.random.default_rng((seed, _STREAM, number, *which)) for which in ((2,), (3, index)))
-    image: np.ndarray = view(_tracer(seed, number), camera, settings, grain=grain).sample["image"]
-    return image
+    return view(_tracer(seed, number), camera, settings, grain=grain).sample["image"]
 
 
 @lru_cache(maxsize=1)

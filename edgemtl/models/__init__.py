@@ -32,7 +32,7 @@ def build(network: Network, tasks: dict[str, Task]) -> nn.Module:
             raise unknown(f"{network.method} option", option, allowed)
     backbone = Backbone(network.backbone, network.pretrained, network.weights)
     try:
-        made: nn.Module = method(backbone, {name: task.channels for name, task in tasks.items()}, **network.options)
+        built: nn.Module = method(backbone, {name: task.channels for name, task in tasks.items()}, **network.options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"network.options: {error}") from None
-    return made
+    return built

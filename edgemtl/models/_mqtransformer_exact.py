@@ -106,8 +106,7 @@ class ExactLook(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         split = (self.heads, -1)
         query, key = self.query(query).unflatten(1, split), self.key(key).unflatten(1, split)
-        answer: Tensor = self.attend(query.transpose(2, 3) @ key, value)
-        return answer
+        return self.attend(query.transpose(2, 3) @ key, value)
 
 
 class ExactLogits(nn.Module):

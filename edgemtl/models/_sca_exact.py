@@ -39,8 +39,7 @@ class ExactWindowAttend(nn.Module):
         logits = (query.transpose(2, 3) @ key).unflatten(0, (len(bias), -1)) + bias[:, None]
         mask = None if self.mask is None else self.mask[:, None]
         weights = self.softmax(logits, -1, mask).flatten(0, 1).transpose(2, 3)
-        read: Tensor = self.ratio(value @ weights, self.softmax.total(weights, 2))
-        return read
+        return self.ratio(value @ weights, self.softmax.total(weights, 2))
 
     def settle(self) -> None:
         self.ratio.place(scale_of(self.value))

@@ -43,8 +43,7 @@ class Table(nn.Module):
         self.register_buffer("lift", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.given(self.function(self.taken(x)) + self.lift)
-        return y
+        return self.given(self.function(self.taken(x)) + self.lift)
 
     def settle(self) -> None:
         step_in, step_out = scale_of(self.taken), scale_of(self.given)
@@ -72,8 +71,7 @@ class Ratio(nn.Module):
         self.register_buffer("nudge", torch.zeros(()))
 
     def forward(self, above: Tensor, below: Tensor) -> Tensor:
-        y: Tensor = self.given(above / below + self.nudge)
-        return y
+        return self.given(above / below + self.nudge)
 
     def place(self, unit: Tensor | float | None) -> None:
         """Sets what follows from the unit of whole quotients."""
@@ -97,8 +95,7 @@ class Softmax(nn.Module):
     def forward(self, logits: Tensor, axis: int, mask: Tensor | None = None) -> Tensor:
         logits = self.logits(logits)
         if mask is None:
-            codes: Tensor = self.powers((logits - logits.amax(axis, keepdim=True)).exp())
-            return codes
+            return self.powers((logits - logits.amax(axis, keepdim=True)).exp())
         largest = (logits + (mask - 1) * FAR).amax(axis, keepdim=True)
         codes = self.powers((logits - largest).clamp(max=0).exp())
         return codes * mask
@@ -149,8 +146,7 @@ class Norm(nn.Module):
         small = centred * self.finer
         squares = floor((small * small).sum(1, keepdim=True))
         deviation = floor((squares + 0.5).sqrt() * 2) * self.step
-        y: Tensor = self.affine(self.ratio(centred, deviation))
-        return y
+        return self.affine(self.ratio(centred, deviation))
 
     def settle(self) -> None:
         step = scale_of(self.centred)

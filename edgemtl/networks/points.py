@@ -15,5 +15,4 @@ class Point(nn.Module):
         self.quantizer: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.quantizer(x)
-        return y
+        return self.quantizer(x)

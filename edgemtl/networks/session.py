@@ -29,6 +29,25 @@ class TorchSession(Session):
             return {task: map[0].cpu().numpy() for task, map in maps.items()}
 
 
+class InOrder(nn.Module):
+    """A deployed network as converters take it: its maps are a tuple, in the order of `names`."""
+
+    def __init__(self, deployed: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.deployed, self.names = deployed, names
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        maps = self.deployed(frame)
+        return tuple(maps[name] for name in self.names)
+
+
+class Camera(InOrder):
+    """The same of what a camera gives: uint8 frames (1, H, W, 3)."""
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(frame.permute(0, 3, 1, 2).float())
+
+
 def one(frame: np.ndarray, where: torch.device | str = "cpu") -> Tensor:
     """A frame (H, W, 3) uint8 as a deployed network takes it: (1, 3, H, W) float32, 0..255."""
     return torch.from_numpy(frame).to(where).permute(2, 0, 1)[None].float()

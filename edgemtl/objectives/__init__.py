@@ -37,8 +37,7 @@ class Objective:
 
     def valid(self, label: Tensor, task: Task) -> Tensor:
         """The pixels that count, by the task's own word: bool, the label's shape with one channel."""
-        known: Tensor = task.valid(label) if label.shape[1] == 1 else task.valid(label.movedim(1, -1))[:, None]
-        return known
+        return task.valid(label) if label.shape[1] == 1 else task.valid(label.movedim(1, -1))[:, None]
 
     def positive(self, label: Tensor) -> Tensor:
         """How many pixels a balanced loss weighs otherwise, an int64 scalar."""
@@ -81,5 +80,4 @@ class Objective:
 @cache
 def of(name: str) -> Objective:
     """The objective of the task of that name."""
-    found: Objective = registry.load("objectives", name).objective
-    return found
+    return registry.load("objectives", name).objective

@@ -29,8 +29,7 @@ class ClassesObjective(Objective):
         return label.long()
 
     def valid(self, label: Tensor, task: Task) -> Tensor:
-        known: Tensor = task.valid(label)
-        return known
+        return task.valid(label)
 
     def loss(self, raw: Tensor, label: Tensor, task: Task, options: Losses, pixels: Pixels) -> Tensor:
         """Cross entropy, a pixel's weighted by its class where the recipe has weights for the task."""

@@ -78,12 +78,12 @@ def _offsets_are_codes(network: nn.Module) -> bool:
 
 def count_quantizers(network: nn.Module) -> dict[str, Any]:
     """The numbers of quantizers of weights and of activations, and of weights' channels."""
-    found = list(quantizers.quantizers(network))
-    weights = [q for q in found if q.role == "weight"]
+    every = list(quantizers.quantizers(network))
+    weights = [q for q in every if q.role == "weight"]
     smallest = sum(int((q.scale == ledger.SMALLEST).sum()) for q in weights)
     channels = sum(q.scale.numel() for q in weights)
     return {
-        "weights": len(weights), "activations": len(found) - len(weights), "channels": channels,
+        "weights": len(weights), "activations": len(every) - len(weights), "channels": channels,
         "channels_at_smallest_scale": smallest,
     }  # fmt: skip
 
@@ -115,16 +115,13 @@ def float_operations(network: nn.Module, example: Tensor, keep_float: Sequence[s
     floats |= {node for node in nodes if node.node_name in attention}
     floats |= {node for node in nodes if node.node_name in coordinates and not (codes and node.node_type in LAYERS)}
     edges = [edge for node in nodes if node.node_type == "grid_sample" for edge in graph.get_input_edges(node)]
-    waiting = [edge.from_node for edge in edges if edge.input_port_id == 1]
-    passed = set()
-    while waiting:
-        node = waiting.pop()
-        inside = not codes and node.node_name in coordinates
-        if node not in passed and (node.node_type not in LAYERS or inside):
-            passed.add(node)
-            waiting += graph.get_previous_nodes(node)
-    found = {node.node_name for node in floats | passed if node.node_type not in nncf.NO_OPERATIONS}
-    return found
+
+    def makes_positions(nodes: Iterable[Any]) -> list[Any]:
+        return [n for n in nodes if n.node_type not in LAYERS or (not codes and n.node_name in coordinates)]
+
+    grids = makes_positions(edge.from_node for edge in edges if edge.input_port_id == 1)
+    floats.update(ledger.reached(grids, lambda node: makes_positions(graph.get_previous_nodes(node))))
+    return {node.node_name for node in floats if node.node_type not in nncf.NO_OPERATIONS}
 
 
 def _pattern(text: str) -> re.Pattern[str]:

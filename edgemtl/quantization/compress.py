@@ -62,7 +62,7 @@ def compress(
     about: dict[str, Any] = {
         "recipe": recipe.name,
         "compression": recipe.compression.model_dump(mode="json", exclude=set(journal.FREE)),
-        "exact": recipe.compression.is_exact,
+        "exact": recipe.compression.is_exact and exact.FORM,
     }
     if recipe.compression.budget:
         sensitivity.read_budget(recipe.compression.budget)
@@ -94,8 +94,8 @@ def compress(
     )  # fmt: skip
     run.finetuning.unlink(missing_ok=True)
     text = f"{report['weights']} weights and {report['activations']} activations in int8"
-    show.out.print(f"{int8}: {text}", highlight=False, soft_wrap=True)
-    show.out.print(f"next: edgemtl convert {run} --target openvino", highlight=False, soft_wrap=True)
+    show.line(f"{int8}: {text}")
+    show.line(f"next: edgemtl convert {run} --target openvino")
     return report
 
 

@@ -26,19 +26,18 @@ class Named(nn.Module):
         self.add_module(self.tag, quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.get_submodule(self.tag)(x)
-        return y
+        return self.get_submodule(self.tag)(x)
 
 
 @contextmanager
 def tagged(network: nn.Module) -> Iterator[None]:
     """Within the block, each quantizer of the network is reached through its tag."""
-    found = quantizers.quantizers(network)
-    _hang(network, ((Named(quantizer), places) for quantizer, places in found.items()))
+    slots_of = quantizers.quantizers(network)
+    _hang(network, ((Named(quantizer), places) for quantizer, places in slots_of.items()))
     try:
         yield
     finally:
-        _hang(network, found.items())
+        _hang(network, slots_of.items())
 
 
 def _hang(network: nn.Module, modules: Iterable[tuple[nn.Module, list[str]]]) -> None:

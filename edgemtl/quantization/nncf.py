@@ -138,8 +138,7 @@ def largest(quantizer: nn.Module, bits: int) -> Tensor:
     from nncf.torch.quantization.layers import SymmetricQuantizer
 
     assert isinstance(quantizer, SymmetricQuantizer) and quantizer.num_bits == bits
-    scale: Tensor = quantizer.scale.detach().abs()
-    return scale
+    return quantizer.scale.detach().abs()
 
 
 @contextlib.contextmanager

@@ -31,12 +31,12 @@ def ledger_entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
 
     The slot of a point that runs several times is listed as often.
     """
-    made = pairing(deployed, frame)
+    places = pairing(deployed, frame)
     rows = quantizers.ledger(deployed.network)  # type: ignore[arg-type]
     for row in rows:
         if row["slots"][0].startswith(quantizers.POINT):
-            row["slots"] *= made.runs[row["name"]]
-    return {"quantized": [row | {"reads": made.reads[row["name"]]} for row in rows], "outputs": made.outputs}
+            row["slots"] *= places.runs[row["name"]]
+    return {"quantized": [row | {"reads": places.reads[row["name"]]} for row in rows], "outputs": places.outputs}
 
 
 def pairing(deployed: nn.Module, frame: torch.Tensor) -> Pairing:

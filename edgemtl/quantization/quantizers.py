@@ -17,7 +17,7 @@ such a place: before or after an operation, and which of its inputs or outputs; 
 
 import hashlib
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from edgemtl.errors import UsageError
-from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST
+from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST, reached
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.points import Point
 from edgemtl.quantization import nncf
@@ -103,8 +103,7 @@ class FakeQuantize(nn.Module):
         if x.device.type != "cpu":
             return self._round(x.float()).to(x.dtype)
         scale = along(self.scale, self.axis, x.ndim)
-        rounded: Tensor = _StraightThrough.apply(x, scale, self.low, self.high)
-        return rounded
+        return _StraightThrough.apply(x, scale, self.low, self.high)
 
     def _round(self, x: Tensor) -> Tensor:
         if self.axis is None:
@@ -254,8 +253,8 @@ def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
         tensors[f"scale/{index}"] = quantizer.scale
-        said = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
-        placed.append(said | {"slots": places})
+        entry = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
+        placed.append(entry | {"slots": places})
     checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
 
 
@@ -309,6 +308,21 @@ def export(network: nn.Module, example: Tensor) -> ExportedProgram:
         return torch.export.export(network, (example,))
 
 
+def constants(program: ExportedProgram, network: nn.Module) -> dict[torch.fx.Node, Tensor]:
+    """The tensor of every placeholder but the example's: the network's own parameters and buffers, and constants."""
+    signature = program.graph_signature
+    own = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = signature.inputs_to_lifted_tensor_constants
+    held: dict[torch.fx.Node, Tensor] = {}
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name in names:
+            held[node] = own[names[node.name]].detach()
+        elif node.name in lifted:
+            held[node] = program.constants[lifted[node.name]]
+    return held
+
+
 def quantizes(node: torch.fx.Node) -> bool:
     """Whether a node rounds to codes."""
     return node.op == "call_function" and "fake_quantize" in str(node.target)
@@ -343,21 +357,8 @@ def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
     """
     if not _weighted(node):
         return []
-    passed = _reached(node.all_input_nodes, lambda n: n.all_input_nodes if called(n) in MOVES else ())
+    passed = reached(node.all_input_nodes, lambda n: n.all_input_nodes if called(n) in MOVES else ())
     return [n for n in passed if quantizes(n)]
-
-
-def _reached(
-    start: Iterable[torch.fx.Node], step: Callable[[torch.fx.Node], Iterable[torch.fx.Node]]
-) -> list[torch.fx.Node]:
-    reached: dict[torch.fx.Node, None] = {}
-    waiting = list(start)
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached[node] = None
-            waiting += step(node)
-    return list(reached)
 
 
 def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
@@ -377,7 +378,7 @@ def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
         for node in program.graph.nodes
         if node.op == "call_function" and "grid_sampler" in str(node.target)
     ]
-    path = _reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
+    path = reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
     return sorted({scale_name(program, node) for node in path if quantizes(node)})
 
 
@@ -391,7 +392,7 @@ def doubled(program: ExportedProgram) -> list[str]:
     scale_of = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
     names = []
     for node, name in scale_of.items():
-        sources = _reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
+        sources = reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
         codes = [source for source in sources if source in scale_of]
         if at_point(name):
             names += [scale_of[source] for source in codes if not at_point(scale_of[source])]
@@ -413,8 +414,8 @@ def idle(program: ExportedProgram) -> list[str]:
     names = []
     for node in program.graph.nodes:
         if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
-            after = _reached(node.users, lambda n: n.users)
-            readers = _reached(node.users, lambda n: n.users if called(n) in MOVES else ())
+            after = reached(node.users, lambda n: n.users)
+            readers = reached(node.users, lambda n: n.users if called(n) in MOVES else ())
             needed = any(_weighted(n) for n in readers) or called(node.args[0]) in SUMS
             if not (needed and any(_weighted(n) for n in after)):
                 names.append(scale_name(program, node))

@@ -26,7 +26,9 @@ class Replay:
     def __init__(self, network: nn.Module, example: Tensor):
         self.network = network
         self.program = quantizers.export(network, example)
-        self._image, self._constants = self._split(network)
+        self._constants: Values = dict(quantizers.constants(self.program, network))
+        placeholders = self.program.graph.find_nodes(op="placeholder")
+        (self._image,) = (node for node in placeholders if node not in self._constants)
         at = quantizers.slots(network)
         self.quantizers: dict[fx.Node, FakeQuantize] = {}
         for node, scale in quantizers.scales(self.program).items():
@@ -54,32 +56,14 @@ class Replay:
 
     def outputs(self, values: Values) -> dict[str, Tensor]:
         """The raw outputs among the values, by task."""
-        (made,) = (node for node in self.program.graph.nodes if node.op == "output")
-        found: dict[str, Tensor] = _pytree.tree_unflatten(values[made], self.program.call_spec.out_spec)
-        return found
+        (output,) = (node for node in self.program.graph.nodes if node.op == "output")
+        return _pytree.tree_unflatten(values[output], self.program.call_spec.out_spec)
 
     def _filled(self, values: Values, on: Collection[FakeQuantize], watch: Watch | None) -> Values:
         """`values`, and the values of the nodes that are not among them."""
         with torch.no_grad():
             _Steps(self, on, watch).run(initial_env=values, enable_io_processing=False)
         return values
-
-    def _split(self, network: nn.Module) -> tuple[fx.Node, Values]:
-        """The placeholder of the image, and the values of all others."""
-        signature = self.program.graph_signature
-        own = dict(network.named_parameters(remove_duplicate=False)) | dict(
-            network.named_buffers(remove_duplicate=False)
-        )
-        named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        constants: Values = {}
-        for node in self.program.graph.nodes:
-            if node.name in named:
-                constants[node] = own[named[node.name]]
-            elif node.name in signature.inputs_to_lifted_tensor_constants:
-                constants[node] = self.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
-            elif node.op == "placeholder":
-                image = node
-        return image, constants
 
 
 class _Steps(fx.Interpreter):

@@ -63,6 +63,11 @@ class Task(BaseModel):
         return self.scores[self.headline]
 
     @property
+    def heading(self) -> str:
+        """Of a table's column with its headline scores."""
+        return f"{self.title}, {self.headline}{f' ({self.unit})' if self.unit else ''}"
+
+    @property
     def channels(self) -> int:
         """Channels of the raw output."""
         raise NotImplementedError
@@ -169,8 +174,7 @@ class Task(BaseModel):
 
 def build(name: str, params: dict[str, Any] | None = None) -> Task:
     """The task of that name; its file defines `task`, the class."""
-    task: Task = registry.load("tasks", name).task(**(params or {}))
-    return task
+    return registry.load("tasks", name).task(**(params or {}))
 
 
 def build_all(raw: Any) -> dict[str, Task]:

@@ -54,7 +54,7 @@ class Normals(Task):
 
     def decode(self, map: np.ndarray, size: Size) -> np.ndarray:
         planes = [bilinear(plane, size) for plane in map]
-        made = np.empty((*size, 3), np.float32)
+        normals = np.empty((*size, 3), np.float32)
         rows = max(1, BLOCK // size[1])
         for row in range(0, size[0], rows):  # as `_unit`, with what one step leaves still in the processor's cache
             x, y, z = block = [plane[row : row + rows] for plane in planes]
@@ -63,8 +63,8 @@ class Normals(Task):
             length += z * z
             np.sqrt(length, out=length)
             length[~(length > SHORT)] = np.inf
-            cv2.merge([part / length for part in block], made[row : row + rows])
-        return made
+            cv2.merge([part / length for part in block], normals[row : row + rows])
+        return normals
 
     def paint(self, prediction: np.ndarray) -> np.ndarray:
         """Red is right, green up, blue towards the camera; grey where unknown."""

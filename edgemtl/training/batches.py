@@ -224,8 +224,7 @@ def normalise(frames: Tensor) -> Tensor:
 
     Channels come last in memory.
     """
-    images: Tensor = _deployed(frames.device)(several(frames))
-    return images
+    return _deployed(frames.device)(several(frames))
 
 
 @cache

@@ -21,7 +21,7 @@ from edgemtl.files import difference, dumps, read_lines, replacing, sha256, writ
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
 
-FREE = ("workers", "cache", "save_every")  # keys of `training` and `compression` that have no say in the weights
+FREE = ("workers", "cache", "save_every", "recompute")  # of `training` and `compression`: no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.
 PACKAGES = ("torch", "timm", "lightning-fabric", "safetensors", "nncf", "numpy", "scipy", "pillow", "embreex")
 
@@ -37,12 +37,12 @@ def begin(run: Run, recipe: Recipe, init: Path | None = None, sources: dict[str,
 
 def sources(teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
     """What a run learns from beside its data set: the teacher's file, and the number of a folder's pictures."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     if teacher is not None:
-        found["teacher"] = _file(teacher)
+        entries["teacher"] = _file(teacher)
     if unlabelled is not None:
-        found["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
-    return found
+        entries["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
+    return entries
 
 
 def _file(path: Path) -> dict[str, str]:

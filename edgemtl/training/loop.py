@@ -22,6 +22,7 @@ from edgemtl.training import balance
 from edgemtl.training.batches import Lost, labels, loader
 from edgemtl.training.journal import Interval, Journal
 from edgemtl.training.losses import count_pixels, losses
+from edgemtl.training.recompute import recompute
 from edgemtl.training.schedule import average, optimizer, set_rate
 
 LOG_EVERY = 20  # iterations
@@ -80,6 +81,8 @@ class Loop(Generic[Kind]):
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network = synchronised(network)
         self.network = network
+        if self.options.recompute:
+            recompute(network, fabric.strategy.precision.forward_context)
         self.balance = balance.BY_NAME[self.options.balance](recipe.tasks).to(fabric.device)
         self.optimizer = optimizer(network, self.options, self.balance)
         self.model, self.stepper = fabric.setup(network, self.optimizer)

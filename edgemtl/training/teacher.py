@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemtl import bundled, objectives
-from edgemtl.errors import UsageError, needs
+from edgemtl.errors import UsageError, needs, reading
 from edgemtl.networks.prepare import load_float
 from edgemtl.networks.session import several
 from edgemtl.recipe import Recipe
@@ -46,13 +46,13 @@ def distances(raw: Mapping[str, Any], wanted: dict[str, Tensor]) -> dict[str, Te
 
     Of a network with deep supervision its final output counts.
     """
-    found = {}
+    distance_of = {}
     for task, goal in wanted.items():
         x = (raw[task] if isinstance(raw[task], Tensor) else raw[task][0]).float()
         if goal.shape[-2:] != x.shape[-2:]:
             goal = F.interpolate(goal, x.shape[-2:], mode="bilinear", align_corners=False)
-        found[task] = objectives.of(task).distance(x, goal)
-    return found
+        distance_of[task] = objectives.of(task).distance(x, goal)
+    return distance_of
 
 
 def load_teacher(source: str | Path, recipe: Recipe, device: torch.device) -> Teacher:
@@ -102,16 +102,14 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
     cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
+    with reading(file, "ONNX Runtime"):
         session = onnxruntime.InferenceSession(
             file, options, providers=["CUDAExecutionProvider"] * cuda + ["CPUExecutionProvider"]
         )
-    except Exception as error:  # of many kinds, which onnxruntime does not export
-        raise UsageError(f"{file} is no model that ONNX Runtime opens: {str(error).splitlines()[0]}") from None
     inputs, outputs = session.get_inputs(), tuple(output.name for output in session.get_outputs())
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3 or inputs[0].type != "tensor(float)":
-        told = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
-        raise UsageError(f"{file} takes {told}; a teacher takes one float32 input (B, 3, h, w), RGB in 0..255")
+        described = "; ".join(f"{x.name}: {x.type} {x.shape}" for x in inputs)
+        raise UsageError(f"{file} takes {described}; a teacher takes one float32 input (B, 3, h, w), RGB in 0..255")
     batch, _, height, width = inputs[0].shape
     if isinstance(batch, int) and batch != 1:
         raise UsageError(f"{file} takes {batch} frames at once; a teacher takes one, or any number")
@@ -120,7 +118,7 @@ def _of_file(file: Path, device: torch.device) -> Teacher:
     def network(x: Tensor) -> dict[str, Tensor]:
         every = x.cpu().numpy()
         parts = np.split(every, len(every)) if isinstance(batch, int) else [every]
-        made = [session.run(outputs, {inputs[0].name: part}) for part in parts]
-        return {name: torch.from_numpy(np.concatenate(of)).to(device) for name, of in zip(outputs, zip(*made))}
+        answers = [session.run(outputs, {inputs[0].name: part}) for part in parts]
+        return {name: torch.from_numpy(np.concatenate(of)).to(device) for name, of in zip(outputs, zip(*answers))}
 
     return Teacher(file, network, size, outputs)

@@ -28,12 +28,10 @@ class Share:
 
     def name(self, index: int) -> str:
         """The frame's name."""
-        name: str = self.samples.name(self.indices[index])
-        return name
+        return self.samples.name(self.indices[index])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        sample: dict[str, np.ndarray] = self.samples[self.indices[index]]
-        return sample
+        return self.samples[self.indices[index]]
 
 
 def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, stop: Stop) -> Scores:

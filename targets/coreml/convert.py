@@ -9,7 +9,7 @@ import logging
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.readback import NAMES_KEY, QUANTIZES
 from edgemtl.targets.coreml.session import LAYERS_KEY
 from edgemtl.tasks import Task
-
-if TYPE_CHECKING:
-    pass
 
 IOS_VERSIONS = (17, 18)
 ARITHMETIC = ("float16", "float32")
@@ -96,8 +93,7 @@ def _numbers(operation: Any) -> list[int]:
     """Of all the nodes that an operation was made of."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    found: list[int] = operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
-    return found
+    return operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE) or []
 
 
 def _names(model: Any, quantizers: dict[int, str]) -> dict[str, str]:
@@ -114,8 +110,8 @@ def _layers(model: Any, layers: dict[int, str]) -> dict[str, str]:
     """The path of its module in the deployed network for every value that a weighted layer gives."""
     operations = model._mil_program.functions["main"].operations
     weighted = {"conv", "conv_transpose", "linear"}
-    made = {op.outputs[0].name: set(layers) & set(_numbers(op)) for op in operations if op.op_type in weighted}
-    return {name: layers[number] for name, numbers in made.items() for number in numbers}
+    numbers_of = {op.outputs[0].name: set(layers) & set(_numbers(op)) for op in operations if op.op_type in weighted}
+    return {name: layers[number] for name, numbers in numbers_of.items() for number in numbers}
 
 
 def _describe(model: Any, tasks: dict[str, Task], precision: str, metadata: dict[str, str]) -> None:

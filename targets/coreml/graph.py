@@ -5,16 +5,21 @@ Every node gets a number, coremltools' `debug_handle`; all operations that its p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Iterable, NamedTuple
 
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from edgemtl.ledger import reached
+from edgemtl.networks import purposes
+from edgemtl.networks.session import InOrder
+from edgemtl.quantization import quantizers
+from edgemtl.quantization.quantizers import called
 from edgemtl.targets.coreml.ops import BILINEAR, ZEROS, bordered_grid_sample
 
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.export import ExportedProgram
-
 LAYERS = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}
-DEPLOYED = "deployed."  # the module's path in `Camera`
+DEPLOYED = "deployed."  # the module's path in `InOrder`
 DIVISION = {"clamp_min", "expand", "div"}  # what follows a norm
 
 
@@ -29,32 +34,19 @@ class Graph(NamedTuple):
 
 def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Graph:
     """The graph of `deployed` for a frame (1, 3, H, W), with its maps in the order of `names`."""
-    import torch
-
-    from edgemtl.quantization import quantizers
-
-    class Camera(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.deployed = deployed
-
-        def forward(self, frame: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            maps = self.deployed(frame)
-            return tuple(maps[name] for name in names)
-
     with torch.no_grad():
-        program = quantizers.export(Camera().eval(), torch.zeros(1, 3, *size)).run_decompositions({})
+        program = quantizers.export(InOrder(deployed, names).eval(), torch.zeros(1, 3, *size)).run_decompositions({})
     graph = program.graph
     ledger = _ledger(program, deployed)
     _merge_equal(program, ledger)
     for node in list(graph.nodes):
-        if _kind(node) == "_assert_tensor_metadata":
+        if called(node) == "_assert_tensor_metadata":
             graph.erase_node(node)
-        elif _kind(node).startswith("grid_sampler"):
+        elif called(node).startswith("grid_sampler"):
             _border(node)
-        elif _kind(node) == "reciprocal":  # coremltools takes `inverse`, which adds 1e-4 to what it divides by
+        elif called(node) == "reciprocal":  # coremltools takes `inverse`, which adds 1e-4 to what it divides by
             node.target, node.args = torch.ops.aten.div.Tensor, (1.0, *node.args)
-        elif _kind(node) == "max_pool2d" and len(node.args) == 2:
+        elif called(node) == "max_pool2d" and len(node.args) == 2:
             node.args = (*node.args, node.args[1])  # coremltools does not know that the stride may be left out
     graph.eliminate_dead_code()
     graph.lint()
@@ -74,16 +66,11 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
     return Graph(program, float32, {numbers[node]: name for node, name in ledger.items()}, layers, outputs, codes)
 
 
-def _kind(node: Any) -> str:
-    name = getattr(node.target, "overloadpacket", node.target)
-    return str(getattr(name, "__name__", name))
-
-
 def _ledger(program: ExportedProgram, deployed: nn.Module) -> dict[Any, str]:
     """Every quantizing node with the ledger's name of what it quantizes."""
     entries = {}
     for node in program.graph.nodes:
-        if _kind(node).startswith("fake_quantize"):
+        if called(node).startswith("fake_quantize"):
             scale = program.graph_signature.inputs_to_buffers[node.args[1].name]
             path = scale.removeprefix(DEPLOYED).removesuffix(".scale")
             entries[node] = str(deployed.get_submodule(path).name)
@@ -94,8 +81,8 @@ def _layers(program: ExportedProgram) -> dict[Any, str]:
     """Every layer's node with the path of its module, known by its weight: under hooks module paths are cut short."""
     parameters, layers = program.graph_signature.inputs_to_parameters, {}
     for node in program.graph.nodes:
-        weight = node.args[1] if _kind(node) in LAYERS else None
-        while weight is not None and _kind(weight).startswith("fake_quantize"):
+        weight = node.args[1] if called(node) in LAYERS else None
+        while weight is not None and called(weight).startswith("fake_quantize"):
             weight = weight.args[0]
         if weight is not None and parameters.get(weight.name, "").startswith(DEPLOYED):
             layers[node] = parameters[weight.name].removeprefix(DEPLOYED).removesuffix(".weight")
@@ -125,25 +112,19 @@ def _border(node: Any) -> None:
 
 def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:
     """Sampling and the operations from the offsets to it: in float16 a position may be half a pixel off at 1024."""
-    from edgemtl.networks import purposes
+    samplings = [node for node in graph.nodes if called(node) in ("bordered_grid_sample", "grid_sampler")]
 
-    nodes: set[Any] = set()
-    waiting = [node for node in graph.nodes if _kind(node) in ("bordered_grid_sample", "grid_sampler")]
-    nodes.update(waiting)
-    waiting = [node.args[1] for node in waiting]
-    while waiting:
-        node = waiting.pop()
-        inside = purposes.belongs(node, deployed, purposes.COORDINATES)
-        if node.op == "call_function" and node not in nodes and (inside or _kind(node) not in LAYERS):
-            nodes.add(node)
-            waiting += node.all_input_nodes
-    return nodes
+    def makes_positions(nodes: Iterable[Any]) -> list[Any]:
+        operations = [node for node in nodes if node.op == "call_function" and node not in samplings]
+        inside = {node for node in operations if purposes.belongs(node, deployed, purposes.COORDINATES)}
+        return [node for node in operations if node in inside or called(node) not in LAYERS]
+
+    grids = makes_positions(node.args[1] for node in samplings)
+    return {*samplings, *reached(grids, lambda node: makes_positions(node.all_input_nodes))}
 
 
 def _exact_attention(graph: Any, deployed: nn.Module) -> set[Any]:
     """Attention in the exact form, quantizers included: its sums are whole numbers up to 2**24, beyond float16."""
-    from edgemtl.networks import purposes
-
     if not getattr(deployed, "is_exact", False):
         return set()
     return {n for n in graph.nodes if n.op == "call_function" and purposes.belongs(n, deployed, purposes.ATTENTION)}
@@ -151,10 +132,5 @@ def _exact_attention(graph: Any, deployed: nn.Module) -> set[Any]:
 
 def _normalisation(graph: Any) -> set[Any]:
     """Division by a norm: in float16 squares overflow above 255, and the norm's lower bound of 1e-12 is 0."""
-    nodes = {node for node in graph.nodes if _kind(node) == "linalg_vector_norm"}
-    waiting = list(nodes)
-    while waiting:
-        after = {user for user in waiting.pop().users if _kind(user) in DIVISION} - nodes
-        nodes |= after
-        waiting += after
-    return nodes
+    norms = [node for node in graph.nodes if called(node) == "linalg_vector_norm"]
+    return set(reached(norms, lambda node: [user for user in node.users if called(user) in DIVISION]))

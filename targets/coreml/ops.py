@@ -32,16 +32,16 @@ def register(signed_weights: bool, codes: dict[str, np.ndarray]) -> None:
         steps = codes[node.name]
         if signed_weights:
             column = np.reshape(column, [1] * x.rank) if axis is None else column
-            made = mb.constexpr_blockwise_shift_scale(data=steps, scale=column, name=node.name)
+            decoded = mb.constexpr_blockwise_shift_scale(data=steps, scale=column, name=node.name)
         else:
-            made = mb.constexpr_affine_dequantize(
+            decoded = mb.constexpr_affine_dequantize(
                 quantized_data=(steps.astype(np.int16) + 128).astype(np.uint8),
                 zero_point=np.uint8(128),
                 scale=scale.val,
                 axis=np.int32(axis or 0),
                 name=node.name,
             )
-        context.add(made)
+        context.add(decoded)
 
     @register_torch_op(torch_alias=["fake_quantize_per_tensor_affine.tensor_qparams"], override=True)
     def fake_quantize_per_tensor_affine(context: Any, node: Any) -> None:
@@ -62,7 +62,7 @@ def register(signed_weights: bool, codes: dict[str, np.ndarray]) -> None:
         """`bordered_grid_sample` of this file."""
         x, grid, align_corners = _get_inputs(context, node, expected=3)
         size = np.array(x.shape[:1:-1])
-        made = mb.resample(
+        sampled = mb.resample(
             x=mb.pad(x=x, pad=[0, 0, 0, 0, 1, 1, 1, 1], mode="constant", constant_val=np.float32(0)),
             coordinates=mb.mul(x=grid, y=shrink(size, align_corners.val).astype(np.float32)),
             sampling_mode="bilinear",
@@ -72,7 +72,7 @@ def register(signed_weights: bool, codes: dict[str, np.ndarray]) -> None:
             align_corners=bool(align_corners.val),
             name=node.name,
         )
-        context.add(made)
+        context.add(sampled)
 
 
 def bordered_grid_sample(x: Any, grid: Any, align_corners: bool) -> Any:

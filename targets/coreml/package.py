@@ -43,11 +43,11 @@ TYPES: dict[int, tuple[Any, int | None, str]] = {
 def schema() -> ModuleType:
     """coremltools' generated module Model_pb2; UsageError where coremltools is not installed."""
     with needs("coreml"):
-        found = importlib.util.find_spec("coremltools")
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec("coremltools")
+        if spec is None or not spec.submodule_search_locations:
             raise ModuleNotFoundError("No module named 'coremltools'", name="coremltools")
     holder = ModuleType(SCHEMA)
-    holder.__path__ = [str(Path(found.submodule_search_locations[0], "proto"))]
+    holder.__path__ = [str(Path(spec.submodule_search_locations[0], "proto"))]
     sys.modules.setdefault(SCHEMA, holder)
     return importlib.import_module(f"{SCHEMA}.Model_pb2")
 
@@ -84,12 +84,12 @@ class Package:
             raise UsageError(f"{self.path}: {name} has the data type {number}; known: {', '.join(map(str, TYPES))}")
         dtype, stored, field = TYPES[number]
         if value.WhichOneof("value") == "blobFileValue":
-            made = self._blob(value.blobFileValue, np.dtype(dtype), stored, shape, name)
+            array = self._blob(value.blobFileValue, np.dtype(dtype), stored, shape, name)
         else:
-            made = self._immediate(value.immediateValue.tensor, np.dtype(dtype), field, shape, name)
+            array = self._immediate(value.immediateValue.tensor, np.dtype(dtype), field, shape, name)
         if shape:
-            return made
-        return made.item() if dtype in (np.bool_, np.str_) else made[()]
+            return array
+        return array.item() if dtype in (np.bool_, np.str_) else array[()]
 
     def _immediate(self, tensor: Any, dtype: np.dtype, field: str, shape: tuple[int, ...], name: str) -> np.ndarray:
         if (held := tensor.WhichOneof("value")) != field:
@@ -99,8 +99,8 @@ class Package:
         whole = len(values) == size * dtype.itemsize if field == "bytes" else len(values) == size
         if not whole:
             raise UsageError(f"{self.path}: {name} has another number of values than its shape {shape}")
-        made = np.frombuffer(values, dtype) if field == "bytes" else np.array(values[:], dtype)
-        return made.reshape(shape)
+        array = np.frombuffer(values, dtype) if field == "bytes" else np.array(values[:], dtype)
+        return array.reshape(shape)
 
     def _blob(self, blob: Any, dtype: np.dtype, stored: int | None, shape: tuple[int, ...], name: str) -> np.ndarray:
         where = f"{self.path}: {name}, in {WEIGHTS_FILE} at {blob.offset},"

@@ -92,8 +92,8 @@ class EvaluatorSession(Session):
     def problems(self) -> list[Check]:
         """Which operations made infinite values of finite ones in the frames so far."""
         lost = self.program.overflows
-        told = "; ".join(f"{step}: {count} values become infinite" for step, count in lost.items())
-        return [Check("overflow", not lost, told or "no operation makes infinite values")]
+        text = "; ".join(f"{step}: {count} values become infinite" for step, count in lost.items())
+        return [Check("overflow", not lost, text or "no operation makes infinite values")]
 
 
 class RuntimeSession(Session):

@@ -12,14 +12,14 @@ from edgemtl.artifact import Manifest
 from edgemtl.device import overflow
 from edgemtl.errors import UsageError, needs, unknown
 from edgemtl.ledger import Found
-from edgemtl.target import Original, Session, Target
+from edgemtl.target import Original, Target
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import cpu, webgpu
-from edgemtl.threads import threads
+from edgemtl.targets.onnx import cpu, wasm, webgpu
 
 FILE = "model.onnx"
 WEBGPU = "model.webgpu.onnx"  # of int8: the same integers, for a browser's GPU; see webgpu.py
-DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU}
+WASM = "model.wasm.onnx"  # of int8: the same integers, for a browser's WebAssembly; see wasm.py
+DEVICES = {"CPU": FILE, "CPU:webgpu": WEBGPU, "CPU:wasm": WASM}
 
 
 class ONNX(Target):
@@ -36,38 +36,38 @@ class ONNX(Target):
         if original.precision != "int8":
             onnx.save(cpu.spelled_out(model), folder / FILE)
             return [FILE]
-        # Beside unsigned codes the products of 8-bit weights overflow without VNNI. Beside signed ones they are added
-        # in 32 bits everywhere, at the speed of float.
+        # With unsigned activations, products of 8-bit weights overflow on a CPU without VNNI. With signed ones every
+        # CPU adds them in 32 bits, at the speed of float.
         wide = overflow.prove_no_overflow({FILE: _onnx.read_quantized(model.graph)}).needs
-        onnx.save(cpu.spelled_out(model if wide else cpu.rewritten(model)), folder / FILE)
+        made = cpu.spelled_out(model if wide else cpu.rewritten(model))
+        onnx.save(made, folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
-        return [FILE, WEBGPU]
+        if wide:
+            return [FILE, WEBGPU]
+        onnx.save(wasm.rewritten(made), folder / WASM)
+        return [FILE, WEBGPU, WASM]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:
         """What each file in `folder` holds of each quantized tensor."""
         with needs("onnx"):
-            return {FILE: cpu.quantized(folder / FILE), WEBGPU: webgpu.quantized(folder / WEBGPU)}
+            found = {name: cpu.quantized(folder / name) for name in (FILE, WASM) if (folder / name).is_file()}
+            return found | {WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
-        """A session of ONNX Runtime on the CPU; with CPU:webgpu of the file that browsers take for their GPU.
+        """A session of ONNX Runtime on the CPU; with CPU:webgpu and CPU:wasm of the files that browsers take.
 
         UsageError for any other device, or where there is no such file.
         """
-        with needs("onnx"):
-            import onnxruntime
-
         name = _device(folder, device)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads() or 0
         names, file = list(manifest.tasks), folder / DEVICES[name]
 
         def cut(tasks: list[str]) -> Any:
             with needs("onnx"):
                 model = _onnx.cut(_onnx.load(file), tasks)
-            return _onnx.runtime(model.SerializeToString(), file, options, tasks)
+            return _onnx.runtime(model.SerializeToString(), file, tasks)
 
-        return ONNXSession(_onnx.runtime(file, file, options, names), names, name, cut)
+        with needs("onnx"):
+            return ONNXSession(_onnx.runtime(file, file, names), names, name, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact."""
@@ -98,28 +98,20 @@ def _device(folder: Path, text: str | None) -> str:
     return name
 
 
-class ONNXSession(Session):
+class ONNXSession(_onnx.RuntimeSession):  # type: ignore[misc]  # mypy does not see edgemtl.targets
     """Maps of one frame at a time."""
 
     how, float32 = "executed", True
 
-    def __init__(
-        self, session: Any, names: list[str], device: str = "CPU", cut: Callable[[list[str]], Any] | None = None
-    ) -> None:
-        self.session, self._name, self._cut = session, device, cut  # makes a session of these outputs alone
+    def __init__(self, session: Any, names: list[str], device: str, cut: Callable[[list[str]], Any]) -> None:
+        super().__init__(session, names)
+        self._name, self._cut = device, cut  # makes a session of these outputs alone
         self.device = f"{device} (f32)"
-        self._names = names
-
-    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
-        return {name: map[0] for name, map in zip(self._names, maps)}
 
     def of(self, tasks: Collection[str]) -> ONNXSession:
         """A session of the same model with these tasks' outputs alone."""
-        assert self._cut is not None
         names = [name for name in self._names if name in tasks]
-        return ONNXSession(self._cut(names), names, self._name)
+        return ONNXSession(self._cut(names), names, self._name, self._cut)
 
 
 target = ONNX()

@@ -1,14 +1,14 @@
-"""OpenVINO: attention over the tasks at each pixel, in the layout that convolutions leave.
+"""OpenVINO: attention over the tasks at each pixel, in the layout of convolutions.
 
-For devices the network sums a head's products by a 1x1 convolution with constants, and copies a head's weights to its
-channels by another, so that no map is reshaped (see edgemtl.models.demt.Attend). OpenVINO multiplies with all of these
-constants, of which all but one in each column are 0, and adds the tasks up with an operation that reads what was only
-just written. Its convolutions leave maps channels-last, where the channels of a head lie side by side, so here
+The network sums a head's products by a 1x1 convolution with constants, and copies a head's weights to its channels by
+another, so that no map is reshaped (see edgemtl.models.demt.Attend). OpenVINO multiplies by all of these constants,
+most of which are 0, and adds the tasks up in a further pass over memory. But its maps are channels-last, where a head's
+channels lie side by side, so here
 
     query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, K / heads): products, and their sum over the last axis
     values (T, V, h, w) -> (T, h * w, heads, V / heads): times weights (T, h * w, heads, 1), and the tasks' sum
 
-What is between, softmax or its exact form, sees the shapes that it had.
+What is between, softmax or its exact form, keeps its shapes.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.targets.openvino.session import nodes
+from edgemtl.targets.openvino.nodes import constant, holds, of_kind, supersede
 
-# Operations between logits and weights that know of no axis but the first.
+# Operations between logits and weights that concern no axis but the first.
 BETWEEN = ("FakeQuantize", "Softmax", "ReduceMax", "ReduceSum", "Subtract", "Add", "Multiply", "Divide", "Exp")
 
 
 def channels_last(model: Any) -> int:
     """Rewrites every such attention of the model, in place; how many."""
-    made = sum(_rewrite(node) for node in nodes(model, "ReduceSum"))
+    rewritten = sum(_rewrite(node) for node in of_kind(model, "ReduceSum"))
     model.validate_nodes_and_infer_types()
-    return made
+    return rewritten
 
 
 def _rewrite(total: Any) -> bool:
     """The attention whose answers a sum over the tasks gives."""
     from openvino import opset13 as op
 
-    products, axes = (value.get_node() for value in total.input_values())
-    if products.get_type_name() != "Multiply" or not _equals(axes, [0]) or not total.get_attributes()["keep_dims"]:
+    products = total.input_value(0).get_node()
+    if products.get_type_name() != "Multiply" or not _over_tasks(total):
         return False
     for one, other in ((0, 1), (1, 0)):
         spread, values = products.input_value(one).get_node(), products.input_value(other)
@@ -47,10 +47,10 @@ def _rewrite(total: Any) -> bool:
     gather = _above(spread.input_value(0))
     if gather is None or gather.input_value(0).get_node().get_type_name() != "Multiply":
         return False
-    asked = gather.input_value(0).get_node()
+    before = gather.input_value(0).get_node()
     scale = _heads(gather, copies=False)
     tasks, _, height, width = values.get_shape()
-    if scale is None or asked.get_output_shape(0)[0] != tasks:
+    if scale is None or before.get_output_shape(0)[0] != tasks:
         return False
     count = spread.get_input_shape(1)[1]
 
@@ -60,26 +60,30 @@ def _rewrite(total: Any) -> bool:
         turned = op.transpose(value, op.constant([0, 2, 3, 1]))
         return op.reshape(turned, op.constant([number, height * width, count, channels // count]), False)
 
-    logits = op.reduce_sum(op.multiply(rows(asked.input_value(0)), rows(asked.input_value(1))), op.constant([3]), True)
+    logits = op.reduce_sum(
+        op.multiply(rows(before.input_value(0)), rows(before.input_value(1))),
+        op.constant([3]),
+        True,
+    )
     if scale != 1:
         logits = op.multiply(logits, op.constant(np.float32(scale)))
     places = op.reshape(logits, op.constant([tasks, height, width, count]), False)
-    _replace(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
+    supersede(gather, op.transpose(places, op.constant([0, 3, 1, 2])))
     weights = rows(spread.input_value(0))
-    made = None
+    answer = None
     for weight, part in zip(*(op.split(x, op.constant(0), tasks).outputs() for x in (weights, rows(values)))):
         weighed = op.multiply(weight, part)
-        made = weighed if made is None else op.add(made, weighed)
-    flat = op.reshape(made, op.constant([1, height, width, values.get_shape()[1]]), False)
-    _replace(total, op.transpose(flat, op.constant([0, 3, 1, 2])))
+        answer = weighed if answer is None else op.add(answer, weighed)
+    flat = op.reshape(answer, op.constant([1, height, width, values.get_shape()[1]]), False)
+    supersede(total, op.transpose(flat, op.constant([0, 3, 1, 2])))
     return True
 
 
 def _heads(node: Any, copies: bool) -> float | None:
     """The factor of a 1x1 convolution that sums each head's channels, or copies each head to them; else None."""
-    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+    matrix = constant(node.input_value(1)) if node.get_type_name() == "Convolution" else None
+    if matrix is None:
         return None
-    matrix = node.input_value(1).get_node().get_data()
     if list(matrix.shape[2:]) != [1, 1] or node.get_output_shape(0)[2:] != node.get_input_shape(0)[2:]:
         return None
     matrix = matrix[:, :, 0, 0] if copies else matrix[:, :, 0, 0].T  # (channels, heads)
@@ -91,6 +95,11 @@ def _heads(node: Any, copies: bool) -> float | None:
     return factor if same and factor and (factor == 1 or not copies) else None
 
 
+def _over_tasks(node: Any) -> bool:
+    """Whether a reduction goes over the first axis, and keeps it."""
+    return holds(node.input_value(1), 0) and bool(node.get_attributes()["keep_dims"])
+
+
 def _above(value: Any) -> Any:
     """The one convolution that a value is made of by operations in BETWEEN with single numbers; None otherwise."""
     node = value.get_node()
@@ -98,25 +107,12 @@ def _above(value: Any) -> Any:
         return node
     if node.get_type_name() not in BETWEEN or (node.get_type_name() == "Softmax" and node.get_attributes()["axis"]):
         return None
-    found = []
+    convolutions = []
     for source in node.input_values():
-        constant = source.get_node()
-        if constant.get_type_name() != "Constant":
-            found.append(_above(source))
-        elif node.get_type_name().startswith("Reduce"):
-            if not _equals(constant, [0]) or not node.get_attributes()["keep_dims"]:
-                return None
-        elif constant.get_data().size != 1:
+        numbers = constant(source)
+        if numbers is None:
+            convolutions.append(_above(source))
+        elif not (_over_tasks(node) if node.get_type_name().startswith("Reduce") else numbers.size == 1):
             return None
-    first = found[0]
-    return first if all(one is not None and one == first for one in found) else None
-
-
-def _equals(node: Any, numbers: list[int]) -> bool:
-    return node.get_type_name() == "Constant" and node.get_data().ravel().tolist() == numbers
-
-
-def _replace(old: Any, new: Any) -> None:
-    new.set_friendly_name(old.get_friendly_name())
-    for reader in old.output(0).get_target_inputs():
-        reader.replace_source_output(new.output(0))
+    first = convolutions[0]
+    return first if all(one is not None and one == first for one in convolutions) else None

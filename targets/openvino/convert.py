@@ -1,7 +1,8 @@
-"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest without computing anything else."""
+"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest, with the same results."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -16,34 +17,36 @@ import torch
 from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms
-from edgemtl.targets.openvino.session import BIN, XML, nodes
+from edgemtl.targets.openvino import attention, deformable, norms, places
+from edgemtl.targets.openvino.nodes import constant, of_kind, replace
+from edgemtl.targets.openvino.session import BIN, XML
 
 NARROW = 4  # channels
-SMALL = 1 << 20  # bytes
 
 
 def convert(original: Original, folder: Path) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
     with torch.no_grad(), warnings.catch_warnings(), tagged(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
-        # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
+        # Tracing takes half the time of torch.export and keeps the names of a dictionary's entries.
         shape = (1, 3, *original.size)
         model = ov.convert_model(original.deployed, example_input=torch.zeros(shape), input=list(shape))
     assert {name for port in model.outputs for name in port.names} >= set(original.tasks)
-    assert not _float_weights_under_quantizers(model)
+    # No weight may be a float constant under a quantizer, which would take four bytes each.
+    assert all(constant(node.input_value(0)) is None for node in of_kind(model, "FakeQuantize"))
     model = _take_camera_frames(model)
     _settle_ties_freely(model)
     _resize_to_one_pixel_as_torch(model)
     _enlarge_narrow_maps_by_matrices(model)
     _fold_sizes(model)
-    made = deformable.lower(model)
+    forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
+    places.spread_when_compiled(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
-    for key, value in {**original.metadata, "deformable": json.dumps(made)}.items():
+    for key, value in {**original.metadata, "deformable": json.dumps(forms)}.items():
         model.set_rt_info(value, ["edgemtl", key])
     ov.save_model(model, folder / XML, compress_to_fp16=original.precision == "fp16")
     text = (folder / XML).read_text(encoding="utf-8")
@@ -64,67 +67,57 @@ def _take_camera_frames(model: Any) -> Any:
     return model
 
 
-def _float_weights_under_quantizers(model: Any) -> list[str]:
-    """Names of quantizers that stand on a float constant: such weights would take four bytes each."""
-    return [
-        node.get_friendly_name()
-        for node in nodes(model, "FakeQuantize")
-        if node.input_value(0).get_node().get_type_name() == "Constant"
-    ]
-
-
 def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
-    for node in nodes(model, "TopK"):
+    for node in of_kind(model, "TopK"):
         node.set_attribute("stable", False)
 
 
 def _resize_to_one_pixel_as_torch(model: Any) -> None:
-    """Resizing with half-pixel centres whatever the size: torch has long done so.
+    """Resizes with half-pixel centres at any size, as torch does.
 
-    The front end asks for what torch did once: a map of one row or column took the first of what it is made from.
+    The front end writes what older versions of torch did: a map of one row or column took the first source pixel.
     """
-    for node in nodes(model, "Interpolate"):
+    for node in of_kind(model, "Interpolate"):
         if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
             node.set_attribute("coordinate_transformation_mode", "half_pixel")
 
 
 def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
-    """Bilinear resizing of maps with few channels as two matrix products, which compute the same.
+    """Resizes maps with few channels bilinearly by two matrix products, which compute the same.
 
-    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 of them take half as long as 40.
+    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 channels take half as long as 40.
     """
     from openvino import opset13 as op
 
-    for node in nodes(model, "Interpolate"):
-        shape, made = node.input_value(0).get_shape(), node.output(0).get_shape()
+    for node in of_kind(model, "Interpolate"):
+        shape, enlarged = node.input_value(0).get_shape(), node.output(0).get_shape()
         how = node.get_attributes()
         centred = how["coordinate_transformation_mode"] in ("half_pixel", "pytorch_half_pixel")
         bilinear = how["mode"] in ("linear", "linear_onnx") and centred and not how["antialias"]
-        if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(made)[:2] == list(shape)[:2]):
+        if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(enlarged)[:2] == list(shape)[:2]):
             continue
-        rows, columns = (op.constant(_bilinear(shape[axis], made[axis])) for axis in (2, 3))
+        rows, columns = (op.constant(_bilinear(shape[axis], enlarged[axis])) for axis in (2, 3))
         wide = op.matmul(node.input_value(0), columns, False, True)
         high = op.matmul(rows, wide, False, False)
         high.set_friendly_name(node.get_friendly_name())
         high.output(0).set_names(node.output(0).get_names())  # a task's, where this is its map
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(high.output(0))
+        replace(node, high.output(0))
 
 
-def _bilinear(taken: int, made: int) -> np.ndarray:
-    """The (made, taken) matrix of bilinear resizing along one axis with half-pixel centres."""
-    at = ((np.arange(made) + 0.5) * taken / made - 0.5).clip(0, taken - 1)
-    low = np.minimum(at.astype(int), taken - 2) if taken > 1 else np.zeros(made, int)
-    matrix = np.zeros((made, taken), np.float32)
-    matrix[np.arange(made), low] = 1 - (at - low)
-    if taken > 1:
-        matrix[np.arange(made), low + 1] = at - low
+def _bilinear(source: int, target: int) -> np.ndarray:
+    """The (target, source) matrix of bilinear resizing along one axis with half-pixel centres."""
+    at = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
+    low = np.minimum(at.astype(int), source - 2) if source > 1 else np.zeros(target, int)
+    matrix = np.zeros((target, source), np.float32)
+    matrix[np.arange(target), low] = 1 - (at - low)
+    if source > 1:
+        matrix[np.arange(target), low + 1] = at - low
     return matrix
 
 
 def _fold_sizes(model: Any) -> None:
-    """Computes what follows from the fixed size of the input; int8 weights stay int8."""
+    """Folds what is constant because the input's size is fixed; int8 weights stay int8."""
     from openvino.passes import ConstantFolding, Manager
 
     manager = Manager()
@@ -133,14 +126,14 @@ def _fold_sizes(model: Any) -> None:
 
 
 def _share_constants(model: Any) -> None:
-    """One node for all equal small constants: each quantizer brings four numbers, each of them 250 bytes of XML."""
+    """One node for all equal constants: each quantizer brings four numbers, each of them 250 bytes of XML, and in float
+    form each task the positions of all pixels."""
     first: dict[Any, Any] = {}
-    for node in nodes(model, "Constant"):
-        if node.get_byte_size() <= SMALL:
-            key = str(node.get_element_type()), tuple(node.get_output_shape(0)), node.get_data().tobytes()
-            same = first.setdefault(key, node)
-            for reader in node.output(0).get_target_inputs() if same is not node else ():
-                reader.replace_source_output(same.output(0))
+    for node in of_kind(model, "Constant"):
+        content = hashlib.sha256(np.ascontiguousarray(node.get_data())).digest()
+        same = first.setdefault((str(node.get_element_type()), tuple(node.get_output_shape(0)), content), node)
+        if same is not node:
+            replace(node, same.output(0))
 
 
 def _name_quantized(model: Any) -> None:
@@ -156,20 +149,18 @@ def _name_quantized(model: Any) -> None:
 def _keep_arithmetic_outside_quantizers(model: Any) -> None:
     """Takes products and sums with constants out of the ranges of quantizers, where the front end has put them.
 
-    A range is then -128..127 times one scale, which can be read back, and what else is computed stands in the file. A
-    device puts them together again when it compiles the model.
+    A range is then -128..127 times one scale, which can be read back, and the other arithmetic stands in the file by
+    itself. A device fuses both again when it compiles the model.
     """
     from openvino import opset13 as op
 
-    for node in nodes(model, "FakeQuantize"):
-        low, high, low_out, high_out = (node.input_value(port).get_node() for port in range(1, 5))
-        if any(bound.get_type_name() != "Constant" for bound in (low, high, low_out, high_out)):
+    for node in of_kind(model, "FakeQuantize"):
+        bounds = [constant(value) for value in node.input_values()[1:]]
+        if any(bound is None for bound in bounds):
             continue
-        taken, made = (
-            [bound.get_data().astype(np.float64) for bound in pair] for pair in ((low, high), (low_out, high_out))
-        )
-        factor = (made[1] - made[0]) / (taken[1] - taken[0])
-        shift = made[0] - taken[0] * factor
+        low, high, low_out, high_out = (bound.astype(np.float64) for bound in bounds)
+        factor = (high_out - low_out) / (high - low)
+        shift = low_out - low * factor
         x = node.input_value(0)
         if (factor != 1).any():
             x = op.multiply(x, op.constant(factor.astype(np.float32))).output(0)
@@ -177,5 +168,5 @@ def _keep_arithmetic_outside_quantizers(model: Any) -> None:
             x = op.add(x, op.constant(shift.astype(np.float32))).output(0)
         if x != node.input_value(0):
             node.input(0).replace_source_output(x)
-            node.input(1).replace_source_output(low_out.output(0))
-            node.input(2).replace_source_output(high_out.output(0))
+            for port in (1, 2):
+                node.input(port).replace_source_output(node.input_value(port + 2))

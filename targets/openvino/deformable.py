@@ -1,4 +1,4 @@
-"""OpenVINO: forms of the deformable operator that its front ends do not give, and which of them an operator gets.
+"""OpenVINO: faster forms of the deformable operator, and the choice among them.
 
 A network in deployment form samples like this, and the passes look for just that:
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from edgemtl.targets.openvino.nodes import constant, holds, of_kind, readers, supersede
 
 TIMES = Path(__file__).with_suffix(".json")
 CLEARLY = 0.9  # of GridSample's time: what another form must stay below to be taken
@@ -43,20 +45,20 @@ class Operator(NamedTuple):
 
 
 def lower(model: Any) -> dict[str, int]:
-    """Gives each deformable operator of the model, in place, the form that the evidence says; how many got which."""
-    found: dict[str, int] = {}
+    """Gives each deformable operator of the model, in place, its fastest form; counts the operators by form."""
+    counts: dict[str, int] = {}
     for operator in operators(model):
         height, width = operator.positions.shape[2:]
         form = fastest("openvino", operator.channels, height, width, operator.groups)
         done = {"split": split, "native": sample_natively}[form](operator) if form != "grid-sample" else True
         form = form if done else "grid-sample"
-        found[form] = found.get(form, 0) + 1
+        counts[form] = counts.get(form, 0) + 1
     for exact in of_codes(model):
         groups, channels, height, width = exact.data.get_shape()
         form = fastest("openvino", groups * channels, height, width, groups)
         form = "split" if form == "split" and split_codes(exact) else "grid-sample"
-        found[form] = found.get(form, 0) + 1
-    return found
+        counts[form] = counts.get(form, 0) + 1
+    return counts
 
 
 def fastest(target: str, channels: int, height: int, width: int, groups: int) -> str:
@@ -76,9 +78,9 @@ def fastest(target: str, channels: int, height: int, width: int, groups: int) ->
 
 
 def split(operator: Operator) -> bool:
-    """GridSample by parts of the offset groups, so that no part's grids leave the cache; False where one would do.
+    """GridSample by parts of the offset groups, whose grids then stay in the cache; False where one part is enough.
 
-    The same numbers: a group's grid, its map and what is read there concern no other group.
+    The numbers stay the same, because groups do not depend on each other.
     """
     from openvino import opset13 as op
 
@@ -94,15 +96,15 @@ def split(operator: Operator) -> bool:
     placed = op.constant(operator.positions)
     read = []
     for part in range(parts):
-        made = op.convolution(
+        layer = op.convolution(
             learned[part * layers // parts], op.constant(weights[part]),
             how["strides"], how["pads_begin"], how["pads_end"], how["dilations"],
         )  # fmt: skip
-        offsets = op.add(made, op.constant(biases[part]))
+        offsets = op.add(layer, op.constant(biases[part]))
         pairs = op.reshape(offsets, op.constant([operator.groups // parts, 2, height, width]), False)
         grid = op.transpose(op.add(pairs, placed), op.constant([0, 2, 3, 1]))
         read.append(op.grid_sample(maps[part], grid, operator.sample.get_attributes()))
-    _replace(operator.sample, op.concat(read, 0))
+    supersede(operator.sample, op.concat(read, 0))
     return True
 
 
@@ -117,24 +119,24 @@ class OfCodes(NamedTuple):
 
 def of_codes(model: Any) -> list[OfCodes]:
     """Every such operator of a model, for one image."""
-    found = []
-    for sample in model.get_ordered_ops():
-        turned = sample.input_value(1).get_node() if sample.get_type_name() == "GridSample" else None
-        if turned is None or turned.get_type_name() != "Transpose":
+    operators = []
+    for sample in of_kind(model, "GridSample"):
+        turned = sample.input_value(1).get_node()
+        if turned.get_type_name() != "Transpose":
             continue
         steps: list[tuple[str, np.ndarray]] = []
         node = turned.input_value(0).get_node()
         while node.get_type_name() in ("Multiply", "Add"):
-            constant = _array(node.input_value(1))
-            if constant is None or constant.ndim != 4:
+            numbers = constant(node.input_value(1))
+            if numbers is None or numbers.ndim != 4:
                 break
-            steps.insert(0, (node.get_type_name(), constant))
+            steps.insert(0, (node.get_type_name(), numbers))
             node = node.input_value(0).get_node()
         rounds = node.get_type_name() == "Reshape" and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
-        turns = _array(turned.input_value(1)).tolist() == [0, 2, 3, 1]
+        turns = holds(turned.input_value(1), 0, 2, 3, 1)
         if rounds and turns and len(node.get_output_shape(0)) == 4 and node.get_output_shape(0)[1] == 2:
-            found.append(OfCodes(sample, node.output(0), steps, sample.input_value(0)))
-    return found
+            operators.append(OfCodes(sample, node.output(0), steps, sample.input_value(0)))
+    return operators
 
 
 def split_codes(operator: OfCodes) -> bool:
@@ -148,12 +150,12 @@ def split_codes(operator: OfCodes) -> bool:
     maps, pairs = (op.split(x, op.constant(0), parts).outputs() for x in (operator.data, operator.pairs))
     read = []
     for part, (map, grid) in enumerate(zip(maps, pairs, strict=True)):
-        for kind, constant in operator.steps:
-            own = constant if len(constant) == 1 else np.split(constant, parts)[part]
+        for kind, numbers in operator.steps:
+            own = numbers if len(numbers) == 1 else np.split(numbers, parts)[part]
             grid = (op.multiply if kind == "Multiply" else op.add)(grid, op.constant(np.ascontiguousarray(own)))
         turned = op.transpose(grid, op.constant([0, 2, 3, 1]))
         read.append(op.grid_sample(map, turned, operator.sample.get_attributes()))
-    _replace(operator.sample, op.concat(read, 0))
+    supersede(operator.sample, op.concat(read, 0))
     return True
 
 
@@ -173,14 +175,14 @@ def sample_natively(operator: Operator) -> bool:
     weight = (flat[order].astype(np.float64) * pixels[:, None, None, None]).astype(np.float32)
     bias = (operator.bias[order].astype(np.float64) * pixels).astype(np.float32)
     how = operator.layer.get_attributes()
-    made = op.group_convolution(
+    layer = op.group_convolution(
         operator.layer.input_value(0), op.constant(weight.reshape(operator.weight.shape)),
         how["strides"], how["pads_begin"], how["pads_end"], how["dilations"],
     )  # fmt: skip
-    offset = op.add(made, op.constant(bias.reshape(1, -1, 1, 1)))
+    offset = op.add(layer, op.constant(bias.reshape(1, -1, 1, 1)))
     source = operator.data.get_node().input_value(0)
     for reader in operator.readers:
-        _replace(reader, native(source, offset, reader.input_value(1), offset_groups=operator.groups))
+        supersede(reader, native(source, offset, reader.input_value(1), offset_groups=operator.groups))
     return True
 
 
@@ -209,13 +211,13 @@ def native(
 
 def operators(model: Any) -> list[Operator]:
     """Every deformable operator of a model that has the form above, for one image."""
-    found = [_operator(node) for node in model.get_ordered_ops() if node.get_type_name() == "GridSample"]
+    found = map(_operator, of_kind(model, "GridSample"))
     return [operator for operator in found if operator is not None]
 
 
 def _operator(sample: Any) -> Operator | None:
     turned = sample.input_value(1).get_node()
-    if turned.get_type_name() != "Transpose" or _array(turned.input_value(1)).tolist() != [0, 2, 3, 1]:
+    if turned.get_type_name() != "Transpose" or not holds(turned.input_value(1), 0, 2, 3, 1):
         return None
     placed = turned.input_value(0).get_node()
     pairs, positions = _plus_constant(placed)
@@ -224,7 +226,7 @@ def _operator(sample: Any) -> Operator | None:
     layer, bias = _plus_constant(pairs.input_value(0).get_node())
     if layer is None or layer.get_type_name() != "GroupConvolution":
         return None
-    weight, data = _array(layer.input_value(1)), sample.input_value(0)
+    weight, data = constant(layer.input_value(1)), sample.input_value(0)
     groups, two, height, width = pairs.get_output_shape(0)
     if (
         weight is None or two != 2 or data.get_shape()[0] != groups or positions.shape != (1, 2, height, width)
@@ -241,27 +243,22 @@ def _positions(height: int, width: int) -> np.ndarray:
 
 
 def _readers(sample: Any) -> list[Any]:
-    (joined,) = [port.get_node() for port in sample.output(0).get_target_inputs()][:1]
-    readers = [port.get_node() for port in joined.output(0).get_target_inputs()]
-    pointwise = [r for r in readers if r.get_type_name() == "Convolution" and list(r.get_input_shape(1))[2:] == [1, 1]]
-    alone = len(sample.output(0).get_target_inputs()) == 1 and joined.get_type_name() == "Reshape"
+    joined = readers(sample)[0]
+    after = readers(joined)
+    pointwise = [r for r in after if r.get_type_name() == "Convolution" and list(r.get_input_shape(1))[2:] == [1, 1]]
+    alone = len(readers(sample)) == 1 and joined.get_type_name() == "Reshape"
     plain = all(np.all(np.array(r.get_attributes()["strides"]) == 1) for r in pointwise)
-    return pointwise if alone and plain and len(pointwise) == len(readers) else []
+    return pointwise if alone and plain and len(pointwise) == len(after) else []
 
 
 def _plus_constant(node: Any) -> tuple[Any, np.ndarray]:
     """The node that a constant is added to, and the constant; None where this is no such sum."""
     if node.get_type_name() == "Add":
         for one, other in ((0, 1), (1, 0)):
-            value = _array(node.input_value(other))
+            value = constant(node.input_value(other))
             if value is not None:
                 return node.input_value(one).get_node(), value
     return None, np.empty(0)
-
-
-def _array(output: Any) -> Any:
-    node = output.get_node()
-    return node.get_data() if node.get_type_name() == "Constant" else None
 
 
 def _parts(groups: int, layers: int, size: int) -> int:
@@ -270,9 +267,3 @@ def _parts(groups: int, layers: int, size: int) -> int:
         return 1
     fitting = [n for n in range(layers, groups + 1, layers) if groups % n == 0]
     return next((n for n in fitting if size / n <= PART), groups)
-
-
-def _replace(old: Any, new: Any) -> None:
-    new.set_friendly_name(old.get_friendly_name())
-    for reader in old.output(0).get_target_inputs():
-        reader.replace_source_output(new.output(0))

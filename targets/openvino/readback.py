@@ -1,4 +1,4 @@
-"""A finished OpenVINO IR, read from its nodes as they lie in the file: quantized tensors, torch's modules."""
+"""Reads a finished OpenVINO IR, node by node as in the file: its quantized tensors, and torch's modules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from edgemtl import ledger
 from edgemtl.ledger import Found
+from edgemtl.targets.openvino.nodes import of_kind, readers, sources
 
 INTEGERS = {"i8": 8, "u8": 8, "i4": 4, "u4": 4}  # bits
 LEVELS = {8: 256, 4: 16}
@@ -19,24 +20,24 @@ MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}  # values stay as they 
 
 
 def quantized(model: Any) -> list[Found]:
-    """One for each FakeQuantize, for each use of an integer constant as a number with a scale, and for each output.
+    """An entry for each FakeQuantize, for each use of an integer constant with a scale, and for each output.
 
-    No transformation runs on `model`, so that this is the file, not what a device would make of it.
+    No transformation runs on `model`: this is the file, not what a device makes of it.
     """
     nodes = model.get_ordered_ops()
     above = _Above(nodes)
-    found = [_activation(node, above) for node in nodes if node.get_type_name() == "FakeQuantize"]
+    entries = [_activation(node, above) for node in nodes if node.get_type_name() == "FakeQuantize"]
     for constant, convert in _decoded(nodes):
-        found.append(_weight(constant, convert, above))
+        entries.append(_weight(constant, convert, above))
     maps = [(name, port.node) for port in model.outputs for name in sorted(port.names)]
-    return [*found, *(ledger.output(name, above([node])) for name, node in maps)]
+    return [*entries, *(ledger.output(name, above([node])) for name, node in maps)]
 
 
 def _decoded(nodes: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Every integer constant with each Convert that makes numbers of it."""
     for node in nodes:
         if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in INTEGERS:
-            yield from ((node, convert) for convert in _targets(node) if convert.get_type_name() == "Convert")
+            yield from ((node, convert) for convert in readers(node) if convert.get_type_name() == "Convert")
 
 
 class _Above:
@@ -53,14 +54,14 @@ class _Above:
 
     def _before(self, name: str) -> Iterable[str]:
         node = self.nodes[name]
-        return [source.get_friendly_name() for source in _inputs(node)] if node.get_type_name() != "ShapeOf" else ()
+        return [source.get_friendly_name() for source in sources(node)] if node.get_type_name() != "ShapeOf" else ()
 
 
 def _activation(node: Any, above: _Above) -> Found:
     low, high, low_out, high_out = (_constant(node, port) for port in range(1, 5))
-    readers = tuple(sorted(reader.get_friendly_name() for reader in _readers(node)))
-    plain = Found(ledger.entry_name(node.get_friendly_name()), "activation", 8, None, ledger.NO_SCALE, None, readers)
-    plain = plain._replace(reads=(above(_inputs(node)[:1]),))
+    names = tuple(sorted(reader.get_friendly_name() for reader in _readers(node)))
+    plain = Found(ledger.entry_name(node.get_friendly_name()), "activation", 8, None, ledger.NO_SCALE, None, names)
+    plain = plain._replace(reads=(above(sources(node)[:1]),))
     if low is None or high is None or low_out is None or high_out is None:
         return plain._replace(problem="its range is no constant")
     scale = low / np.float32(ledger.LOW)  # a power of two, so nothing rounds
@@ -81,7 +82,7 @@ def _weight(constant: Any, convert: Any, above: _Above) -> Found:
     kind = constant.get_element_type().get_type_name()
     codes = np.array(constant.get_data())
     problem = None if kind == "i8" else f"codes {kind}, expected i8"
-    for step in _targets(convert):
+    for step in readers(convert):
         if step.get_type_name() == "Subtract":
             zero = _constant(step, 1)
             if zero is None or zero.any():
@@ -93,9 +94,9 @@ def _weight(constant: Any, convert: Any, above: _Above) -> Found:
     [multiply] = multiplies
     scale = _constant(multiply, 1)
     name, layers = ledger.entry_name(multiply.get_friendly_name()), _readers(multiply)
-    readers = tuple(sorted(layer.get_friendly_name() for layer in layers))
-    reads = tuple(tuple(other for other in above(_inputs(layer)) if other != name) for layer in layers)
-    plain = plain._replace(name=name, readers=readers, reads=reads)
+    names = tuple(sorted(layer.get_friendly_name() for layer in layers))
+    reads = tuple(tuple(other for other in above(sources(layer)) if other != name) for layer in layers)
+    plain = plain._replace(name=name, readers=names, reads=reads)
     if scale is None:
         return plain._replace(problem="its scale is no constant")
     axis = _axis(scale, codes)
@@ -104,9 +105,9 @@ def _weight(constant: Any, convert: Any, above: _Above) -> Found:
 
 def _scaled(convert: Any) -> list[Any]:
     """The Multiplies that give a scale to converted codes, behind a Subtract where there is one."""
-    steps = _targets(convert)
+    steps = readers(convert)
     node = next((step for step in reversed(steps) if step.get_type_name() == "Subtract"), None)
-    return [step for step in (steps if node is None else _targets(node)) if step.get_type_name() == "Multiply"]
+    return [step for step in (steps if node is None else readers(node)) if step.get_type_name() == "Multiply"]
 
 
 def _axis(scale: np.ndarray, codes: np.ndarray) -> int | None:
@@ -122,19 +123,11 @@ def _constant(node: Any, port: int) -> np.ndarray | None:
     return np.array(source.get_data()) if source.get_type_name() == "Constant" else None
 
 
-def _targets(node: Any) -> list[Any]:
-    return [reader.get_node() for output in node.outputs() for reader in output.get_target_inputs()]
-
-
-def _inputs(node: Any) -> list[Any]:
-    return [node.input_value(port).get_node() for port in range(node.get_input_size())]
-
-
 def _readers(node: Any) -> list[Any]:
-    found: list[Any] = []
-    for reader in _targets(node):
-        found += _readers(reader) if reader.get_type_name() in MOVES else [reader]
-    return found
+    after: list[Any] = []
+    for reader in readers(node):
+        after += _readers(reader) if reader.get_type_name() in MOVES else [reader]
+    return after
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
@@ -153,7 +146,7 @@ def places(model: Any) -> dict[str, Any]:
 
     The front end names a node after the module it came from and numbers equal names, so calls are told apart.
     """
-    found = {node.get_friendly_name(): node.output(0) for node in _ordered(model, "FakeQuantize")}
+    outputs = {node.get_friendly_name(): node.output(0) for node in of_kind(model, "FakeQuantize")}
     scopes: dict[str, list[str]] = {}
     nodes = {}
     for node in model.get_ordered_ops():
@@ -166,28 +159,22 @@ def places(model: Any) -> dict[str, Any]:
             continue
         calls = [name for name in names if NUMBER.sub("", name) == last]
         for index, name in enumerate(sorted(calls, key=lambda name: _number(name))):
-            found[ledger.node_name(path, index)] = nodes[name].output(0)
-    return found
+            outputs[ledger.node_name(path, index)] = nodes[name].output(0)
+    return outputs
 
 
 def _bias_follows(node: Any) -> bool:
     """Whether a constant is added to a product by another module: the layer's own bias may have been merged into it."""
-    readers = _targets(node)
-    adds = len(readers) == 1 and readers[0].get_type_name() == "Add" and "Constant" in _sources(readers[0])
-    return node.get_type_name() in PRODUCTS and adds and _scope(node) != _scope(readers[0])
+    after = readers(node)
+    if node.get_type_name() not in PRODUCTS or [reader.get_type_name() for reader in after] != ["Add"]:
+        return False
+    biased = "Constant" in [source.get_type_name() for source in sources(after[0])]
+    return biased and _scope(node) != _scope(after[0])
 
 
 def _scope(node: Any) -> str | None:
     match = SCOPE.match(node.get_friendly_name())
     return match[1] if match else None
-
-
-def _sources(node: Any) -> list[str]:
-    return [source.get_type_name() for source in _inputs(node)]
-
-
-def _ordered(model: Any, kind: str) -> list[Any]:
-    return [node for node in model.get_ordered_ops() if node.get_type_name() == kind]
 
 
 def _number(name: str) -> int:

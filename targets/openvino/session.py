@@ -14,6 +14,7 @@ from edgemtl.device import processor
 from edgemtl.errors import UsageError, reading, unknown
 from edgemtl.target import How, Session
 from edgemtl.targets.openvino import cache
+from edgemtl.targets.openvino.nodes import of_kind
 from edgemtl.threads import threads
 
 XML, BIN = "model.xml", "model.bin"
@@ -21,7 +22,7 @@ DEVICES = ("AUTO", "CPU", "GPU", "NPU")
 FLOAT = "float"
 ARITHMETIC = ("f32", "f16", "bf16", FLOAT)
 HINTS = ("latency", "throughput")
-FIT = 128  # what two codes of one output channel may add up to: 255 * 128 is the most that 16 bits hold
+FIT = 128  # the largest sum of two codes of one output channel: 255 * 128 still fits into 16 bits
 
 
 class OpenVINOSession(Session):
@@ -61,7 +62,7 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
 
 
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
-    """What compiles the model (or the IR in a file) for a device, and the device's name in full."""
+    """A function that compiles the model (or the IR in a file) for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
@@ -74,6 +75,9 @@ def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[A
     options: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": arithmetic}
     if arithmetic == FLOAT:
         options |= {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+    if kind != "NPU":  # which knows no such option
+        # A product of float maps and int8 weights would round the maps to codes of its own choice, frame by frame.
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if kind == "CPU" and (count := threads()):
         options["INFERENCE_NUM_THREADS"] = count
 
@@ -119,19 +123,19 @@ def parse(text: str) -> tuple[str, str, str]:
 
 
 def _problem(core: Any, model: Any) -> str | None:
-    """What this CPU's int8 kernels would compute otherwise than torch, or None."""
+    """How this CPU's int8 kernels would differ from torch; None if they do not."""
     if not (processor.arm() or processor.overflows() is not False):
         return None
     model = read(core, model) if isinstance(model, Path) else model
     kernels = f"the int8 kernels for this CPU ({processor.describe_instructions()})"
-    if processor.arm() and nodes(model, "FakeQuantize"):
+    if processor.arm() and of_kind(model, "FakeQuantize"):
         return f"{kernels} round up from the middle between two codes"  # ARM Compute Library's; all others to even
     return f"8-bit weights can overflow in {kernels}" if _may_overflow(model) else None
 
 
 def _may_overflow(model: Any) -> bool:
     """Whether two codes of one output channel add up to more than FIT: too much where a CPU adds in 16 bits."""
-    for node in nodes(model, "Constant"):
+    for node in of_kind(model, "Constant"):
         if node.get_element_type().get_type_name() == "i8" and len(shape := node.get_output_shape(0)) > 1:
             grouped = len(shape) == 5  # (groups, channels, ...) of a GroupConvolution
             codes = np.abs(node.get_data().astype(np.int16)).reshape(shape[0] * shape[1] if grouped else shape[0], -1)
@@ -146,7 +150,3 @@ def _int8_products(compiled: Any) -> int:
     kinds = [(info["layerType"].astype(str), info["primitiveType"].astype(str)) for info in nodes]
     products = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
     return sum(layer in products and kernel.lower().endswith(("i8", "u8")) for layer, kernel in kinds)
-
-
-def nodes(model: Any, kind: str) -> list[Any]:
-    return [node for node in model.get_ordered_ops() if node.get_type_name() == kind]

@@ -19,7 +19,6 @@ from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import devices, engine, lint, machine, parser
 from edgemtl.targets.tensorrt.devices import ONNX, TYPED
 from edgemtl.tasks import Size
-from edgemtl.threads import threads
 
 SCRIPT = "build.sh"
 ARITHMETIC = ("auto", "float32", "float16")
@@ -150,8 +149,8 @@ class TensorRT(Target):
         if reason is not None:
             return [*checks, Check("TensorRT's parser", True, f"not asked: {reason}")]
         for file, verdict in zip(files, parser.ask([folder / file for file in files])):
-            said = f"accepted by {parser.name()}'s parser and builder for SM86; not run on a Jetson"
-            text = said if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
+            accepted = f"accepted by {parser.name()}'s parser and builder for SM86; not run on a Jetson"
+            text = accepted if verdict.ok else f"refused by {parser.name()}: {'; '.join(verdict.errors)}"
             checks.append(Check(f"parser and builder, {file}", verdict.ok, text))
         return checks
 
@@ -194,21 +193,15 @@ def _file(folder: Path, manifest: Manifest, device: str) -> Path:
     return folder / wanted
 
 
-class StandIn(Session):
+class StandIn(_onnx.RuntimeSession):  # type: ignore[misc]  # mypy does not see edgemtl.targets
     """Maps of one frame at a time by ONNX Runtime, in TensorRT's place."""
 
     how: How = "stand-in"
 
     def __init__(self, file: Path, names: list[str]) -> None:
-        self.session = _runtime(file, names)
+        super().__init__(_runtime(file, names), names)
         self.device = f"ONNX Runtime (CPU, {file.name}), standing in for TensorRT"
         self.float32 = file.name == ONNX
-        self._names = names
-
-    def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
-        return {name: map[0] for name, map in zip(self._names, maps)}
 
 
 def cast_first(model: Any) -> None:
@@ -239,14 +232,7 @@ def _versions(file: str, precision: str, half: bool) -> tuple[str, ...]:
 def _runtime(model: Path | bytes, names: Iterable[str] = (), *, optimised: bool = False) -> Any:
     """ONNX Runtime without optimisation, which would move Q/DQ, and whose float16 overflowed (1.31)."""
     with needs("tensorrt"):
-        import onnxruntime
-
-    levels = onnxruntime.GraphOptimizationLevel
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads() or 0
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    return _onnx.runtime(model, model if isinstance(model, Path) else Path(ONNX), options, names)
+        return _onnx.runtime(model, model if isinstance(model, Path) else Path(ONNX), names, optimised=optimised)
 
 
 def _same(model: Any, twin: Any, size: Size) -> None:

@@ -76,14 +76,14 @@ class Graph:
 
     def upstream(self, names: Iterable[str], stops: Callable[[NodeProto], bool]) -> list[NodeProto]:
         """The nodes that `names` are computed by, up to and without those that `stops` holds for; latest first."""
-        found: dict[str, NodeProto] = {}
+        makers: dict[str, NodeProto] = {}
         waiting = list(names)
         while waiting:
             maker = self.maker.get(waiting.pop())
-            if maker is not None and maker.output[0] not in found and not stops(maker):
-                found[maker.output[0]] = maker
+            if maker is not None and maker.output[0] not in makers and not stops(maker):
+                makers[maker.output[0]] = maker
                 waiting += maker.input
-        return list(found.values())
+        return list(makers.values())
 
     def coordinates(self) -> list[NodeProto]:
         """The nodes that compute the grids of GridSample, from the layers that compute the offsets on."""
@@ -96,13 +96,15 @@ def readable_name(node: NodeProto) -> str:
     return node.name or f"{node.op_type} -> {node.output[0]}"
 
 
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes; bytes become text."""
+    values = {found.name: onnx.helper.get_attribute_value(found) for found in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """The value of an attribute; bytes become text."""
-    for found in node.attribute:
-        if found.name == name:
-            value = onnx.helper.get_attribute_value(found)
-            return value.decode() if isinstance(value, bytes) else value
-    return default
+    """The value of one attribute."""
+    return attributes(node).get(name, default)
 
 
 def _proto(node: NodeProto) -> TensorProto:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from typing import Iterator
 
 import numpy as np
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from edgemtl.targets.tensorrt._graph import Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
 
 OPERATORS_DOC = "onnx-tensorrt docs/operators.md"
 TYPES_DOC = "NVIDIA TensorRT Python API, DataType"
 LARGEST_FLOAT16 = 65504.0  # of float16
+FIRST_OUTPUT = "only the first output of {kind} exists, and no other may be named"
 DATA_DEPENDENT = ("NonMaxSuppression", "NonZero", "RoiAlign", "ScatterElements")
 
 
 def name(kind: int) -> str:
     return TensorProto.DataType.Name(kind).lower()
+
+
+def reduces(graph: Graph, node: NodeProto) -> bool:
+    return bool(attribute(node, "reduction", "none") != "none")
+
+
+def names_others(graph: Graph, node: NodeProto) -> bool:
+    return any(node.output[1:])
 
 
 def newest_opset(version: Version) -> int:
@@ -62,31 +71,6 @@ def double(graph: Graph, version: Version) -> Iterator[Finding]:
             yield end, "double is computed in float32"
 
 
-def fourier(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("DFT"):
-        yield readable_name(node), "DFT is not imported"
-
-
-def deformable(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("DeformConv"):
-        yield readable_name(node), "DeformConv has no importer; sample with GridSample instead"
-
-
-def deformable_plugin(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("DeformConv"):
-        yield readable_name(node), "DeformConv is a plugin here, in float and with equal pads only"
-
-
-def data_dependent(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of(*DATA_DEPENDENT):
-        yield readable_name(node), f"{node.op_type} is a plugin or limited"
-
-
-def control_flow(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("If", "Loop", "Scan"):
-        yield readable_name(node), f"the lint does not look into {node.op_type}"
-
-
 def uint8_input(graph: Graph, version: Version) -> Iterator[Finding]:
     for end in sorted(graph.inputs):
         for node in graph.readers[end] if graph.type(end) == TensorProto.UINT8 else ():
@@ -101,12 +85,6 @@ def uint8_output(graph: Graph, version: Version) -> Iterator[Finding]:
         cast = maker is not None and maker.op_type == "Cast" and graph.type(maker.input[0]) in floats
         if graph.type(end) == TensorProto.UINT8 and not cast:
             yield end, "a uint8 output must be cast from float"
-
-
-def volume(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("GridSample"):
-        if len(graph.shape(node.input[0]) or ()) == 5:
-            yield readable_name(node), "GridSample of 5 dimensions"
 
 
 def half_grid(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -143,35 +121,12 @@ def float_grid_in_half(graph: Graph, version: Version) -> Iterator[Finding]:
                 )
 
 
-def antialias(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Resize"):
-        if attribute(node, "antialias", 0):
-            yield readable_name(node), "Resize with antialias"
-
-
-def cubic(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Resize"):
-        if attribute(node, "mode", "nearest") == "cubic":
-            yield readable_name(node), "cubic Resize"
-
-
 def many(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("TopK"):
         before_opset_10 = np.array(attribute(node, "k")) if attribute(node, "k") is not None else None
         count = graph.constant(node.input[1]) if len(node.input) > 1 else before_opset_10
         if count is not None and int(count.reshape(-1)[0]) >= 3840:
             yield readable_name(node), f"TopK with K = {int(count.reshape(-1)[0])}; below 3840 works"
-
-
-def scatter_reduction(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("ScatterND"):
-        if attribute(node, "reduction", "none") != "none":
-            yield readable_name(node), f"ScatterND with reduction {attribute(node, 'reduction')}"
-
-
-def layer_norm(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("LayerNormalization"):
-        yield readable_name(node), "LayerNormalization has no importer"
 
 
 def taken_apart(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -192,22 +147,6 @@ def norm_types(graph: Graph, version: Version) -> Iterator[Finding]:
                 readable_name(node),
                 f"input, scale and bias are {', '.join(sorted(map(name, kinds)))}; they must be alike",
             )
-
-
-def norm_outputs(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("LayerNormalization"):
-        if any(node.output[1:]):
-            yield readable_name(node), "only the first output of LayerNormalization exists, and no other may be named"
-
-
-def attention(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Attention"):
-        yield readable_name(node), "Attention has no importer; write it as MatMul and Softmax"
-
-
-def fused_attention(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Attention"):
-        yield readable_name(node), "Attention builds only where a fused kernel fits; write it as MatMul and Softmax"
 
 
 def infinite(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -245,37 +184,45 @@ def taken_name(graph: Graph, version: Version) -> Iterator[Finding]:
 
 
 RULES = (
-    Rule("M1", "E", "opset newer than the importer", f"{OPERATORS_DOC}, of each release's branch", opset_too_new),
-    Rule("M1", "W", "opset older than 9", "NVIDIA ONNX Opset Guide", opset_too_old),
-    Rule("M2", "E", "operator of a foreign domain", "NVIDIA/TensorRT, plugins in the ONNX parser", foreign_domain),
-    Rule("M3", "E", "type of an input or output", TYPES_DOC, foreign_type),
-    Rule("M3", "S", "double precision", f"{OPERATORS_DOC}, double is cast to float", double),
-    Rule("M4", "E", "operator without an importer", OPERATORS_DOC, fourier, until=(11, 2)),
-    Rule("M5", "E", "DeformConv", OPERATORS_DOC, deformable, until=(10, 1)),
-    Rule("M5", "W", "DeformConv", "NVIDIA TensorRT 10.1 release notes", deformable_plugin, since=(10, 1)),
-    Rule("M5", "W", "plugin or limited operator", OPERATORS_DOC, data_dependent),
-    Rule("M6", "W", "control flow", OPERATORS_DOC, control_flow),
-    Rule("N1", "E", "Q or DQ called as an initializer", "NVIDIA TensorRT, ILayer::setName", taken_name),
-    Rule("U1", "E", "uint8 input not cast first", TYPES_DOC, uint8_input),
-    Rule("U2", "E", "uint8 output not cast from float", TYPES_DOC, uint8_output, until=(10,)),
-    Rule("G1", "E", "GridSample of a volume", "NVIDIA TensorRT 11.2 release notes", volume, until=(11, 2)),
-    Rule("G2", "S", "float16 sampling positions", "pytorch/pytorch#96429", half_grid),
-    Rule("G3", "E", "GridSample of two types", "NVIDIA TensorRT, IGridSampleLayer", mixed_grid),
-    Rule("G4", "S", "GridSample of opset 20", "NVIDIA/TensorRT#4646", renamed_modes, since=(10,), until=(11,)),
-    Rule("G4", "W", "GridSample of opset 20", "NVIDIA/TensorRT#4646", renamed_modes, since=(11,)),
-    Rule("G5", "W", "float32 GridSample, float16 graph", "pytorch/TensorRT#4074", float_grid_in_half, since=(10, 14)),
-    Rule("R1", "E", "Resize with antialias", OPERATORS_DOC, antialias),
-    Rule("R2", "E", "cubic Resize", f"{OPERATORS_DOC}, branch 8.5", cubic, until=(8, 6)),
-    Rule("K1", "E", "TopK of many", OPERATORS_DOC, many),
-    Rule("K2", "E", "ScatterND with a reduction", OPERATORS_DOC, scatter_reduction),
-    Rule("L1", "E", "LayerNormalization", f"{OPERATORS_DOC}, branch 8.5", layer_norm, until=(8, 6)),
-    Rule("L2", "S", "LayerNorm taken apart, float16", "NVIDIA/TensorRT#2781, #3692", taken_apart),
-    Rule("L3", "E", "LayerNormalization of two types", "NVIDIA TensorRT, INormalizationLayer", norm_types),
-    Rule("L4", "E", "LayerNormalization's other outputs", OPERATORS_DOC, norm_outputs),
-    Rule("A1", "E", "Attention", "NVIDIA TensorRT 10.14 release notes", attention, until=(10, 14)),
-    Rule("A1", "W", "Attention", "NVIDIA TensorRT 10.14 release notes", fused_attention, since=(10, 14)),
-    Rule("F1", "S", "infinite float16 constant", "NVIDIA/TensorRT#2564", infinite),
-    Rule("F2", "W", "constant beyond float16", "NVIDIA/TensorRT#2564", beyond_half),
-    Rule("D1", "W", "dynamic input", "NVIDIA TensorRT, Working with Dynamic Shapes", dynamic),
-    Rule("I1", "W", "int64 input or output", "NVIDIA TensorRT 10.0 migration guide", long_ends),
-)
+    Rule("M1", "E", opset_too_new, f"{OPERATORS_DOC}, of each release's branch"),
+    Rule("M1", "W", opset_too_old, "NVIDIA ONNX Opset Guide"),
+    Rule("M2", "E", foreign_domain, "NVIDIA/TensorRT, plugins in the ONNX parser"),
+    Rule("M3", "E", foreign_type, TYPES_DOC),
+    Rule("M3", "S", double, f"{OPERATORS_DOC}, double is cast to float"),
+    Rule("M4", "E", nodes("DFT", "DFT is not imported"), OPERATORS_DOC, until=(11, 2)),
+    Rule("M5", "E", nodes("DeformConv", "DeformConv has no importer; sample with GridSample instead"),
+         OPERATORS_DOC, until=(10, 1)),
+    Rule("M5", "W", nodes("DeformConv", "DeformConv is a plugin here, in float and with equal pads only"),
+         "NVIDIA TensorRT 10.1 release notes", since=(10, 1)),
+    Rule("M5", "W", nodes(DATA_DEPENDENT, "{kind} is a plugin or limited"), OPERATORS_DOC),
+    Rule("M6", "W", nodes(("If", "Loop", "Scan"), "the lint does not look into {kind}"), OPERATORS_DOC),
+    Rule("N1", "E", taken_name, "NVIDIA TensorRT, ILayer::setName"),
+    Rule("U1", "E", uint8_input, TYPES_DOC),
+    Rule("U2", "E", uint8_output, TYPES_DOC, until=(10,)),
+    Rule("G1", "E", nodes("GridSample", "GridSample of 5 dimensions", lambda g, n: len(g.shape(n.input[0]) or ()) == 5),
+         "NVIDIA TensorRT 11.2 release notes", until=(11, 2)),
+    Rule("G2", "S", half_grid, "pytorch/pytorch#96429"),
+    Rule("G3", "E", mixed_grid, "NVIDIA TensorRT, IGridSampleLayer"),
+    Rule("G4", "S", renamed_modes, "NVIDIA/TensorRT#4646", since=(10,), until=(11,)),
+    Rule("G4", "W", renamed_modes, "NVIDIA/TensorRT#4646", since=(11,)),
+    Rule("G5", "W", float_grid_in_half, "pytorch/TensorRT#4074", since=(10, 14)),
+    Rule("R1", "E", nodes("Resize", "Resize with antialias", lambda _, n: attribute(n, "antialias", 0)), OPERATORS_DOC),
+    Rule("R2", "E", nodes("Resize", "cubic Resize", lambda _, n: attribute(n, "mode", "nearest") == "cubic"),
+         f"{OPERATORS_DOC}, branch 8.5", until=(8, 6)),
+    Rule("K1", "E", many, OPERATORS_DOC),
+    Rule("K2", "E", nodes("ScatterND", "ScatterND with reduction {reduction}", reduces), OPERATORS_DOC),
+    Rule("L1", "E", nodes("LayerNormalization", "LayerNormalization has no importer"),
+         f"{OPERATORS_DOC}, branch 8.5", until=(8, 6)),
+    Rule("L2", "S", taken_apart, "NVIDIA/TensorRT#2781, #3692"),
+    Rule("L3", "E", norm_types, "NVIDIA TensorRT, INormalizationLayer"),
+    Rule("L4", "E", nodes("LayerNormalization", FIRST_OUTPUT, names_others), OPERATORS_DOC),
+    Rule("A1", "E", nodes("Attention", "Attention has no importer; write it as MatMul and Softmax"),
+         "NVIDIA TensorRT 10.14 release notes", until=(10, 14)),
+    Rule("A1", "W", nodes("Attention",
+         "Attention builds only where a fused kernel fits; write it as MatMul and Softmax"),
+         "NVIDIA TensorRT 10.14 release notes", since=(10, 14)),
+    Rule("F1", "S", infinite, "NVIDIA/TensorRT#2564"),
+    Rule("F2", "W", beyond_half, "NVIDIA/TensorRT#2564"),
+    Rule("D1", "W", dynamic, "NVIDIA TensorRT, Working with Dynamic Shapes"),
+    Rule("I1", "W", long_ends, "NVIDIA TensorRT 10.0 migration guide"),
+)  # fmt: skip

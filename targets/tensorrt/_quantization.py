@@ -8,14 +8,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
 
 GUIDE = "NVIDIA TensorRT, Working with Quantized Types"
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-
-
-def _both(graph: Graph) -> Iterator[NodeProto]:
-    return graph.of(QUANTIZE, DEQUANTIZE)
+BOTH = QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def _zero_point(graph: Graph, node: NodeProto) -> np.ndarray | None:
@@ -34,14 +30,8 @@ def _source(graph: Graph, node: NodeProto) -> str:
     return name
 
 
-def computed_scale(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in _both(graph):
-        if graph.constant(node.input[1]) is None:
-            yield readable_name(node), "the scale is computed, not a constant"
-
-
 def impossible_scale(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in _both(graph):
+    for node in graph.of(*BOTH):
         scale = graph.constant(node.input[1])
         if scale is not None and not ((scale > 0) & np.isfinite(scale)).all():
             wrong = scale[~((scale > 0) & np.isfinite(scale))]
@@ -49,21 +39,19 @@ def impossible_scale(graph: Graph, version: Version) -> Iterator[Finding]:
 
 
 def shifted(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in _both(graph):
+    for node in graph.of(*BOTH):
         zero = _zero_point(graph, node)
         if zero is not None and zero.astype(np.int64).any():
             wrong = int(zero.astype(np.int64)[np.nonzero(zero)][0]) if zero.ndim else int(zero)
             yield readable_name(node), f"zero point {wrong}; only 0 is supported"
 
 
-def computed_zero_point(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in _both(graph):
-        if len(node.input) > 2 and node.input[2] and _zero_point(graph, node) is None:
-            yield readable_name(node), "the zero point is computed, not a constant"
+def computes_zero_point(graph: Graph, node: NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2]) and _zero_point(graph, node) is None
 
 
 def unequal_sizes(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in _both(graph):
+    for node in graph.of(*BOTH):
         scale, zero = graph.constant(node.input[1]), _zero_point(graph, node)
         if scale is not None and zero is not None and scale.size != zero.size:
             yield readable_name(node), f"{scale.size} scales and {zero.size} zero points"
@@ -80,19 +68,6 @@ def unsigned(graph: Graph, version: Version) -> Iterator[Finding]:
                 )
         elif len(node.input) < 3 and attribute(node, "output_dtype", 0) in (0, TensorProto.UINT8):
             yield readable_name(node), "no zero point means uint8, which becomes int8: over 127 steps is clipped"
-
-
-def unsigned_codes(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of(DEQUANTIZE):
-        stored = graph.maker.get(node.input[0]) is None
-        if stored and graph.type(node.input[0]) == TensorProto.UINT8:
-            yield readable_name(node), "stored codes are uint8; only int8 is supported"
-
-
-def wide_codes(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of(DEQUANTIZE):
-        if graph.type(node.input[0]) == TensorProto.INT32:
-            yield readable_name(node), "int32 codes; a bias must be stored as float"
 
 
 def apart(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -132,12 +107,6 @@ def wrong_axis(graph: Graph, version: Version) -> Iterator[Finding]:
         wanted = {"Conv": 0, "ConvTranspose": 1, "Gemm": gemm, "MatMul": last}[layer.op_type]
         if axis != wanted:
             yield readable_name(layer), f"weight scales along axis {axis}, output channels along {wanted}"
-
-
-def quantized_norm(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("LayerNormalization"):
-        if any(_quantized(graph, tensor) for tensor in node.input[1:]):
-            yield readable_name(node), "its scale or bias is quantized, which only adds work"
 
 
 def half_quantized(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -201,25 +170,31 @@ def unequal_scales(graph: Graph, version: Version) -> Iterator[Finding]:
 
 
 RULES = (
-    Rule("Q1", "W", "computed scale", GUIDE, computed_scale),
-    Rule("Q2", "E", "scale that is not positive", GUIDE, impossible_scale),
-    Rule("Q3", "E", "zero point that is not 0", "NVIDIA/TensorRT#4698", shifted),
-    Rule("Q3", "W", "computed zero point", GUIDE, computed_zero_point, until=(11,)),
-    Rule("Q3", "E", "computed zero point", "NVIDIA TensorRT 11, IQuantizeLayer", computed_zero_point, since=(11,)),
-    Rule("Q4", "E", "as many zero points as scales", "ONNX DequantizeLinear", unequal_sizes),
-    Rule("Q5", "S", "uint8 activations", "onnx-tensorrt, warning of its Q/DQ importer", unsigned, until=(10,)),
-    Rule("Q5", "E", "uint8 activations", "onnx-tensorrt 10.1 onnxOpImporters.cpp", unsigned, (10,), (10, 2)),
-    Rule("Q5", "S", "uint8 activations", "onnx-tensorrt, warning of its Q/DQ importer", unsigned, since=(10, 2)),
-    Rule("Q6", "E", "uint8 weights", "onnx-tensorrt onnxOpImporters.cpp", unsigned_codes),
-    Rule("Q7", "E", "quantized bias", "onnxruntime#14229, onnx-tensorrt#850", wide_codes),
-    Rule("Q8", "P", "Q and DQ apart", GUIDE, apart),
-    Rule("Q9", "P", "activation with scales per channel", GUIDE, per_channel_activation),
-    Rule("Q10", "P", "weight scales along the wrong axis", GUIDE, wrong_axis),
-    Rule("Q11", "P", "quantized LayerNormalization weights", GUIDE, quantized_norm),
-    Rule("P1", "P", "layer with one quantized input", GUIDE, half_quantized),
-    Rule("P2", "P", "float skip connection", GUIDE, float_skip),
-    Rule("P3", "P", "Q/DQ between layer and sum", GUIDE, quantized_branch),
-    Rule("P4", "P", "Q/DQ before what computes in float", GUIDE, needless),
-    Rule("P5", "P", "Concat of unequal scales", GUIDE, unequal_scales),
-    Rule("P6", "P", "Cast between DQ and layer", GUIDE, cast_between),
-)
+    Rule("Q1", "W", nodes(BOTH, "the scale is computed, not a constant", lambda g, n: g.constant(n.input[1]) is None),
+         GUIDE),
+    Rule("Q2", "E", impossible_scale, GUIDE),
+    Rule("Q3", "E", shifted, "NVIDIA/TensorRT#4698"),
+    Rule("Q3", "W", nodes(BOTH, "the zero point is computed, not a constant", computes_zero_point), GUIDE, until=(11,)),
+    Rule("Q3", "E", nodes(BOTH, "the zero point is computed, not a constant", computes_zero_point),
+         "NVIDIA TensorRT 11, IQuantizeLayer", since=(11,)),
+    Rule("Q4", "E", unequal_sizes, "ONNX DequantizeLinear"),
+    Rule("Q5", "S", unsigned, "onnx-tensorrt, warning of its Q/DQ importer", until=(10,)),
+    Rule("Q5", "E", unsigned, "onnx-tensorrt 10.1 onnxOpImporters.cpp", since=(10,), until=(10, 2)),
+    Rule("Q5", "S", unsigned, "onnx-tensorrt, warning of its Q/DQ importer", since=(10, 2)),
+    Rule("Q6", "E", nodes(DEQUANTIZE, "stored codes are uint8; only int8 is supported",
+         lambda g, n: n.input[0] not in g.maker and g.type(n.input[0]) == TensorProto.UINT8),
+         "onnx-tensorrt onnxOpImporters.cpp"),
+    Rule("Q7", "E", nodes(DEQUANTIZE, "int32 codes; a bias must be stored as float",
+         lambda g, n: g.type(n.input[0]) == TensorProto.INT32), "onnxruntime#14229, onnx-tensorrt#850"),
+    Rule("Q8", "P", apart, GUIDE),
+    Rule("Q9", "P", per_channel_activation, GUIDE),
+    Rule("Q10", "P", wrong_axis, GUIDE),
+    Rule("Q11", "P", nodes("LayerNormalization", "its scale or bias is quantized, which only adds work",
+         lambda g, n: any(_quantized(g, tensor) for tensor in n.input[1:])), GUIDE),
+    Rule("P1", "P", half_quantized, GUIDE),
+    Rule("P2", "P", float_skip, GUIDE),
+    Rule("P3", "P", quantized_branch, GUIDE),
+    Rule("P4", "P", needless, GUIDE),
+    Rule("P5", "P", unequal_scales, GUIDE),
+    Rule("P6", "P", cast_between, GUIDE),
+)  # fmt: skip

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Callable, Iterator, NamedTuple
 
+from onnx import NodeProto
+
+from edgemtl.targets.tensorrt._graph import Graph, attributes, readable_name
+
 Version = tuple[int, ...]
 Finding = tuple[str, str]  # which node or tensor, and what about it
 
@@ -13,8 +17,20 @@ class Rule(NamedTuple):
 
     code: str
     severity: str  # of lint.SEVERITIES
-    about: str
-    source: str  # public
     find: Callable[..., Iterator[Finding]]  # of a Graph and a Version
+    source: str  # public
     since: Version = (0,)
     until: Version = (1000,)  # the first version it does not hold for
+
+
+def nodes(
+    kinds: str | tuple[str, ...], text: str, when: Callable[[Graph, NodeProto], bool] = lambda graph, node: True
+) -> Callable[[Graph, Version], Iterator[Finding]]:
+    """Finds the nodes of these operators for which `when` holds; {kind} and attributes in the text are the node's."""
+
+    def find(graph: Graph, version: Version) -> Iterator[Finding]:
+        for node in graph.of(*((kinds,) if isinstance(kinds, str) else kinds)):
+            if when(graph, node):
+                yield readable_name(node), text.format(kind=node.op_type, **attributes(node))
+
+    return find

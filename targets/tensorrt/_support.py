@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version
+from edgemtl.targets.tensorrt._operators import FIRST_OUTPUT, names_others, reduces
+from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
 
 LIST = "onnx-tensorrt docs/operators.md"
 CHANGES = "onnx-tensorrt docs/Changelog.md"
@@ -89,25 +90,6 @@ def constants(graph: Graph, version: Version) -> Iterator[Finding]:
             )
 
 
-def dilations(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("AveragePool", "LpPool", "MaxPool"):
-        wide = list(attribute(node, "dilations", []))
-        if any(step != 1 for step in wide):
-            yield readable_name(node), f"{node.op_type} with dilations {wide}"
-
-
-def norm_of_pool(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("LpPool", "LpNormalization", "GlobalLpPool"):
-        if attribute(node, "p", 2) not in (1, 2):
-            yield readable_name(node), f"{node.op_type} with p = {attribute(node, 'p')}; 1 and 2 are known"
-
-
-def indices(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("MaxPool"):
-        if any(node.output[1:]):
-            yield readable_name(node), "MaxPool with its output of indices"
-
-
 def resize_rules(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of("Resize"):
         rule = attribute(node, "coordinate_transformation_mode", "half_pixel")
@@ -117,26 +99,9 @@ def resize_rules(graph: Graph, version: Version) -> Iterator[Finding]:
             yield readable_name(node), f"Resize with keep_aspect_ratio_policy {policy}; stretch alone is known"
 
 
-def training(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("BatchNormalization"):
-        if attribute(node, "training_mode", 0):
-            yield readable_name(node), "BatchNormalization in training mode"
-    for node in graph.of("Dropout"):
-        mode = graph.constant(node.input[2]) if len(node.input) > 2 else None
-        if mode is not None and mode.any():
-            yield readable_name(node), "Dropout in training mode"
-
-
-def scattered(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("ScatterElements"):
-        if attribute(node, "reduction", "none") != "none":
-            yield readable_name(node), f"ScatterElements with reduction {attribute(node, 'reduction')}"
-
-
-def unsorted(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("TopK"):
-        if not attribute(node, "sorted", 1):
-            yield readable_name(node), "TopK with sorted = 0"
+def drops(graph: Graph, node: NodeProto) -> bool:
+    mode = graph.constant(node.input[2]) if len(node.input) > 2 else None
+    return mode is not None and bool(mode.any())
 
 
 def recurrent(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -155,32 +120,6 @@ def einsum(graph: Graph, version: Version) -> Iterator[Finding]:
         terms = equation.split("->")[0].split(",")
         if "." in equation or any(len(set(term)) < len(term) for term in terms):
             yield readable_name(node), f"Einsum with an ellipsis or a diagonal: {equation}"
-
-
-def instance_norm(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("InstanceNormalization"):
-        if any(graph.constant(name) is None for name in node.input[1:]):
-            yield readable_name(node), "InstanceNormalization whose scale and bias are no constants"
-
-
-def attention_outputs(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Attention"):
-        if any(node.output[1:]):
-            yield readable_name(node), "only the first output of Attention exists, and no other may be named"
-        if attribute(node, "softcap", 0.0) or attribute(node, "softmax_precision") is not None:
-            yield readable_name(node), "Attention with softcap or softmax_precision"
-
-
-def range_types(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Range"):
-        if graph.type(node.output[0]) in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-            yield readable_name(node), "Range of float16; float32 and integers are known"
-
-
-def truth_reduced(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of(*REDUCTIONS):
-        if graph.type(node.input[0]) == TensorProto.BOOL:
-            yield readable_name(node), f"{node.op_type} of bool"
 
 
 def foreign_values(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -214,23 +153,34 @@ def odd_constants(graph: Graph, version: Version) -> Iterator[Finding]:
 
 
 RULES = (
-    Rule("M4", "E", "operator without an importer", LIST, imported),
-    Rule("M7", "E", "no tensor", LIST, no_tensor),
-    Rule("M8", "E", "type of a constant or a cast", LIST, foreign_values),
-    Rule("O1", "E", "input that must be a constant", LIST, constants),
-    Rule("O2", "E", "dilated pooling", LIST, dilations),
-    Rule("O3", "E", "MaxPool's indices", LIST, indices),
-    Rule("O4", "E", "p of a norm", SEEN, norm_of_pool),
-    Rule("R3", "E", "coordinates of Resize", LIST, resize_rules),
-    Rule("O5", "E", "training mode", LIST, training),
-    Rule("O6", "E", "ScatterElements with a reduction", f"{CHANGES}, 10.0", scattered, until=(10,)),
-    Rule("O7", "E", "unsorted TopK", f"{LIST}, branch 10.1", unsorted, since=(10,), until=(11,)),
-    Rule("O8", "E", "recurrent layer", LIST, recurrent),
-    Rule("O9", "E", "Einsum", f"{LIST}, branches 8.5 and 8.6", einsum, until=(10,)),
-    Rule("O10", "E", "InstanceNormalization", f"{LIST}, branch 8.5", instance_norm, until=(8, 6)),
-    Rule("A2", "E", "Attention's other outputs and options", SEEN, attention_outputs, since=(10, 14)),
-    Rule("O11", "E", "Range of float16", SEEN, range_types),
-    Rule("O12", "E", "reduction of bool", LIST, truth_reduced),
-    Rule("O13", "E", "arithmetic on uint8", LIST, bytes_computed),
-    Rule("O14", "E", "Constant of a rare kind", LIST, odd_constants),
-)
+    Rule("M4", "E", imported, LIST),
+    Rule("M7", "E", no_tensor, LIST),
+    Rule("M8", "E", foreign_values, LIST),
+    Rule("O1", "E", constants, LIST),
+    Rule("O2", "E", nodes(("AveragePool", "LpPool", "MaxPool"), "{kind} with dilations {dilations}",
+         lambda _, n: any(step != 1 for step in attribute(n, "dilations", []))), LIST),
+    Rule("O3", "E", nodes("MaxPool", "MaxPool with its output of indices", names_others), LIST),
+    Rule("O4", "E", nodes(("LpPool", "LpNormalization", "GlobalLpPool"), "{kind} with p = {p}; 1 and 2 are known",
+         lambda _, n: attribute(n, "p", 2) not in (1, 2)), SEEN),
+    Rule("R3", "E", resize_rules, LIST),
+    Rule("O5", "E", nodes("BatchNormalization", "BatchNormalization in training mode",
+         lambda _, n: attribute(n, "training_mode", 0)), LIST),
+    Rule("O5", "E", nodes("Dropout", "Dropout in training mode", drops), LIST),
+    Rule("O6", "E", nodes("ScatterElements", "ScatterElements with reduction {reduction}", reduces),
+         f"{CHANGES}, 10.0", until=(10,)),
+    Rule("O7", "E", nodes("TopK", "TopK with sorted = 0", lambda _, n: not attribute(n, "sorted", 1)),
+         f"{LIST}, branch 10.1", since=(10,), until=(11,)),
+    Rule("O8", "E", recurrent, LIST),
+    Rule("O9", "E", einsum, f"{LIST}, branches 8.5 and 8.6", until=(10,)),
+    Rule("O10", "E", nodes("InstanceNormalization", "InstanceNormalization whose scale and bias are no constants",
+         lambda g, n: any(g.constant(name) is None for name in n.input[1:])), f"{LIST}, branch 8.5", until=(8, 6)),
+    Rule("A2", "E", nodes("Attention", FIRST_OUTPUT, names_others), SEEN, since=(10, 14)),
+    Rule("A2", "E", nodes("Attention", "Attention with softcap or softmax_precision",
+         lambda _, n: attribute(n, "softcap", 0.0) or attribute(n, "softmax_precision") is not None),
+         SEEN, since=(10, 14)),
+    Rule("O11", "E", nodes("Range", "Range of float16; float32 and integers are known",
+         lambda g, n: g.type(n.output[0]) in (TensorProto.FLOAT16, TensorProto.BFLOAT16)), SEEN),
+    Rule("O12", "E", nodes(REDUCTIONS, "{kind} of bool", lambda g, n: g.type(n.input[0]) == TensorProto.BOOL), LIST),
+    Rule("O13", "E", bytes_computed, LIST),
+    Rule("O14", "E", odd_constants, LIST),
+)  # fmt: skip

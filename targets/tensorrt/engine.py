@@ -56,10 +56,10 @@ def missing() -> str | None:
         import_module("tensorrt")
     except (ImportError, OSError, RuntimeError) as error:
         return devices.unloadable(error)
-    found = _cuda()
-    if found is None:
+    runtime = _cuda()
+    if runtime is None:
         return "libcudart.so, CUDA's runtime, is missing (sudo apt install nvidia-jetpack brings it)"
-    status, count = found.cudaGetDeviceCount()
+    status, count = runtime.cudaGetDeviceCount()
     if int(status) or not count:
         return "CUDA finds no GPU (a container needs --runtime nvidia)"
     return None
@@ -72,10 +72,10 @@ def version() -> str:
 
 def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
-    trt, found = import_module("tensorrt"), _cuda()
+    trt, runtime = import_module("tensorrt"), _cuda()
     half = (folder / devices.TYPED).is_file()
     file = folder / devices.file(manifest.precision, trt.__version__, half)
-    name, sm, free = _gpu(found)
+    name, sm, free = _gpu(runtime)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     signed = (folder / SIGNATURE).is_file()  # such a folder stays as it is
     place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / sha256_of_path(folder)
@@ -83,7 +83,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     plan, reason = load(place, facts)
     engine = plan and trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
-        show.err.print(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}", highlight=False)
+        show.note(f"tensorrt: building the engine, minutes: {reason or 'it does not load'}")
         timing = place / f"timing-trt{facts.tensorrt}-sm{sm}.cache"
         plan = build(trt, file, manifest.precision, workspace_bytes(free), timing, log, half)
         store(place, facts, plan)
@@ -91,7 +91,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
         if engine is None:
             raise UsageError(f"TensorRT does not load the engine it just built from {file}")
     device = f"{name} (SM {sm}), TensorRT {trt.__version__}, {manifest.precision}"
-    return TensorRTSession(trt, found, engine, list(manifest.tasks), device)
+    return TensorRTSession(trt, runtime, engine, list(manifest.tasks), device)
 
 
 # ---- keeping
@@ -103,17 +103,22 @@ def load(place: Path, facts: Facts) -> tuple[bytes | None, str]:
     about = path.with_suffix(".json")
     if path.is_file() and about.is_file():
         with suppress(UsageError, KeyError, TypeError, OSError):
-            plan, said = path.read_bytes(), read_json(about)
-            if {key: said[key] for key in facts._fields} != facts._asdict():
-                return None, _difference(said, facts)
-            if hashlib.sha256(plan).hexdigest() == said["engine"]:
+            plan, kept = path.read_bytes(), read_json(about)
+            if {key: kept[key] for key in facts._fields} != facts._asdict():
+                return None, _difference(kept, facts)
+            if hashlib.sha256(plan).hexdigest() == kept["engine"]:
                 return plan, ""
         return None, f"{path.name} is damaged"
     others = []
     for other in sorted(place.glob("*.json")) if place.is_dir() else []:
         with suppress(UsageError, KeyError, TypeError):
-            said = read_json(other)
-            others.append((sum(said[key] != value for key, value in facts._asdict().items()), _difference(said, facts)))
+            kept = read_json(other)
+            others.append(
+                (
+                    sum(kept[key] != value for key, value in facts._asdict().items()),
+                    _difference(kept, facts),
+                )
+            )
     return None, min(others)[1] if others else "there is none yet"
 
 
@@ -187,7 +192,7 @@ def build(trt: Any, file: Path, precision: str, memory: int, timing: Path | None
     if timing is not None:
         with replacing(timing) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
-    show.err.print(f"tensorrt: built in {time.monotonic() - started:.0f} s", highlight=False)
+    show.note(f"tensorrt: built in {time.monotonic() - started:.0f} s")
     return bytes(plan)
 
 

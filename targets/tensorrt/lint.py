@@ -82,7 +82,7 @@ def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     >>> [problem.rule.code for problem in lint("runs/nyud/tensorrt/model.onnx", "10.3")]  # doctest: +SKIP
     ['P2', 'P2']
     """
-    asked = parse_version(version)
+    wanted = parse_version(version)
     every = rules()
     from onnx.shape_inference import InferenceError
 
@@ -95,8 +95,8 @@ def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     return [
         Problem(rule, where, text)
         for rule in every
-        if rule.since <= asked < rule.until
-        for where, text in rule.find(graph, asked)
+        if rule.since <= wanted < rule.until
+        for where, text in rule.find(graph, wanted)
     ]
 
 
@@ -105,11 +105,11 @@ def parse_version(version: str) -> Version:
     parts = version.split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{version!r} is no version of TensorRT; give one such as 10.3")
-    asked = tuple(int(part) for part in parts[:2])
-    if not OLDEST <= asked <= NEWEST:
+    numbers = tuple(int(part) for part in parts[:2])
+    if not OLDEST <= numbers <= NEWEST:
         low, high = (".".join(map(str, v)) for v in (OLDEST, NEWEST))
         raise UsageError(f"the rules are for TensorRT {low} to {high}, not {version}")
-    return asked
+    return numbers
 
 
 def fatal(problems: list[Problem]) -> list[Problem]:

@@ -29,24 +29,24 @@ def checks() -> list[Check]:
     """
     l4t = linux()
     jetpack = devices.jetpack(l4t) if l4t else None
-    found = []
+    jetson = []
     if l4t:
         known = f"JetPack {jetpack.version}, of which TensorRT {jetpack.tensorrt}" if jetpack else "no JetPack we know"
-        found.append(Check("Jetson Linux", True, f"{l4t}: {known}. {jetpack.note if jetpack else ''}".strip(". ")))
+        jetson.append(Check("Jetson Linux", True, f"{l4t}: {known}. {jetpack.note if jetpack else ''}".strip(". ")))
     reason = engine.missing()
     if reason is None:
-        return [*found, Check("TensorRT", True, f"{engine.version()}{_other(jetpack)}")]
+        return [*jetson, Check("TensorRT", True, f"{engine.version()}{_other(jetpack)}")]
     if l4t:
-        return [*found, Check("TensorRT", False, f"{reason}{_python(jetpack)}")]
+        return [*jetson, Check("TensorRT", False, f"{reason}{_python(jetpack)}")]
     if find_spec("onnxruntime") is None:
-        return [*found, Check("TensorRT", False, f'{reason}; pip install "onnxruntime" for one that stands in')]
-    return [*found, Check("TensorRT", True, f"not here ({reason}); ONNX Runtime stands in for it")]
+        return [*jetson, Check("TensorRT", False, f'{reason}; pip install "onnxruntime" for one that stands in')]
+    return [*jetson, Check("TensorRT", True, f"not here ({reason}); ONNX Runtime stands in for it")]
 
 
 def _other(jetpack: JetPack | None) -> str:
     """What is to be known where it is not the JetPack's own TensorRT."""
-    here = engine.version()
-    if jetpack is None or here.split(".")[:2] == jetpack.tensorrt.split(".")[:2]:
+    installed = engine.version()
+    if jetpack is None or installed.split(".")[:2] == jetpack.tensorrt.split(".")[:2]:
         return ""
     where = "this container's own" if any(path.exists() for path in CONTAINER) else "another"
     return f", {where}: JetPack {jetpack.version} brings {jetpack.tensorrt}, which is what was looked at for it"
@@ -54,7 +54,7 @@ def _other(jetpack: JetPack | None) -> str:
 
 def _python(jetpack: JetPack | None) -> str:
     """What is to be known where this is not the Python that the JetPack's bindings are for."""
-    here = ".".join(platform.python_version_tuple()[:2])
-    if jetpack is None or here == jetpack.python:
+    running = ".".join(platform.python_version_tuple()[:2])
+    if jetpack is None or running == jetpack.python:
         return ""
-    return f"; this is Python {here}, and the bindings of JetPack {jetpack.version} are for {jetpack.python}"
+    return f"; this is Python {running}, and the bindings of JetPack {jetpack.version} are for {jetpack.python}"

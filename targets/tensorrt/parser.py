@@ -74,10 +74,10 @@ def ask(files: Sequence[Path], build: bool = True) -> list[Opinion]:
         except subprocess.TimeoutExpired as error:
             output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
             problem = f"it took longer than {SECONDS:g} s"
-        found = [json.loads(line) for line in output.splitlines() if line.startswith('{"parsed"')]
-        for one in found:
+        answers = [json.loads(line) for line in output.splitlines() if line.startswith('{"parsed"')]
+        for one in answers:
             verdicts.append(Opinion(**{**one, "errors": tuple(one["errors"]), "warnings": tuple(one["warnings"])}))
-        if len(found) < len(rest):
+        if len(answers) < len(rest):
             verdicts.append(Opinion(False, False, (f"{name()} gave no answer: {problem}",), (), 0.0))
     return verdicts
 
@@ -107,7 +107,8 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse_from_file(str(file))
-    errors = [f"{e.node_operator()} {e.node_name()}: {_plain(e.desc())}" for e in _errors(parser)]
+    said = [parser.get_error(index) for index in range(parser.num_errors)]
+    errors = [f"{error.node_operator()} {error.node_name()}: {_plain(error.desc())}" for error in said]
     built = False
     if parsed and build:
         config = builder.create_builder_config()
@@ -115,16 +116,12 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
         built = builder.build_serialized_network(network, config) is not None
     severity = trt.ILogger.Severity
-    said = [(level, _plain(text)) for level, text in log.lines]
+    messages = [(level, _plain(text)) for level, text in log.lines]
     if not (parsed and (built or not build)) and not errors:
-        errors = [text for level, text in said if level in (severity.ERROR, severity.INTERNAL_ERROR) and text]
-    warnings = [text for level, text in said if level == severity.WARNING]
+        errors = [text for level, text in messages if level in (severity.ERROR, severity.INTERNAL_ERROR) and text]
+    warnings = [text for level, text in messages if level == severity.WARNING]
     errors += [text for text in warnings if MISREAD in text]
     return Opinion(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
-
-
-def _errors(parser: Any) -> list[Any]:
-    return [parser.get_error(index) for index in range(parser.num_errors)]
 
 
 def _plain(text: str) -> str:

@@ -361,7 +361,7 @@ def test_a_picture_from_a_file_gives_pythons_maps(
             assert (np.array(found, map.dtype).reshape(map.shape) == map).all(), task
 
 
-@pytest.mark.parametrize("name", ["model/model.onnx", "ort/ort-wasm-simd-threaded.wasm", "model.json"])
+@pytest.mark.parametrize("name", ["model/model.wasm.onnx", "ort/ort-wasm-simd-threaded.wasm", "model.json"])
 def test_a_changed_byte_is_a_sentence(spoilt: Path, visit: Callable[..., Visit], name: str) -> None:
     content = bytearray((spoilt / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -372,9 +372,9 @@ def test_a_changed_byte_is_a_sentence(spoilt: Path, visit: Callable[..., Visit],
 
 
 def test_a_missing_file_is_a_sentence(spoilt: Path, visit: Callable[..., Visit]) -> None:
-    (spoilt / "model" / "model.onnx").unlink()
+    (spoilt / "model" / "model.wasm.onnx").unlink()
     with serving(spoilt) as address:
-        visit(f"{address}?runtime=wasm").notice("model/model.onnx is missing on this site")
+        visit(f"{address}?runtime=wasm").notice("model/model.wasm.onnx is missing on this site")
     (spoilt / "model.json").unlink()
     with serving(spoilt) as address:
         visit(address).notice("There is no model here")
@@ -387,12 +387,12 @@ def test_a_model_that_computes_something_else_is_not_shown(
     from tests import toy
 
     other = Path(shutil.copytree(exact, tmp_path / "other"))
-    model = onnx.load(other / "model.onnx")
+    model = onnx.load(other / "model.wasm.onnx")
     weight = next(
         one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.raw_data) > 99
     )
     weight.raw_data = bytes(len(weight.raw_data))
-    onnx.save(model, other / "model.onnx")
+    onnx.save(model, other / "model.wasm.onnx")
     toy.mend(other)
     deploy(other, tmp_path / "web", to="web", untested=True)
     with serving(tmp_path / "web") as address:

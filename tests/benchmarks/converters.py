@@ -17,7 +17,8 @@ import torch
 from edgemtl import models, recipe, registry, show
 from edgemtl.errors import UsageError
 from edgemtl.networks.prepare import prepare
-from edgemtl.targets.torch_tensorrt import QUANTIZE, camera
+from edgemtl.networks.session import Camera
+from edgemtl.targets.torch_tensorrt import QUANTIZE
 
 SOURCES = ("torch_tensorrt/dynamo/conversion/", "torch_tensorrt/dynamo/lowering/")
 CONVERTER, DECOMPOSITION = "dynamo_tensorrt_converter", "register_torch_trt_decomposition"
@@ -127,7 +128,7 @@ def _program(name: str) -> torch.export.ExportedProgram:
     deployed = prepare(models.build(made.network.blank(), made.tasks), made, blank=True)
     with torch.no_grad():
         frame = torch.zeros(1, *made.size, 3, dtype=torch.uint8)
-        return torch.export.export(camera(deployed, list(made.tasks)).eval(), (frame,))
+        return torch.export.export(Camera(deployed, list(made.tasks)).eval(), (frame,))
 
 
 def _installed() -> Path:

@@ -65,7 +65,7 @@ class Elsewhere:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("artifact", nargs="?", default="edgemtl/zoo/nyud_edge/openvino")
+    parser.add_argument("artifact", nargs="?", default="nyud_edge")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=1, help="of the runtime; drawing needs a core of its own")
     parser.add_argument("--record", action="store_true")

@@ -22,10 +22,11 @@ from edgemtl.models.demt import DeMT
 from edgemtl.networks.backbones import Backbone
 from edgemtl.recipe import Recipe
 from edgemtl.training.launch import launch
+from edgemtl.training.recompute import recompute
 from edgemtl.training.schedule import optimizer
 
 TOLERANCE = 1e-4  # of an output's standard deviation
-OURS = {"edgemtl": "32-true", "edgemtl, bf16-mixed": "bf16-mixed"}
+OURS = {"edgemtl": "32-true", "edgemtl, recompute": "32-true", "edgemtl, bf16-mixed": "bf16-mixed"}
 PUBLISHED = {"width"}  # options of a DeMT that leave it the published network
 
 
@@ -75,6 +76,8 @@ def made(chosen: Recipe, name: str, count: int) -> tuple[measure.Step, nn.Module
     if name in OURS:
         fabric = launch(OURS[name], "cpu", 1, 1, "auto")
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if name == "edgemtl, recompute":
+            recompute(network, fabric.strategy.precision.forward_context)
         return measure.step(
             chosen, network, optimizer(network, chosen.training), fabric, measure.batch(chosen, count)
         ), network

@@ -15,6 +15,8 @@ from edgemtl.quantization import weights
 from edgemtl.target import Original, Target
 from tests import toy
 
+LOAD = weights.load
+
 
 @dataclass(frozen=True)
 class Options:
@@ -160,6 +162,28 @@ def test_a_full_disk_is_one_line(run: Path, paper: Paper, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="cannot write .*paper: no space left"):
         convert.convert(run, target="paper")
     assert not list(run.glob(".*"))
+
+
+def test_it_goes_where_it_is_told(run: Path, paper: Paper, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "elsewhere" / "paper"
+    for _ in range(2):  # an older artifact is replaced
+        assert convert.convert(run, target="paper", out=out) == out
+    assert artifact.read(out).target == "paper" and not (run / "paper").exists()
+    assert f"next: edgemtl verify {out} --run {run}\n" in capsys.readouterr().out
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine").touch()
+    with pytest.raises(UsageError, match="notes exists and is not an artifact's folder"):
+        convert.convert(run, target="paper", out=tmp_path / "notes")
+    assert (tmp_path / "notes" / "mine").exists()
+
+
+@pytest.mark.slow
+def test_a_bundled_model_by_its_name(paper: Paper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "load", LOAD)
+    made = artifact.read(convert.convert("nyud_edge", target="paper", precision="fp32", out=tmp_path / "paper"))
+    assert made.recipe == "nyud_edge"
+    with pytest.raises(UsageError, match="nyud_edge is a bundled model; name the artifact's folder with --out DIR"):
+        convert.convert("nyud_edge", target="paper")
 
 
 def test_wrong_names_say_what_is_right(run: Path, paper: Paper) -> None:

@@ -142,6 +142,14 @@ def test_an_artifact_that_computes_something_else_here_is_not_deployed(
     assert "the artifact's self-test (--untested)" in result["unchecked"]
 
 
+def test_a_runtime_that_is_missing_is_named_with_its_extra(
+    shelf: None, fake_artifact: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert cli.main(["deploy", "nyud_edge/openvino", "--to", "shelf", str(place)]) == 0
+    assert 'openvino is not installed; pip install "edgemtl[openvino]"' in capsys.readouterr().out
+
+
 def test_it_needs_no_torch() -> None:
     assert "torch" not in vars(module)
 

@@ -8,9 +8,9 @@ from typing import Callable, Iterator, NamedTuple
 
 import torch
 
-from edgemtl import artifact, registry
+from edgemtl import artifact, bundled
 from edgemtl.deployment import convert, equality
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.errors import CheckFailed
 from edgemtl.files import sha256
 from edgemtl.quantization import proof, weights
 from edgemtl.run import Run
@@ -203,9 +203,5 @@ def _webgpu(row: Row) -> Row:
 
 
 def default_run() -> Path:
-    """The bundled model's folder; UsageError where it has no int8 weights."""
-    zoo = Path(registry.__file__).parent / "zoo" / "nyud_edge"
-    int8 = Run(zoo).weights("int8")
-    if not int8.is_file():
-        raise UsageError(f"{zoo} has no {int8.name}: name a run folder")
-    return zoo
+    """The bundled model's folder."""
+    return bundled.run(bundled.DEFAULT)

@@ -4,6 +4,8 @@
 must not where oneDNN adds pairs of products in 16 bits: else a cap was not obeyed, or the comparison cannot fail.
 """
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,14 @@ def test_the_same_on_an_emulated_processor_with_avx2_alone(prepared: tuple[Path,
 @pytest.mark.skipif(len(HERE) == 1, reason="this machine has no instruction set above AVX2 to be kept from")
 def test_some_cap_makes_8_bit_codes_overflow() -> None:
     assert any(processors.overflows(processor) for processor in HERE)
+
+
+# Float kernels too: they are what a CPU takes whose int8 kernels are wrong, and those of every ARM.
+@pytest.mark.parametrize("device", ["CPU", "CPU:float"])
+@pytest.mark.parametrize("processor", HERE, ids=lambda processor: processor.name)
+def test_the_bundled_model_passes_its_own_test(processor: Processor, device: str) -> None:
+    command = [*processor.command, "-m", "edgemtl", "selftest", "nyud_edge/openvino", "--device", device]
+    environment = os.environ | processor.environment
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and "WRONG" not in ended.stdout, ended.stdout + ended.stderr
+    assert ended.stdout.count("equal") == 4

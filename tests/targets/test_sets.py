@@ -46,7 +46,7 @@ def test_onnxs_cut_model_has_no_layer_of_another_task(converted: Callable[..., P
     onnx = pytest.importorskip("onnx")
     from edgemtl.targets import _onnx
 
-    for file in ("model.onnx", "model.webgpu.onnx"):
+    for file in ("model.onnx", "model.webgpu.onnx", "model.wasm.onnx"):
         model = _onnx.cut(onnx.load(converted("onnx") / file), ["depth", "edge"])
         onnx.checker.check_model(model, full_check=True)
         text = str([[node.name, *node.input] for node in model.graph.node]) + str(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgemtl.cli import main
 from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.networks.session import Camera
 from edgemtl.quantization import quantizers
 from edgemtl.target import Original
 from edgemtl.targets import torch_tensorrt as module
@@ -114,7 +115,7 @@ def test_a_quantizer_counts_as_the_operation_that_takes_its_place(source: Path) 
 
 @pytest.mark.skipif(find_spec("torch_tensorrt") is None, reason="torch-tensorrt is not installed")
 def test_the_toy_is_covered_by_the_installed_one() -> None:
-    wrapped = module.camera(toy.deployed("int8"), list(toy.TASKS)).eval()
+    wrapped = Camera(toy.deployed("int8"), list(toy.TASKS)).eval()
     program = torch.export.export(wrapped, (torch.zeros(1, *toy.SIZE, 3, dtype=torch.uint8),))
     assert coverage(program, converters(tool._installed())).uncovered == {}
 

@@ -92,11 +92,11 @@ def _known(source: Path, manifest: Manifest) -> tuple[Known, list[str], list[str
 
 def _config(manifest: Manifest, model: Known, place: str) -> dict[str, Any]:
     """What a program needs to choose it: tasks, size, classes, the recipe where it is known."""
-    said = artifact.words(manifest)
+    statements = artifact.words(manifest)
     classes = next((task.class_names for task in manifest.tasks.values() if task.class_names), ())
     content = {
         "model_type": "edgemtl", "library_name": "edgemtl", "library_version": __version__, "artifact": place,
-        "digest": artifact.digest(manifest), **{key: value for key, value in said.items() if key != "files"},
+        "digest": artifact.digest(manifest), **{key: value for key, value in statements.items() if key != "files"},
     }  # fmt: skip
     if classes:  # what others look for
         content |= {

@@ -26,6 +26,7 @@ MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 
 BOARD_PACKAGES = {"numpy", "opencv-python"}
 SIGN = ("model-signing<2,>=1.1", "pyopenssl>=24")  # what --trust takes
 NEEDS = {"tensorrt": (), "onnx": ("onnxruntime",)}
+TARGETS = tuple(NEEDS)
 # Of the package: all but the workshop, what is for other targets, and the browser's page.
 WORKSHOP = {"deployment", "models", "networks", "objectives", "ops", "quantization", "training", "zoo"}
 DEPLOY = ("__init__.py", "bom.py", "deploy.py", "destinations/__init__.py")
@@ -40,9 +41,9 @@ TIME = 315_532_800  # of every file in the archive, 1980: same artifact, same by
 def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     """The archive; UsageError for an artifact of another target, or one that is too large."""
     if manifest.target not in NEEDS:
-        made = " or ".join(NEEDS)
+        known = " or ".join(NEEDS)
         raise UsageError(
-            f"{source} is for {manifest.target}, a Jetson takes {made}: `edgemtl convert --target tensorrt`"
+            f"{source} is for {manifest.target}, a Jetson takes {known}: `edgemtl convert --target tensorrt`"
         )
     name = f"edgemtl-{re.sub(r'[^A-Za-z0-9_.-]', '-', manifest.recipe)}"
     file = folder / f"{name}-jetson.tar.gz"
@@ -50,14 +51,14 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         tree = Path(scratch, name)
         _program(tree, manifest.target)
         copied(artifact.files(source, manifest), source, tree / "model")
-        asked = [str(r) for r in _basic() if r.name not in BOARD_PACKAGES]
+        wanted = [str(r) for r in _basic() if r.name not in BOARD_PACKAGES]
         there = [f"{package}, which ./start fetches there" for package in NEEDS[manifest.target]]
         try:
-            fetched = {python: wheels.fetch(asked, MACHINE, python) for python in PYTHONS}
+            fetched = {python: wheels.fetch(wanted, MACHINE, python) for python in PYTHONS}
         except UsageError as reason:
             fetched = {}
-            there.append(f"{len(asked)} packages, which ./start fetches there: {reason}")
-        pinned = wheels.lines(fetched) or asked
+            there.append(f"{len(wanted)} packages, which ./start fetches there: {reason}")
+        pinned = wheels.lines(fetched) or wanted
         (tree / "requirements.txt").write_text("\n".join([*pinned, *NEEDS[manifest.target], ""]), encoding="utf-8")
         _archive(tree, {file for of in fetched.values() for file in of}, file)
         if fetched and (size := file.stat().st_size) > LARGEST_BYTES:

@@ -17,11 +17,11 @@ from edgemtl.device.bounds import bounds_of
 from edgemtl.errors import UsageError
 from edgemtl.files import dumps, read_json, sha256
 from edgemtl.frames import FILL
-from edgemtl.targets.onnx import FILE, WEBGPU
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU
 from edgemtl.tasks import Task
 
 FORMAT = "edgemtl web 1"
-TARGET = "onnx"
+TARGETS = ("onnx",)
 MODEL = "model.json"  # all that the page knows
 TEST = "model/selftest.bin"
 RUNTIMES = {"wasm": "ort/ort-wasm-simd-threaded", "webgpu": "ort/ort-wasm-simd-threaded.jspi"}
@@ -29,14 +29,15 @@ RUNTIMES = {"wasm": "ort/ort-wasm-simd-threaded", "webgpu": "ort/ort-wasm-simd-t
 
 def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     """The page with this artifact's model; UsageError where it is no ONNX artifact or the page cannot be built."""
-    if manifest.target != TARGET:
+    if manifest.target not in TARGETS:
         raise UsageError(
-            f"a browser runs {TARGET}, and {source} is for {manifest.target}; "
-            f"`edgemtl convert RUN --target {TARGET}` makes one"
+            f"a browser runs {TARGETS[0]}, and {source} is for {manifest.target}; "
+            f"`edgemtl convert RUN --target {TARGETS[0]}` makes one"
         )
     shutil.copytree(build.page(), folder, dirs_exist_ok=True)
     (folder / "model").mkdir()
-    models = {"wasm": FILE} | ({"webgpu": WEBGPU} if WEBGPU in manifest.files else {})
+    models = {"wasm": WASM if WASM in manifest.files else FILE}
+    models |= {"webgpu": WEBGPU} if WEBGPU in manifest.files else {}
     for name in models.values():
         shutil.copyfile(source / name, folder / "model" / name)
     about = write_description(source, manifest, folder, {runtime: f"model/{name}" for runtime, name in models.items()})

@@ -12,86 +12,38 @@ from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, U, along, cho
 # ---- two tensors, broadcast as NumPy does
 
 
-def add(x: T, y: T) -> T:
-    return x + y
+def _binary(name: str, compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[T, T], T]:
+    def apply(x: T, y: T) -> T:
+        return compute(x, y)
+
+    apply.__name__ = name
+    return apply
 
 
-def sub(x: T, y: T) -> T:
-    return x - y
-
-
-def mul(x: T, y: T) -> T:
-    return x * y
+add = _binary("add", torch.add)
+sub = _binary("sub", torch.sub)
+mul = _binary("mul", torch.mul)
+floor_div = _binary("floor_div", torch.floor_divide)  # rounded towards minus infinity
+mod = _binary("mod", torch.remainder)  # with the divisor's sign, as Python's operator, which goes with floor_div
+maximum = exact(_binary("maximum", torch.maximum))
+minimum = exact(_binary("minimum", torch.minimum))
+equal = gives("bool")(_binary("equal", torch.eq))
+not_equal = gives("bool")(_binary("not_equal", torch.ne))
+greater = gives("bool")(_binary("greater", torch.gt))
+greater_equal = gives("bool")(_binary("greater_equal", torch.ge))
+less = gives("bool")(_binary("less", torch.lt))
+less_equal = gives("bool")(_binary("less_equal", torch.le))
+logical_and = _binary("logical_and", torch.logical_and)
+logical_or = _binary("logical_or", torch.logical_or)
+logical_xor = _binary("logical_xor", torch.logical_xor)
 
 
 def real_div(x: F, y: F) -> F:
     return x / y
 
 
-def floor_div(x: T, y: T) -> T:
-    """Rounded towards minus infinity."""
-    return torch.floor_divide(x, y)
-
-
-def mod(x: T, y: T) -> T:
-    """With the divisor's sign, as Python's operator, which goes with floor_div."""
-    return torch.remainder(x, y)
-
-
 def pow_(x: F, y: F) -> F:
     return torch.pow(x, y)
-
-
-@exact
-def maximum(x: T, y: T) -> T:
-    return torch.maximum(x, y)
-
-
-@exact
-def minimum(x: T, y: T) -> T:
-    return torch.minimum(x, y)
-
-
-@gives("bool")
-def equal(x: T, y: T) -> torch.Tensor:
-    return x == y
-
-
-@gives("bool")
-def not_equal(x: T, y: T) -> torch.Tensor:
-    return x != y
-
-
-@gives("bool")
-def greater(x: T, y: T) -> torch.Tensor:
-    return x > y
-
-
-@gives("bool")
-def greater_equal(x: T, y: T) -> torch.Tensor:
-    return x >= y
-
-
-@gives("bool")
-def less(x: T, y: T) -> torch.Tensor:
-    return x < y
-
-
-@gives("bool")
-def less_equal(x: T, y: T) -> torch.Tensor:
-    return x <= y
-
-
-def logical_and(x: T, y: T) -> T:
-    return torch.logical_and(x, y)
-
-
-def logical_or(x: T, y: T) -> T:
-    return torch.logical_or(x, y)
-
-
-def logical_xor(x: T, y: T) -> T:
-    return torch.logical_xor(x, y)
 
 
 @exact

@@ -103,7 +103,7 @@ def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS) -> None:
     run = case.run
     if not run.weights("float").is_file():
         if case.is_bundled:
-            shutil.copytree(bundled.folder(case.recipe.name).parent, run.folder, ignore=lambda *_: ["openvino"])
+            shutil.copytree(bundled.run(case.recipe.name), run.folder, ignore=lambda *_: list(bundled.RUNTIMES))
         else:
             run.folder.mkdir(parents=True, exist_ok=True)
             recipe = case.recipe.model_copy(update={"data": FRAMES})
@@ -123,7 +123,7 @@ def _weights(recipe: Recipe) -> dict[str, Tensor]:
     torch.manual_seed(0)
     made = models.build(recipe.network.blank(), recipe.tasks)
     if recipe.name in bundled.names():
-        checkpoint.read_weights(bundled.folder(recipe.name).parent / "float.safetensors", made)
+        checkpoint.read_weights(bundled.run(recipe.name) / "float.safetensors", made)
         return made.state_dict()
     with torch.no_grad():
         for parameter in made.parameters():

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgemtl import bundled, cli
 from edgemtl.apps.web import build, headers
 from edgemtl.artifact import read
 from edgemtl.deployment.deploy import RECEIPT, deploy, deployed
 from edgemtl.device import selftest
 from edgemtl.errors import UsageError
 from edgemtl.files import read_json, sha256
+from edgemtl.targets.onnx import WASM, WEBGPU
 from tests import toy
 
 pytest.importorskip("onnxruntime")
@@ -32,8 +34,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A deployed site, of a page with nothing but what deploy changes and lists: that needs no Node."""
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page with nothing but what deploy changes and lists: that needs no Node."""
     page = tmp_path / "page"
     (page / "ort").mkdir(parents=True)
     for name in ("index.html", "public/sw.js"):
@@ -42,6 +44,11 @@ def site(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for suffix in ("mjs", "wasm"):
             (page / "ort" / f"{stem}.{suffix}").write_text(stem + suffix)
     monkeypatch.setattr(build, "page", lambda: page)
+
+
+@pytest.fixture
+def site(page: None, source: Path, tmp_path: Path) -> Path:
+    """A deployed site, of that page."""
     deploy(source, tmp_path / "site", to="web")
     return tmp_path / "site"
 
@@ -56,7 +63,7 @@ def test_the_page_is_told_all_that_the_artifact_knows(site: Path, source: Path) 
     assert len(every) == 7
     for file in every:
         assert file["sha256"] == sha256(site / file["name"]) and file["bytes"] == (site / file["name"]).stat().st_size
-    assert about["models"]["wasm"]["sha256"] == manifest.files["model.onnx"].sha256
+    assert about["models"]["wasm"]["sha256"] == manifest.files[WASM].sha256
     page = (site / "index.html").read_text()
     assert f'name="deployment" content="{sha256(site / "model.json")}"' in page
     assert f'content="{headers.POLICY}"' in page
@@ -124,6 +131,18 @@ def test_a_demo_of_a_site_needs_no_other(site: Path, source: Path) -> None:
     with deployed(source, "web", untested=True) as folder:
         assert (folder / "model.json").is_file() and folder != site
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("words", [["--app", "web"], ["nyud_edge", "--app", "web"]])
+def test_the_bundled_model_is_shown_by_its_onnx_artifact(
+    words: list[str], page: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("edgemtl.apps.web.serve", lambda folder: shown.append(read_json(folder / "model.json")))
+    assert cli.main(["demo", *words, "--untested"]) == 0
+    manifest = read(bundled.folder("nyud_edge/onnx"))
+    files = {runtime: file["sha256"] for runtime, file in shown[0]["models"].items()}
+    assert files == {"wasm": manifest.files[WASM].sha256, "webgpu": manifest.files[WEBGPU].sha256}
 
 
 def test_it_is_served_on_this_machine_alone_until_ctrl_c(site: Path) -> None:

@@ -16,6 +16,7 @@ LAYERS = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", 
 def main(folder: Path, frames: np.ndarray, results: Results, kernels: str) -> None:
     core = ov.Core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERF_COUNT": True}
+    options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # as edgemtl.targets.openvino.session has it
     if kernels == "float":
         options["LP_TRANSFORMS_MODE"] = "NO"
     plain = core.compile_model(folder / "model.xml", "CPU", options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgemtl import ledger
-from edgemtl.targets.onnx import FILE, WEBGPU, cpu, webgpu
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU, cpu, webgpu
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -27,7 +27,7 @@ def model(folder: Path) -> "onnx.ModelProto":
 
 
 def test_only_int8_has_it(converted: Callable[..., Path]) -> None:
-    assert {file.name for file in converted("onnx").iterdir()} == {FILE, WEBGPU}
+    assert {file.name for file in converted("onnx").iterdir()} == {FILE, WEBGPU, WASM}
     assert {file.name for file in converted("onnx", "fp32").iterdir()} == {FILE}
 
 
