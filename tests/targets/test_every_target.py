@@ -252,7 +252,7 @@ def test_all_targets_hold_the_same_integers(name: str, converted: Callable[..., 
             np.testing.assert_array_equal(codes, wanted[weight], err_msg=f"{file}: {weight}")
     # … and without it, in every file that has constants.
     files = stored(name, folder)
-    assert len(files) == {"onnx": 2, "tensorrt": 2}.get(name, 1)
+    assert len(files) == {"onnx": 3, "tensorrt": 2}.get(name, 1)
     for file, constants in files.items():
         assert sorted(constants) == sorted(codes.tobytes() for codes in wanted.values()), file
 
