@@ -68,7 +68,8 @@ class View(live.View):
             self.differing[name].append(100 * float(apart.mean()))
             if name == self.selected:
                 marked[apart] = MARK
-                shown = {f"{task.title}: {self._of(by)}": each for by, each in zip(self.both, (a, b))}
+                about = [f"{task.title}: {by.manifest.target} {by.manifest.precision}" for by in self.both]
+                shown = dict(zip(about, (a, b)))
         foot = self.note or " · ".join(f"{name} {each[-1]:.2f} % apart" for name, each in self.differing.items())
         tasks = dict.fromkeys(shown, self.both[0].manifest.tasks[self.selected])
         self.picture = draw.tiles(marked, shown, tasks, head=("edgemtl · compare", reading), foot=foot, named=True)
@@ -79,6 +80,3 @@ class View(live.View):
         if key in "123456789" and int(key) <= len(self.tasks):
             self.selected = self.tasks[int(key) - 1]
         return None
-
-    def _of(self, by: Predictor) -> str:
-        return f"{by.manifest.target} {by.manifest.precision}"

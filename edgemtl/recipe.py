@@ -97,9 +97,7 @@ class Training(Section):
     validate_every: int = Field(gt=0)  # iterations
     save_every: int = Field(gt=0)
     weights: dict[str, float]  # loss weight of each task
-    balance: Literal["fixed", "uncertainty", "dwa"] = (
-        "fixed"  # factors on those weights: see edgemtl/training/balance.py
-    )
+    balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights, see training/balance.py
     losses: Losses = Losses()
     teacher: float = Field(1.0, ge=0)  # weight of a teacher's raw outputs beside the labels, where there is one
     workers: int = Field(2, ge=0)
@@ -118,9 +116,7 @@ class Compression(Section):
     keep_float: tuple[str, ...] = ()  # patterns of layers that stay float
     bits: Literal[7, 8] = 7  # of weights; 8 overflow in the int8 kernels of CPUs without VNNI
     scales: Literal["power-of-two", "float16"] = "power-of-two"
-    exact: bool = (
-        True  # the network in its exact form, see edgemtl/quantization/exact.py; takes scales that are powers of two
-    )
+    exact: bool = True  # the network in its exact form, see quantization/exact.py; needs power-of-two scales
     budget: str = ""  # such as "delta_m=-1,latency=+5%": the worst layers stay float until it is met
 
     @property

@@ -18,6 +18,7 @@ from edgemtl.errors import UsageError, needs, reading
 from edgemtl.ledger import Found
 from edgemtl.show import err
 from edgemtl.target import Original, Session
+from edgemtl.targets import _places
 from edgemtl.tasks import Size
 from edgemtl.threads import threads
 
@@ -54,6 +55,7 @@ def build(original: Original, extra: str) -> Any:
             err.print(f"onnx: keeping the unsimplified graph: {problem}", style="yellow", highlight=False)
         else:
             model = onnx.load(simple)
+    _places.spread_when_loaded(model)
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"

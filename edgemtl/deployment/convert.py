@@ -36,11 +36,11 @@ def convert(
 ) -> Path:
     """The artifact's folder: `out`, or else RUN/TARGET for int8, RUN/TARGET-fp32 and so on for the others.
 
-    The run is a folder, or a bundled model by its name, which needs `out`. With `tasks` the artifact has these alone,
-    and of the network what they need: RUN/TARGET-depth+normals. Their maps are those of the whole artifact. `settings`
-    are the target's own, such as "ios=18". An artifact that is already there is replaced when the new one is complete.
-    UsageError for a target, a precision, a task or a setting that does not exist, a run without the weights, a missing
-    package, or a folder that cannot be written or holds something else.
+    The run is a folder, or a bundled model by its name, which needs `out`. With `tasks` the artifact has only these,
+    and only what of the network they need: RUN/TARGET-depth+normals. Their maps are those of the whole artifact.
+    `settings` are the target's own, such as "ios=18". An existing artifact is replaced when the new one is complete.
+    UsageError for an unknown target, precision, task or setting, a run without the weights, a missing package, or a
+    folder that cannot be written or holds something else.
     """
     chosen = load_target(target)
     if precision not in chosen.precisions:
@@ -102,10 +102,7 @@ def _exact(deployed: Deployed, recipe: Recipe) -> tuple[str, ...]:
 
 
 def store_selftest(folder: Path, deployed: nn.Module, size: Size, words: dict[str, Any] | None = None) -> str:
-    """The name of the file in which frames, the network's maps of them and the manifest's words are kept.
-
-    See edgemtl.device.selftest.
-    """
+    """Writes the self-test, see edgemtl.device.selftest, and gives its file's name."""
     frames, session = selftest.frames(size), TorchSession(deployed, "cpu")
     return selftest.write(folder, frames, [session(frame) for frame in frames], words)
 
@@ -119,7 +116,7 @@ def _facts(recipe: Recipe, precision: str) -> dict[str, str]:
 
 
 def _scores(run: Run, file: Path) -> Scores:
-    """What `evaluate` found for exactly these weights, else what training noted in the checkpoint."""
+    """The scores of these very weights: those that `evaluate` wrote, else those that training wrote."""
     entry = read_entries(run.scores).get(file.stem, {})
     if entry.get("weights_sha256") == sha256(file):
         return entry["tasks"]

@@ -253,7 +253,7 @@ def _checks(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _header(tasks: dict[str, Task]) -> list[str]:
-    scores = [f"{task.title}, {task.headline}{f' ({task.unit})' if task.unit else ''}" for task in tasks.values()]
+    scores = [task.heading for task in tasks.values()]
     return ["target", "precision", "MB", "ledger", *scores, "delta-m", "difference from torch", "how it was checked"]
 
 

@@ -78,11 +78,11 @@ class Form(NamedTuple):
 
 
 def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None, frames: int = 4) -> Path:
-    """The page about a run, OUT/report.html (OUT: the run folder), which needs no other file and no network.
+    """The page about a run, OUT/report.html (default: in the run's folder), which needs no other file and no network.
 
-    What the run lacks (scores, measurements, artifacts) is shown as missing. Pictures of `frames` frames of the val
-    split show label, float and int8; without torch they come from artifacts alone. A film OUT/demo.webm is shown where
-    there is one. UsageError where `run` is no run or its files are damaged, or where `data` cannot be read.
+    It shows scores, measurements and artifacts as far as the run has them. Pictures of `frames` frames of the val split
+    show label, float and int8; without torch they come from artifacts alone. It shows the film OUT/demo.webm if there
+    is one. UsageError where `run` is no run, its files are damaged, or `data` cannot be read.
     """
     run = Run(run)
     if not run.exists:
@@ -95,7 +95,8 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     whole = {folder: manifest for folder, manifest in artifacts.items() if manifest.tasks.keys() == stated.tasks.keys()}
     cut = {folder.name for folder in artifacts if folder not in whole}  # of some tasks alone
     models, parameters = _models(run, whole)
-    html = _environment().from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     listed = [*forms, *_constant(run, stated)]
     table, notes = _table(listed, stated.tasks), _notes(run, forms)
     text = html.render(
@@ -118,10 +119,6 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
         show.line(SLOWER)
     show.line(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
     return page
-
-
-def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 # ---- what was measured
@@ -154,16 +151,16 @@ def _forms(run: Run, stated: Recipe, artifacts: dict[Path, Manifest]) -> list[Fo
 
 
 def _constant(run: Run, stated: Recipe) -> list[Form]:
-    """What the best prediction that is the same everywhere scores on the frames of the run's scores, where known."""
+    """A line with the scores of the best constant prediction, where the run has them."""
     entries = read_entries(run.scores).values()
     scores: dict[str, float] = next((entry["constant"] for entry in entries if "constant" in entry), {})
     return [Form("constant", "no network", "", scores, None, {}, {})] if scores else []
 
 
 def _table(forms: Sequence[Form], tasks: dict[str, Task]) -> dict[str, Any]:
-    """`header`: (name, second line); `rows`: cells with `text`.
+    """`header`, pairs (name, second line), and `rows` of cells.
 
-    Some have `small`, a second line, `share`, the percentage of the column's largest, or `bad`.
+    A cell has `text` and may have `small` (a second line), `share` (percentage of the column's largest) and `bad`.
     """
     header = [("form", "")]
     columns: list[list[dict[str, Any]]] = [[{"text": form.title, "small": form.runtime} for form in forms]]
@@ -219,7 +216,7 @@ def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str
 
 
 def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str, str]]:
-    """(number, unit, explanation) of what the page is about: the fastest int8 form, else one with scores."""
+    """(number, unit, explanation) of the form that the page is about: the fastest int8 form, else one with scores."""
     small = [form for form in forms if form.precision == "int8"]
     small.sort(key=lambda form: (form.end_to_end_ms or math.inf, not form.scores))
     base = next((form for form in forms if form.name == "float"), None)
@@ -243,7 +240,7 @@ def _tiles(forms: Sequence[Form], tasks: dict[str, Task]) -> list[tuple[str, str
 
 
 def _notes(run: Run, forms: Sequence[Form]) -> list[str]:
-    """What the numbers in the table are, as far as there are any."""
+    """Sentences that explain the numbers in the table."""
     scores = read_entries(run.scores)
     frames = sorted({f"{entry['frames']} frames of {entry['split']}" for entry in scores.values()})
     notes = [f"Scores: {' or '.join(frames)}; ↑ higher is better, ↓ lower is better."] if frames else []
@@ -279,7 +276,7 @@ def _instructions(form: Form) -> str:
 
 
 def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, str]]:
-    """How the network came about, as (name, value)."""
+    """How the network was trained, as (name, value)."""
     raw, weights = run.about, run.weights("float")
     date = time.localtime((weights if weights.is_file() else run.recipe_file).stat().st_mtime)
     network, training = stated.network, stated.training
@@ -302,7 +299,7 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
 
 
 def _models(run: Run, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predictor], int | None]:
-    """A float and an int8 model by title, as far as they are there and can run here, and the number of parameters."""
+    """A float and an int8 model by title, if the run has them and they run here, and the number of parameters."""
     models: dict[str, Predictor] = {}
     parameters = None
     torch = importlib.util.find_spec("torch") is not None
@@ -318,7 +315,7 @@ def _models(run: Run, artifacts: dict[Path, Manifest]) -> tuple[dict[str, Predic
 
 
 def _opened(title: str, artifacts: dict[Path, Manifest]) -> dict[str, Predictor]:
-    """The first artifact whose runtime is here, OpenVINO's before others."""
+    """The first artifact whose runtime is installed, OpenVINO's before others."""
     for folder, manifest in sorted(artifacts.items(), key=lambda item: item[1].target != "openvino"):
         with suppress(UsageError):
             return {f"{title}, {manifest.target}": Predictor(folder)}

@@ -1,5 +1,6 @@
 """Budgets: how far scores may fall behind a baseline, and latency may rise. Every option reads the same grammar."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +25,10 @@ class Allowed(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.change:+g}{'%' if self.relative else ''}"
+
+    def holds(self, change: float) -> bool:
+        """Whether a change is allowed, which one that is no number never is."""
+        return change >= self.change if math.copysign(1, self.change) < 0 else change <= self.change
 
 
 def parse_allowances(text: str, option: str) -> list[Allowed]:

@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Literal
@@ -48,7 +49,7 @@ class Wanted:
 AS_IT_COMES = Wanted()
 
 
-class Source:
+class Source(Iterator[np.ndarray], AbstractContextManager["Source"]):
     """An iterator of uint8 RGB frames (H, W, 3), captured in a thread of its own.
 
     A live source hands out only its newest frame, so a slow reader sees the present and never a queue.
@@ -91,9 +92,6 @@ class Source:
         self._asked: float | None = None  # since when a frame has been waited for
         self._thread = Thread(target=self._capture, name=f"capture {name}", daemon=True)
         self._thread.start()
-
-    def __iter__(self) -> "Source":
-        return self
 
     def __next__(self) -> np.ndarray:
         """The next frame; UsageError where a live source is lost, CheckFailed at the end of one that was not whole."""
@@ -144,9 +142,6 @@ class Source:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout=2)
-
-    def __enter__(self) -> "Source":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

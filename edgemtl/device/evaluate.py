@@ -20,9 +20,8 @@ from edgemtl.tasks import Fit, Meter, Size, Task, check_maps, delta_m, numbered
 from edgemtl.tasks import change as percent
 
 Scores = dict[str, dict[str, float]]  # task -> score -> value
-Predict = Callable[
-    [np.ndarray], dict[str, np.ndarray]
-]  # what a session is: a frame of the network's size -> {task: map}
+# What a session is: a frame of the network's size -> {task: map}.
+Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def read_scores(file: Path, name: str) -> dict[str, Any]:
@@ -166,29 +165,19 @@ def against_baseline(value: Scores, baseline: Scores, tasks: dict[str, Task], al
     rows = []
     for name in names:
         task, _, key = name.partition(".")
-        rows.append(_row(name, baseline[task][key], value[task][key], limits.get(name)))
+        old, new, limit = baseline[task][key], value[task][key], limits.get(name)
+        relative = limit is not None and limit.relative
+        rows.append(_change(name, old, new, percent(new, old) if relative else new - old, limit, relative))
     headlines = [{name: scores[name][task.headline] for name, task in tasks.items()} for scores in (value, baseline)]
-    gain = _number(delta_m(headlines[0], headlines[1], tasks))
-    limit = limits.get("delta_m")
-    rows.append(Change("delta_m", None, gain, gain, limit and str(limit), True, _holds(gain, limit)))
-    return rows
+    gain = delta_m(headlines[0], headlines[1], tasks)
+    return [*rows, _change("delta_m", None, np.nan if gain is None else gain, gain, limits.get("delta_m"), True)]
 
 
-def _row(name: str, baseline: float, value: float, limit: Allowed | None) -> Change:
-    relative = limit is not None and limit.relative
-    change = _number(percent(value, baseline)) if relative else value - baseline
-    return Change(name, baseline, value, change, limit and str(limit), relative, _holds(change, limit))
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def _holds(change: float, limit: Allowed | None) -> bool:
-    # Written so that a change that is not a number fails.
-    if limit is None:
-        return True
-    return change >= limit.change if np.signbit(limit.change) else change <= limit.change
+def _change(
+    name: str, old: float | None, new: float, change: float | None, limit: Allowed | None, relative: bool
+) -> Change:
+    change = np.nan if change is None else change
+    return Change(name, old, new, change, limit and str(limit), relative, limit is None or limit.holds(change))
 
 
 class _Subject(NamedTuple):
@@ -312,15 +301,9 @@ def _print_scores(result: dict[str, Any], tasks: dict[str, Task]) -> None:
 
 
 def _print_rows(run: Run, rows: list[Change]) -> None:
-    show.table(
-        f"against {run}, float",
-        ("score", "baseline", "value", "change", "allowed", ""),
-        [
-            (r.name, "" if r.baseline is None else r.baseline, r.value, r.shown, r.allowed or "", _verdict(r))
-            for r in rows
-        ],
-    )
-
-
-def _verdict(row: Change) -> str:
-    return "" if row.allowed is None else "ok" if row.ok else "too much"
+    lines = []
+    for row in rows:
+        verdict = "" if row.allowed is None else "ok" if row.ok else "too much"
+        old = "" if row.baseline is None else row.baseline
+        lines.append((row.name, old, row.value, row.shown, row.allowed or "", verdict))
+    show.table(f"against {run}, float", ("score", "baseline", "value", "change", "allowed", ""), lines)

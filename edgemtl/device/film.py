@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +42,7 @@ READY, DONE, FULL = "ready", "done", "the disk is full"
 SIZE, TIMES = "<II", "<I"  # numbers on the way to the other process
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Writes pictures, uint8 RGB (H, W, 3), to an .mp4 or .webm file; browsers play .webm (VP8).
 
     The file appears under its name, complete, when the recorder is closed, this process ends, or the disk is full.
@@ -120,9 +120,6 @@ class Recorder:
             answer = self._tell(struct.pack(TIMES, 0) if self.frames else b"", last=True)
         if not self._failed and answer != DONE:
             raise self._problem(answer)
-
-    def __enter__(self) -> "Recorder":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,11 +23,10 @@ Maps = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to; latency is from a frame's capture to its picture being shown (drawn, when headless).
+    """The numbers of a run. Latency is the time from a frame's capture until its picture is shown (headless: drawn).
 
-    A camera's driver tells when it captured a frame. Of a network stream the frame's time stamp counts, so that a queue
-    on the way here shows; what its camera, the network and its container hold back of every frame does not. Of a file
-    reading counts, of all else arrival.
+    A camera's driver says when it captured a frame. For a network stream it is the frame's time stamp: a growing queue
+    shows, a delay that all frames share does not. For a file it is when the frame was read, else when it arrived.
     """
 
     frames: int
@@ -37,7 +37,7 @@ class Summary:
 
 
 class View:
-    """What is drawn of a frame. An app overrides `draw`, and what of the rest means something to it."""
+    """What is drawn of a frame. An app overrides `draw`, and whichever other methods it needs."""
 
     note = ""  # takes the place of the foot line
     foot = ""
@@ -75,14 +75,11 @@ class Screen(Protocol):
         ...
 
 
-class Film:
+class Film(AbstractContextManager["Film"]):
     """The recording, which a key begins and ends."""
 
     def __init__(self, path: Path | None, source: Source) -> None:
         self._source, self._recorder = source, None if path is None else Recorder(path, source.fps)
-
-    def __enter__(self) -> "Film":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._recorder is not None:
@@ -108,7 +105,7 @@ class Film:
 
 
 class Clock:
-    """Frame rate and latency as they were, pauses left out."""
+    """Frame rate and latency so far, without pauses."""
 
     def __init__(self) -> None:
         self.frames = 0

@@ -7,6 +7,7 @@ is not listed here gives no number.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from edgemtl.device import processor
@@ -20,7 +21,7 @@ RAILS = {
 EVERY_S = 0.05  # between two readings of a rail's power
 
 
-class Joules:
+class Joules(AbstractContextManager["Joules"]):
     """Counts joules in a `with`: `total` since its begin; None if nothing measures them, and `problem` says why.
 
     `what` says what is measured: the whole board or the processor alone.
@@ -42,9 +43,6 @@ class Joules:
     def total(self) -> float | None:
         """Joules since the start."""
         return self._read() if self._read else None
-
-    def __enter__(self) -> "Joules":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if isinstance(self._read, Integral):

@@ -35,14 +35,14 @@ class Predictor:
     (480, 640)
 
     Raises UsageError where there is no such model, its target's runtime is missing, or the frame is no image;
-    CheckFailed where the runtime gives what cannot be right, such as NaN, or where the folder is not what the owner of
+    CheckFailed where the runtime gives impossible values, such as NaN, or where the folder is not what the owner of
     `trust`, a public key, signed (see edgemtl.signing).
 
-    Where `weights` names them, the folder may be a run's as well: these of its weights run in torch.
+    With `weights`, such as "float", the folder may be a run's: these of its weights run in torch.
 
-    With `every`, such as {"normals": 4}, these tasks are computed of every so many frames, one frame after the other;
-    in between a result has their last prediction, and its `ages` say how many frames old that is. OpenVINO and ONNX
-    Runtime can do so; such a predictor is for one stream of frames.
+    With `every`, such as {"normals": 4}, normals are computed only for every fourth frame. In between a result has
+    their last prediction, and its `ages` say how many frames old that is. OpenVINO and ONNX Runtime can do so. Such a
+    predictor is for one stream of frames.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Predictor:
     def maps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """Every task's map as the network returns it, (h, w) or (3, h, w).
 
-        CheckFailed where one cannot be right: what is not finite, or no class, is never painted or scored.
+        CheckFailed where a value is not finite or no class: such maps are never painted or scored.
         """
         infer = self._infer or self.session
         maps: dict[str, np.ndarray] = infer(fit(frame, self.manifest.size, self.manifest.fit))
@@ -101,20 +101,17 @@ class Predictor:
 
     def decode(self, maps: dict[str, np.ndarray], size: Size, *, frame: Size | None = None) -> dict[str, np.ndarray]:
         """The predictions at `size` from these maps of a frame, which has that size where `frame` states no other."""
-        made = self.manifest
-        return {
-            name: predict(made.tasks[name], map, frame or size, made.size, made.fit, at=size)
-            for name, map in maps.items()
-        }
+        about, own = self.manifest, frame or size
+        return {n: predict(about.tasks[n], map, own, about.size, about.fit, at=size) for n, map in maps.items()}
 
 
 def opened(
     path: Path, device: str | None = None, *, weights: str | None = None, of: Recipe | None = None
 ) -> tuple[Manifest, Session]:
-    """What lies there, ready to run, and what is to be known of it.
+    """The manifest and a session of what lies at `path`.
 
-    An artifact, by its target; where `weights` says which of FORMS, a run in torch; a checkpoint of a method's authors
-    for the network `of` a recipe, in torch as well.
+    An artifact runs by its target. With `weights`, one of FORMS, a run's weights run in torch, and so does a checkpoint
+    of a method's authors, in the network `of` a recipe.
     """
     run = Run(path)
     if of is None and (weights is None or not run.exists):
@@ -129,7 +126,7 @@ def opened(
 
 
 def smooth_frames(size: Size, count: int) -> list[np.ndarray]:
-    """Random uint8 RGB frames (H, W, 3) with blobs of a dozen to a frame, the same each time."""
+    """Random smooth uint8 RGB frames (H, W, 3), the same each time: 9 x 12 random colours, enlarged."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, 9, 12, 3), np.uint8)
     return [cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]

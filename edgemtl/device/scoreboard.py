@@ -66,7 +66,7 @@ def scoreboard(runs: Sequence[Path], *, baseline: Sequence[Path] = ()) -> tuple[
 
 def show_table(lines: Sequence[Line], tasks: dict[str, Task], markdown: bool = False) -> None:
     """Prints the lines, for a terminal or as a Markdown table."""
-    header = ["run", *(_title(task) for task in tasks.values()), "delta-m", "iterations"]
+    header = ["run", *(task.heading for task in tasks.values()), "delta-m", "iterations"]
     rows = [
         [line.name, *(f"{score:.4g}" if (score := line.headlines.get(name, np.nan)) == score else "" for name in tasks),
          "" if line.delta_m is None else f"{line.delta_m:+.2f} %", str(line.iterations)]
@@ -99,7 +99,3 @@ def draw_curves(runs: Sequence[Path], tasks: dict[str, Task], file: Path) -> Non
                 axis.legend()
         axes[0].set_ylabel("training loss")
         plots.save(figure, file)
-
-
-def _title(task: Task) -> str:
-    return f"{task.title}, {task.headline}{f' ({task.unit})' if task.unit else ''}"

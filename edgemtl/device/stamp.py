@@ -5,6 +5,7 @@ From left to right: white, black, white, black, 32 bits of the milliseconds sinc
 """
 
 import time
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -38,8 +39,8 @@ def read(picture: np.ndarray) -> float | None:
     """
     rows = _rows(picture.shape[0])
     strip = picture[-rows:][rows // 4 : max(rows // 4 + 1, rows - rows // 4)].mean(axis=(0, 2))
-    edges = np.linspace(0, len(strip), BLOCKS + 1)
-    bits = [int(strip[round(a + (b - a) * 0.3) : round(b - (b - a) * 0.3) + 1].mean() > 127) for a, b in _pairs(edges)]
+    blocks = pairwise(np.linspace(0, len(strip), BLOCKS + 1))
+    bits = [int(strip[round(a + (b - a) * 0.3) : round(b - (b - a) * 0.3) + 1].mean() > 127) for a, b in blocks]
     ms = _number(bits[len(MARK) : len(MARK) + BITS])
     if tuple(bits[: len(MARK)]) != MARK or _number(bits[-CHECK:]) != _check(ms):
         return None
@@ -50,10 +51,6 @@ def read(picture: np.ndarray) -> float | None:
 
 def _rows(height: int) -> int:
     return max(LEAST, round(height / ROWS))
-
-
-def _pairs(edges: np.ndarray) -> zip:  # type: ignore[type-arg]
-    return zip(edges[:-1], edges[1:])
 
 
 def _bits(number: int, count: int) -> list[int]:

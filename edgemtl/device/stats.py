@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import IO, Any
 
 from edgemtl import show
@@ -14,7 +14,7 @@ from edgemtl.files import dumps
 SMOOTH = 30  # frames that `fps` is taken from
 
 
-class Stats:
+class Stats(AbstractContextManager["Stats"]):
     """Writes a line for each frame into a file, or on standard output if the file's name is "-".
 
     frame: its number. started: when its inference began, time.time(). age_ms: its age then. inference_ms, draw_ms.
@@ -35,9 +35,6 @@ class Stats:
         self._joules = self._stack.enter_context(Joules())
         self._before = self._joules.total
         show.note(self._joules.problem or f"joules are those of {self._joules.what}")
-
-    def __enter__(self) -> "Stats":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

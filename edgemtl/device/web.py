@@ -34,8 +34,8 @@ class Web(Interactive):
         super().__init__(clock, view, source, film)
         host, port = _split(address or ADDRESS)
         self.token = "" if _loopback(host) else secrets.token_urlsafe(16)
-        self._jpeg, self._number = b"", 0  # the newest picture, encoded once somebody wants it
-        self._picture: np.ndarray | None = None
+        self._picture: np.ndarray | None = None  # the newest
+        self._number = 0  # of it
         self._changed = threading.Condition()
         self._closed = False
         try:
@@ -90,16 +90,15 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
         timeout = PATIENCE_S
 
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            path, query = self._asked()
             if not self._allowed(query):
                 return
-            if url.path == "/":
+            if path == "/":
                 page = resources.files("edgemtl.device").joinpath("web.html").read_text(encoding="utf-8")
                 self._send("text/html; charset=utf-8", page.encode())
-            elif url.path == "/stream":
+            elif path == "/stream":
                 self._stream()
-            elif url.path == "/point":
+            elif path == "/point":
                 with suppress(KeyError, ValueError):
                     text = web.view.point(int(query["x"]), int(query["y"]))
                     return self._send("text/plain; charset=utf-8", text.encode())
@@ -108,17 +107,20 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
         def do_POST(self) -> None:
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            path, query = self._asked()
             if not self._allowed(query):
                 return
-            if url.path == "/click" and query.get("x", "").isdecimal() and query.get("y", "").isdecimal():
+            if path == "/click" and query.get("x", "").isdecimal() and query.get("y", "").isdecimal():
                 web.view.click(int(query["x"]), int(query["y"]))
-            elif url.path == "/key" and len(query.get("k", "")) == 1:
+            elif path == "/key" and len(query.get("k", "")) == 1:
                 web.keys.append(query["k"])
             else:
                 return self.send_error(HTTPStatus.BAD_REQUEST)
             self._send("text/plain", b"")
+
+        def _asked(self) -> tuple[str, dict[str, str]]:
+            url = urlsplit(self.path)
+            return url.path, {key: values[0] for key, values in parse_qs(url.query).items()}
 
         def _allowed(self, query: dict[str, str]) -> bool:
             """Whether the request has the token; on this machine alone, whether its host name is one of this machine.

@@ -3,30 +3,32 @@
 https://arxiv.org/abs/2301.03461. The defaults are the paper's network; a device variant is the same code with other
 numbers: fusion at stride 8, narrow keys, few offset groups, and layers that fold (BatchNorm before ReLU).
 
-What differs from the published code: its attention ran over the batch axis, so that results depended on who else was
-in the batch. Here it is what that code computes for one image: the interaction is a linear map of each token, and the
-task query attends over the task tokens of its own pixel. Linear layers are 1x1 convolutions, and the fusion projects
-each stage before enlarging it, which is the same sum with far fewer products.
+What differs from the published code: its attention ran over the batch axis, so that results depended on the other
+images of the batch. This code computes what that one computes for one image: the interaction is a linear map of each
+token, and the task query attends over the task tokens of its own pixel. Linear layers are 1x1 convolutions, and the
+fusion projects each stage before enlarging it, which gives the same sum with far fewer products.
 """
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.networks import purposes
+from edgemtl.errors import UsageError
+from edgemtl.networks import places, purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
-from edgemtl.networks.layers import Detail, Fusion, Head, norm2d
+from edgemtl.networks.exact import scale_of
+from edgemtl.networks.layers import Detail, Fusion, Gelu, Head, norm2d
 from edgemtl.networks.points import Point
 from edgemtl.ops import deform_conv2d
 
-# Of the exact form. An eighth of a pixel keeps bilinear weights at multiples of 1/64, so that what is read lies at
-# least 1/128 of a code from a tie once NUDGE is added: far more than float32's own error in a position or a product.
+# Of the exact form. At eighths of a pixel bilinear weights are multiples of 1/64. With half of 1/64 of a code added, a
+# sampled value is at least 1/128 of a code from a tie: more than float32's error in a position or a product. That grows
+# with the map: from 147 rows and columns together on it takes quarters.
 PIXEL = 2.0**-3
-NUDGE = 2.0**-7
 SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it is made of
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)
 # from it, of T tokens 8 at the most. Half of half of that, in shares.
@@ -36,7 +38,7 @@ SHARE_NUDGE = SHARE / 2**12
 def _active(layer: nn.Module, width: int, activation: str) -> nn.Sequential:
     """The layer with its activation and BatchNorm; ReLU comes last, so that the norm folds into the layer."""
     if activation == "gelu":
-        return nn.Sequential(layer, nn.GELU(), nn.BatchNorm2d(width))
+        return nn.Sequential(layer, Gelu(), nn.BatchNorm2d(width))
     if activation == "relu":
         return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU())
     raise ValueError(f"activation={activation!r}: gelu or relu")
@@ -99,8 +101,8 @@ class Deform(nn.Module):
 class Grid(nn.Module):
     """The grid (B * groups, h, w, 2) that GridSample reads, from the learned part (B, 18, h, w) of the offset network.
 
-    Scaling to [-1, 1] and the order x, y are linear in that network's last layer: they are in its weights. Positions
-    are constants. Coordinates must stay float32: one step of int8 is a pixel or more.
+    That network's last layer has the scaling to [-1, 1] and the order x, y in its weights. Positions are constants.
+    Coordinates must stay float32: one step of int8 is a pixel or more.
     """
 
     purpose = purposes.COORDINATES
@@ -152,10 +154,23 @@ def sample(x: Tensor, grid: Tensor) -> Tensor:
     return values.reshape(x.shape)
 
 
+def _part(height: int, width: int) -> float:
+    """The part of a pixel that positions on a map are multiples of, see `edgemtl.quantization.proof`."""
+    part, lost = PIXEL, 255 * (3.5 * (height + width) + 16) * 2.0**-24
+    while lost >= part**2 / 2:
+        part *= 2
+    return part
+
+
 class ExactGrid(nn.Module):
-    """A Grid whose offsets are whole eighths of a pixel; the positions they are added to are rounded to the same."""
+    """A Grid whose offsets are whole parts of a pixel; the positions they are added to are rounded to the same.
+
+    Of the positions tables are stored, see `places`: of 128 groups on 107x140 pixels they are a fortieth.
+    """
 
     purpose = purposes.COORDINATES
+    rows: Tensor
+    columns: Tensor
     base: Tensor
     unit: Tensor
 
@@ -169,9 +184,13 @@ class ExactGrid(nn.Module):
         assert grid.mix.bias is not None
         fixed = F.conv2d(grid.position.double(), grid.mix.weight.double(), grid.mix.bias.double(), padding=1, groups=2)
         offset = fixed.reshape(grid.groups, 2, h, w) * pixels[:, None, None]
-        self.register_buffer("base", ((offset / PIXEL).round() * PIXEL / pixels[:, None, None] + grid.base).float())
+        part = _part(h, w)
+        rounded = (offset / part).round() * part / pixels[:, None, None] + grid.base
+        for name, table in self._tables(rounded.float()).items():
+            self.register_buffer(name, table)
+        self.register_buffer("base", self._spread(), persistent=False)
         self.register_buffer("unit", (1 / pixels).float()[None, :, None, None], persistent=False)
-        self.learned, self.offset = Point(), Point(PIXEL)
+        self.learned, self.offset = Point(), Point(part)
 
     def forward(self, learned: Tensor) -> Tensor:
         offset = self.offset(self.mix(self.learned(learned)))
@@ -181,9 +200,29 @@ class ExactGrid(nn.Module):
         split = offset.reshape(batch, self.groups, 2, h, w) * self.unit + self.base
         return split.flatten(0, 1).permute(0, 2, 3, 1)
 
+    def former(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        """Makes tables of positions in full, as files of 0.7 and before have them."""
+        if (base := tensors.pop(f"{prefix}base", None)) is not None:
+            try:
+                tensors |= {prefix + name: table for name, table in self._tables(base).items()}
+            except ValueError as error:
+                raise UsageError(f"{prefix}base has {error}") from None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.base.copy_(self._spread())
+
+    def _tables(self, base: Tensor) -> dict[str, Tensor]:
+        rows, columns = places.tables(base.cpu().numpy(), self.groups // 2)
+        return {"rows": torch.from_numpy(rows), "columns": torch.from_numpy(columns)}
+
+    def _spread(self) -> Tensor:
+        tables = self.rows.cpu().numpy(), self.columns.cpu().numpy()
+        return torch.from_numpy(places.spread(tables, self.rows.shape[2], self.columns.shape[3]))
+
 
 class ExactSampler(nn.Module):
-    """A Sampler that reads codes at whole eighths of a pixel, and rounds what it read to codes away from any tie."""
+    """A Sampler that reads codes at whole parts of a pixel, and rounds what it read to codes away from any tie."""
 
     nudge: Tensor
 
@@ -201,9 +240,9 @@ class ExactSampler(nn.Module):
 
     def settle(self) -> None:
         """Sets what follows from the scale of what is read."""
-        if not isinstance(self.data.quantizer, nn.Identity):
-            scale: Tensor = self.data.quantizer.get_buffer("scale")
-            self.nudge.copy_(scale * NUDGE)
+        step, part = scale_of(self.data), scale_of(self.coordinates.offset)
+        if step is not None and part is not None:
+            self.nudge.copy_(step * part**2 / 2)
 
 
 class Mixer(nn.Module):
@@ -249,10 +288,10 @@ class Interaction(nn.Module):
 class Attend(nn.Module):
     """Attention of one query (B, K, h, w) over T tokens at the same pixel: (B, V, h, w), a weighted sum of values.
 
-    Keys (T * B, K, h, w) and values (T * B, V, h, w), the tokens of all images task after task. For a device there is
-    one image, and sums over a head's channels, and weights copied to them, are 1x1 convolutions with constants: no map
-    is reshaped, so runtimes keep everything channels-last. Elsewhere maps are taken as rows of channels, which is what
-    they are in memory, and nothing of the values' size is kept for the backward pass but the inputs.
+    Keys (T * B, K, h, w) and values (T * B, V, h, w) are the tokens of all images, task after task. For one image,
+    as on a device, the sums over a head's channels and the copies of its weight to them are 1x1 convolutions with
+    constants: no map is reshaped, so runtimes keep everything channels-last. In training and for batches, maps are read
+    as rows of channels, as they lie in memory, and the backward pass keeps only the inputs.
     """
 
     purpose = purposes.ATTENTION
@@ -288,10 +327,10 @@ class Attend(nn.Module):
 
 
 class ExactAttend(nn.Module):
-    """An Attend on codes: the softmax is a function of codes that no arithmetic of float32 can get wrong.
+    """An Attend on codes, whose softmax is right in any float32 arithmetic.
 
-    Logits are codes; so are the powers of e of their distances to the largest, of which there are 256, none near a tie.
-    Sums of those are exact, and a quotient of two small whole numbers is never near a tie that it is not on.
+    Logits are codes. So are the powers of e of their distances to the largest logit: there are 256 of them, and none is
+    near a tie. Their sums are exact, and a quotient of two small whole numbers is either a tie or far from one.
     """
 
     purpose = purposes.ATTENTION
@@ -379,7 +418,7 @@ class Alone(nn.Module):
 
 
 class ValueProject(nn.Module):
-    """A Project whose keys nobody reads."""
+    """A Project without its keys, for a network that does not read them."""
 
     def __init__(self, project: nn.Module):
         super().__init__()

@@ -5,14 +5,13 @@ https://arxiv.org/abs/2205.14354. The defaults are the published network; a devi
 numbers: fusion at stride 8, few queries, narrow keys, and layers that fold (BatchNorm before ReLU).
 
 What differs from the published code: the decoder's self-attention ran over the batch axis, so that results depended on
-who else was in the batch; here it is what that code computes for one image, a linear map of each token. Its 4x4 patch
-embedding, second decoder attention and relative positions had no effect and are left out. Linear layers are 1x1
-convolutions, fusions project each stage before enlarging it, the norms of one map share their statistics, and
-products that do not depend on the image are taken once: the same sums with fewer products.
+the other images of the batch. This code computes what that one computes for one image, a linear map of each token. The
+4x4 patch embedding, second decoder attention and relative positions had no effect and are left out. The same sums are
+computed with fewer products: linear layers are 1x1 convolutions, fusions project each stage before enlarging it, the
+norms of one map share their statistics, and products that do not depend on the image are computed once.
 
-The cross-task step drops half of its paths in training. Published: one draw for each query token, at one image per GPU.
-Here each image draws for each of its tokens, which is the same at one image, and in larger batches neither drops a
-whole image's exchange nor the same tokens everywhere.
+The cross-task step drops half of its paths in training. The published code draws once for each query token, at one
+image per GPU. Here each image draws for each of its own tokens.
 """
 
 from typing import Literal
@@ -25,11 +24,11 @@ from edgemtl.models import _mqtransformer_exact as exact
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
-from edgemtl.networks.layers import Detail, Fusion, Head, TokenNorm, norm2d
+from edgemtl.networks.layers import Detail, Fusion, Gelu, Head, TokenNorm, norm2d
 
 
 def _activation(kind: str) -> nn.Module:
-    kinds = {"gelu": nn.GELU, "relu": nn.ReLU}
+    kinds = {"gelu": Gelu, "relu": nn.ReLU}
     if kind not in kinds:
         raise ValueError(f"activation={kind!r}: gelu or relu")
     return kinds[kind]()
@@ -41,9 +40,9 @@ def _standard(width: int) -> TokenNorm:
 
 
 class Projection(nn.Module):
-    """A 1x1 convolution (B, out, h, w) of a standardised map, with the scale and shift of the norm before it.
+    """A 1x1 convolution (B, out, h, w) of a standardised map; it has the scale and shift of the norm before it.
 
-    `scaled` false leaves those out. `axes` is the number of 1s in its weight's shape, which checkpoints know.
+    They are left out unless `scaled`. `axes` is the number of 1s in its weight's shape in checkpoints.
     """
 
     takes_norms = True  # a BatchNorm behind it can go into its weight and bias, see edgemtl.networks.prepare
@@ -162,7 +161,7 @@ class Queries(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Queries after reading their task's pixels, (B, width, N, 1)."""
+    """A task's queries (B, width, N, 1) after attending to its pixels."""
 
     def __init__(self, width: int, keys: int, heads: int, hidden: int, scaled: bool, activation: str, drop: float):
         super().__init__()
@@ -275,9 +274,10 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Each task's map (B, width, h, w) after its queries read it, were exchanged with other tasks' and it read them.
+    """Each task's map (B, width, h, w) after three steps.
 
-    One encoder and one decoder serve all tasks.
+    Its queries attend to it, all tasks' queries attend to each other, and its pixels attend to its queries. One encoder
+    and one decoder serve all tasks.
     """
 
     def __init__(self, tasks: dict[str, int], count: int, encoder: Encoder, cross: CrossTask, decoder: Decoder):
@@ -319,11 +319,11 @@ class Block(nn.Module):
 class MQTransformer(nn.Module):
     """The network: backbone, a fusion per task, blocks of queries, heads.
 
-    `queries` is their number for each task. `key_width` 0 is `width`, `token_hidden` 0 is `width`, `pixel_hidden` 0 is
-    3 * `width` (hidden widths of the queries' and the pixels' layers), `head_width` 0 is a quarter of `width`. With
-    `fuse_stride` 8 the heads get the first stage added back at stride 4. `norm` batch normalises the fused maps instead
-    of what reads them; queries keep LayerNorm. `drop` and `task_drop` are shares of paths dropped in training,
-    `dropout` that of the cross-task attention's weights.
+    `queries` is their number for each task. `key_width` 0 is `width`. `token_hidden` and `pixel_hidden` are the hidden
+    widths of the queries' and the pixels' layers: 0 is `width`, and 3 * `width`. `head_width` 0 is a quarter of
+    `width`. With `fuse_stride` 8 the heads get the first stage added back at stride 4. With `norm` batch a BatchNorm
+    follows the fusion, and only queries keep LayerNorm. `drop` and `task_drop` are shares of paths dropped in training,
+    `dropout` is that of the cross-task attention's weights.
     """
 
     def __init__(

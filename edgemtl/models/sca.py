@@ -6,12 +6,12 @@ attentive propagation to the next finer scale (FPMA); in each task's head an exc
 variant is the same code with other numbers: the finest scale left out, narrow scales, separable convolutions, one
 projection per task where the paper has one per pair of tasks.
 
-What differs from the published code: widths follow the backbone instead of being written out for one; a coarse map is
-enlarged to the finer one's exact size, so that images of any size will do; the windows' MLP norms, which nothing read,
-are gone. CSAM asks with one query for all coarser scales, and the heads project each scale before enlarging it, which
-are the same sums with fewer products. The backbone's BatchNorms are timm's (momentum 0.1, theirs 0.01). With a single
-task their network could not run: here CTAM, which has nobody to ask, adds nothing, and FPMA's softmax over tasks, which
-is 1, is left out.
+What differs from the published code: widths follow the backbone, instead of being those of one backbone. A coarse map
+is enlarged to the finer one's exact size, so that images of any size can be used. The windows' MLP norms, which nothing
+reads, are left out. CSAM has one query for all coarser scales, and the heads project each scale before enlarging it,
+which gives the same sums with fewer products. The backbone's BatchNorms are timm's (momentum 0.1, theirs 0.01). With a
+single task the published network does not run. Here CTAM then adds nothing, and FPMA's softmax over tasks, which is 1,
+is left out.
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ class WindowBlock(nn.Module):
 
 
 def _rolled(x: Tensor, steps: int) -> Tensor:
-    """The map (B, C, h, w) moved up and left, what leaves it coming in again; not every runtime has an operator."""
+    """The map (B, C, h, w) rolled up and left, by slices: not every runtime has an operator for that."""
     for axis in (2, 3) if steps else ():
         steps_in = steps % x.shape[axis]
         x = torch.cat([x.narrow(axis, steps_in, x.shape[axis] - steps_in), x.narrow(axis, 0, steps_in)], axis)
@@ -306,10 +306,10 @@ class Weigh(nn.Module):
 
 
 class Propagate(nn.Module):
-    """Attentive feature propagation (FPMA): each task's map (B, width, h, w) with what all tasks share, for finer use.
+    """Attentive feature propagation (FPMA): each task's map (B, width, h, w) plus a map that all tasks share.
 
-    Attention over the concatenated tasks weighs it. Its softmax is over M consecutive channels of the concatenation,
-    M tasks, as published: channels of one task mostly, not one channel of all tasks.
+    That is the tasks' concatenation, weighed by attention. Of M tasks, the softmax is over M consecutive channels of
+    the concatenation, as published: mostly channels of one task, not one channel of each.
     """
 
     def __init__(self, tasks: Sequence[str], width: int, window: int, separable: bool):
@@ -393,11 +393,11 @@ class CrossScaleHead(nn.Module):
 class SCA(nn.Module):
     """The network: {task: raw (B, C, h, w)}, in training {task: [raw, then every scale's own, finest first]}.
 
-    `strides` are the scales that take part, () for all of the backbone's; without the first, the heads get it added
-    back. `widths` are the scales' channels, () for twice the stages'. `heads` and `window` are those of the
-    self-attention, `blocks` the residual blocks of each task at each scale, `separable` the kind of their 3x3
-    convolutions. `pairwise` is CTAM's (see Exchange). `head_width` 0 is as many channels as a head aggregates.
-    Without `deep_supervision` training gives plain maps, and scales have no logits.
+    `strides` are the scales in use, () for all of the backbone's; without the first, the heads get it added back.
+    `widths` are the scales' channels, () for twice the stages'. `heads` and `window` are those of the self-attention,
+    `blocks` is the number of residual blocks of each task at each scale, whose 3x3 convolutions may be `separable`.
+    `pairwise` is CTAM's (see Exchange). `head_width` 0 is the number of channels that a head aggregates. Without
+    `deep_supervision` training gives plain maps, and scales have no logits.
     """
 
     def __init__(

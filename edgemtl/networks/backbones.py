@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from edgemtl.bundled import DEFAULT, ZOO
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
+from edgemtl.networks.layers import Resize
 from edgemtl.networks.pieces import backbone_piece, load_pieces
+from edgemtl.networks.points import Point
 from edgemtl.run import Run
 
 try:
@@ -93,17 +95,46 @@ class PaddedBlock(SwinTransformerBlock):
         return super()._attn(x)[:, :h, :w]
 
 
+class _Resize(Resize):
+    """To the exact size, which Enlarge has missed by a row or a column."""
+
+    exact_form = 2
+
+    def exact(self, source: torch.Size, target: torch.Size) -> nn.Module:
+        super().exact(source, target)
+        if self.rows is not None or self.columns is not None:
+            self.point = Point()
+        return self
+
+
 class BranchExchange(HighResolutionModule):
     """HRNet's exchange between branches for dense prediction: bilinear, and also for sizes that do not halve evenly."""
+
+    resizes: nn.ModuleList
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         x = [branch(y) for branch, y in zip(self.branches, x, strict=True)]
         fused = []
         for i, layers in enumerate(self.fuse_layers):
             # Layers enlarge by a whole factor, then to the exact size: two steps, which odd sizes tell from one.
-            parts = [_resize(layer(y), x[i].shape[2:]) for layer, y in zip(layers, x, strict=True)]
+            resizes: Any = self.resizes[i]
+            parts = [resize(layer(y), x[i].shape[2:]) for layer, y, resize in zip(layers, x, resizes, strict=True)]
             fused.append(self.fuse_act(sum(parts[1:], parts[0])))
         return fused
+
+
+class Enlarge(nn.Upsample):
+    """Bilinear enlarging by a power of two; in the exact form of codes, whose sums float32 holds."""
+
+    exact_form = 2
+    point: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.point(x))
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        self.point = Point()
+        return self
 
 
 @cache
@@ -129,9 +160,12 @@ def _for_dense_prediction(net: nn.Module) -> None:
             module.__class__ = PaddedBlock
         elif type(module) is HighResolutionModule:
             module.__class__ = BranchExchange
-            for layer in module.fuse_layers.modules():
+            rows: Any = module.fuse_layers
+            module.resizes = nn.ModuleList(nn.ModuleList(_Resize() for _ in row) for row in rows)
+            for layer in rows.modules():
                 if isinstance(layer, nn.Upsample):
                     layer.mode, layer.align_corners = "bilinear", False
+                    layer.__class__, layer.point = Enlarge, nn.Identity()
 
 
 def join_branches(network: nn.Module) -> None:
@@ -144,10 +178,6 @@ def join_branches(network: nn.Module) -> None:
 def synchronised(network: nn.Module) -> nn.Module:
     """The network with BatchNorm's statistics taken over all processes, which torch can do on CUDA alone."""
     return timm.layers.convert_sync_batchnorm(network)  # torch's own drops the activations in timm's norms
-
-
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
-    return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def bundled(weights: str | Path) -> Path:

@@ -28,7 +28,20 @@ def conv1x1(weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 def affine(norm: nn.BatchNorm2d, shift: bool = True) -> nn.Conv2d:
     """The diagonal 1x1 convolution that a BatchNorm is in eval mode; without `shift`, its scale alone."""
+    scale, offset = _factors(norm)
+    return conv1x1(torch.diag(scale), offset if shift else torch.zeros_like(offset))
+
+
+def scaling(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The same as a convolution of each channel by itself."""
+    made = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features).requires_grad_(False)
+    scale, offset = _factors(norm)
+    made.weight.copy_(scale[:, None, None, None])
+    made.bias.copy_(offset)  # type: ignore[union-attr]
+    return made
+
+
+def _factors(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-    offset = norm.bias.detach().double() - norm.running_mean.double() * scale
-    return conv1x1(torch.diag(scale), offset if shift else torch.zeros_like(offset))
+    return scale, norm.bias.detach().double() - norm.running_mean.double() * scale

@@ -48,7 +48,10 @@ def read_weights(path: Path, network: nn.Module) -> dict[str, Any]:
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copies tensors into a module; UsageError naming the first missing and unexpected one, or one of another shape."""
-    state = module.state_dict()
+    tensors, state = dict(tensors), module.state_dict()
+    for name, part in module.named_modules():
+        if (former := getattr(part, "former", None)) is not None:  # which brings what was stored otherwise in line
+            former(tensors, f"{name}." if name else "")
     missing = [name for name in state if name not in tensors]
     unexpected = [name for name in tensors if name not in state]
     if missing or unexpected:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.networks.chains import affine, chain
-from edgemtl.networks.exact import Norm
+from edgemtl.networks.exact import Norm, Table
 from edgemtl.networks.points import Point
 
 
@@ -23,9 +23,24 @@ class TokenNorm(LayerNorm2d):
         return Norm(self)
 
 
+class MapNorm(TokenNorm):
+    """The LayerNorm of the papers' decoders."""
+
+    exact_form = 2
+
+
+class Gelu(nn.GELU):
+    """GELU, in the exact form a function of codes."""
+
+    exact_form = 2
+
+    def exact(self, *shapes: torch.Size) -> nn.Module:
+        return Table(F.gelu)
+
+
 def norm2d(kind: str, channels: int) -> nn.Module:
     """LayerNorm over channels ("layer") or BatchNorm ("batch"); ValueError for another kind."""
-    kinds = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d}
+    kinds = {"layer": MapNorm, "batch": nn.BatchNorm2d}
     if kind not in kinds:
         raise ValueError(f"norm={kind!r}: layer or batch")
     return kinds[kind](channels)

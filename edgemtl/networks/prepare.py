@@ -1,8 +1,8 @@
 """The deployment form of a trained network: an exact rewriting, which `compress` quantizes and every target converts.
 
-Branches that training alone needs are joined, BatchNorms are folded into the layers before them, a paper's own linear
-chains are merged and its image-independent maps made constant (`merge` of a network's module gives what takes its
-place), activations and argmax come into the graph, and the camera's 0..255 frame goes in.
+It joins the branches that only training needs and folds BatchNorms into the layers before them. A module that has a
+method `merge` gives its own replacement, such as one layer for a chain of linear ones, or a constant for a map that
+does not depend on the image. The graph then begins with the camera's frame, 0..255, and ends with activations.
 """
 
 import copy
@@ -26,9 +26,9 @@ from edgemtl.tasks import Size
 
 Maps = dict[str, Tensor]
 
-LARGEST = (
-    1e-3  # difference between a network and its deployment form, as a share of a raw output's deviation; 1e-6 is usual
-)
+# The largest difference between a network and its deployment form, as a share of a raw output's standard deviation;
+# 1e-6 is usual.
+LARGEST = 1e-3
 
 
 class Normalise(nn.Module):
@@ -101,8 +101,8 @@ def narrow(deployed: Any, tasks: Iterable[str]) -> None:
 def prepare(network: nn.Module, recipe: Recipe, *, blank: bool = False) -> Deployed:
     """The deployment form of a copy of `network`, in eval mode, for frames of the recipe's size.
 
-    CheckFailed where it does not compute what `network` does. Nobody asks where the network is `blank`: its weights are
-    to be loaded into the deployment form.
+    CheckFailed where it does not compute what `network` does. With `blank` that is not checked: the network's weights
+    are random, and others are loaded into the deployment form afterwards.
     """
     deployed = Deployed(copy.deepcopy(network), recipe.size, recipe.map_stride).eval()
     join_branches(deployed.network)
@@ -138,7 +138,7 @@ def _compare(deployed: Deployed, network: nn.Module, recipe: Recipe) -> None:
 
 
 def shapes(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
-    """The shapes that each module takes, of tensors or as arguments themselves, in the order of their first runs."""
+    """The shapes of each module's inputs (tensors, or shapes themselves), modules in the order of their first runs."""
     found: dict[nn.Module, list[torch.Size]] = {}
 
     def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -156,10 +156,9 @@ def shapes(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Si
 def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Size]]:
     """Folds, in place, every BatchNorm that can be folded exactly; gives back each module's input shapes.
 
-    A BatchNorm in eval mode is an affine map of the channels. It goes into the layer before it where it reads nothing
-    else than that layer's output and nobody else reads that: not another norm, a skip connection, or a later run of a
-    shared layer. Who reads what is seen in one run; it depends on the network alone, not on its weights. A norm that
-    cannot be folded stays.
+    A BatchNorm in eval mode is an affine map of the channels. It is folded into a layer if it reads only that layer's
+    output and nothing else reads that output: no other norm, no skip connection, no later run of a shared layer. One
+    run shows who reads what, which does not depend on the weights. A norm that cannot be folded stays.
     """
     watch = _Watch(network)
     handles = [m.register_forward_pre_hook(watch.enter) for m in network.modules()]

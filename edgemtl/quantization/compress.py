@@ -62,7 +62,7 @@ def compress(
     about: dict[str, Any] = {
         "recipe": recipe.name,
         "compression": recipe.compression.model_dump(mode="json", exclude=set(journal.FREE)),
-        "exact": recipe.compression.is_exact,
+        "exact": recipe.compression.is_exact and exact.FORM,
     }
     if recipe.compression.budget:
         sensitivity.read_budget(recipe.compression.budget)

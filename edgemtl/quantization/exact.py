@@ -1,12 +1,14 @@
 """The exact form of a deployed network, which `compress` quantizes where the recipe asks for exactness.
 
 The form computes nearly, but not quite, the same function: the frame's borders are padded with mid-grey instead of the
-mean, sampling positions are whole eighths of a pixel, and resizing by an odd factor has weights of 1/64. Fine-tuning
-makes up for that. In this form every value between camera and maps is a multiple of a known power of two, or is rounded
-to such a multiple in a way that float32 arithmetic cannot miss. `proof` shows it.
+mean, sampling positions are whole eighths or quarters of a pixel, and resizing by an odd factor has weights of 1/64.
+Fine-tuning makes up for that. In this form every value between camera and maps is a multiple of a known power of two,
+or is rounded to such a multiple in a way that float32 arithmetic cannot miss. `proof` shows it.
 
 A module whose deployment form cannot be exact has a method `exact`, which gives its replacement. A module with
 constants that follow from scales has a method `settle`.
+
+What became exact later keeps its place in files from before: such a module's `exact_form` is above theirs.
 """
 
 from typing import Any, Callable
@@ -16,11 +18,13 @@ from torch import Tensor, nn
 
 from edgemtl import objectives
 from edgemtl.models import MEAN, STD
+from edgemtl.networks.chains import scaling
 from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Activate, Deployed, Maps, replace, shapes
 from edgemtl.recipe import Recipe
 from edgemtl.tasks import Size
 
+FORM = 2  # 1 left LayerNorms of maps, GELU and HRNet's odd sizes in float
 GREY, STEP = 128.0, 2.0**-6  # the camera's 0..255 becomes -2..2 in 256 steps
 
 
@@ -60,15 +64,17 @@ def _lift(task: str) -> str:
     return f"lift_{task}"
 
 
-def rewrite(deployed: Deployed, recipe: Recipe) -> Deployed:
+def rewrite(deployed: Deployed, recipe: Recipe, form: int = FORM) -> Deployed:
     """The exact form of a network in deployment form, in place, still without quantizers."""
     frame = torch.zeros(1, 3, *recipe.size)
     inputs = shapes(deployed, frame)
     _centre(deployed, frame)
     for module in reversed(list(inputs)):  # inner modules before outer ones
         exact: Callable[..., nn.Module] | None = getattr(module, "exact", None)
-        if exact is not None:
+        if exact is not None and getattr(module, "exact_form", 1) <= form:
             replace(deployed, module, exact(*inputs[module]))
+        elif isinstance(module, nn.BatchNorm2d) and form > 1:  # what `prepare` could not fold
+            replace(deployed, module, scaling(module))
     channels = {}
     for task in recipe.tasks:
         head = _head(deployed.network, task)

@@ -39,8 +39,8 @@ def measure_sensitivity(
     run = Run(run)
     recipe, calibrated = run.recipe, run.need("calibrated")
     deployed = load_float(run)
-    if checkpoint.about(calibrated).get("exact"):
-        exact.rewrite(deployed, recipe)
+    if form := checkpoint.about(calibrated).get("exact"):
+        exact.rewrite(deployed, recipe, int(form))
     network, unrounded = copy.deepcopy(deployed.network), deployed.network.state_dict()
     quantizers.load(calibrated, network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     network.load_state_dict(unrounded, strict=False)  # the file has them rounded

@@ -213,7 +213,7 @@ def argmax(node: fx.Node, x: Value, axis: int | None = None, *_: Any) -> Result:
     return exact(1.0, 0.0, classes - 1.0, x.islands)
 
 
-def function(node: fx.Node, x: Value) -> Result:
+def function(node: fx.Node, x: Value, **_: Any) -> Result:
     """A function of few codes."""
     of = FUNCTIONS[quantizers.called(node)]
     if not x.exact or x.shifted:
@@ -244,8 +244,8 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
+def _gelu(x: Array) -> Array:
+    return np.asarray(x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
 
 
 STILL = {
@@ -258,7 +258,8 @@ MOVING = {
 }  # fmt: skip
 PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp, "sigmoid": _sigmoid, "softplus": lambda x: np.logaddexp(0, x), "sqrt": np.sqrt
+    "exp": np.exp, "gelu": _gelu, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x),
+    "sqrt": np.sqrt,
 }  # fmt: skip
 RULES: dict[str, Callable[..., Result]] = {
     **dict.fromkeys(MOVING, move), **dict.fromkeys(FUNCTIONS, function),

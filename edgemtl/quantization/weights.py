@@ -39,7 +39,7 @@ def load(run: Path | Run, form: str) -> Deployed:
     about = checkpoint.about(file)
     quantizers.check_format(file, about)
     if about["exact"]:
-        exact.rewrite(deployed, recipe)
+        exact.rewrite(deployed, recipe, int(about["exact"]))
     quantizers.load(file, deployed.network, deployed.normalise(torch.zeros(1, 3, *recipe.size)))
     exact.settle(deployed)
     return deployed

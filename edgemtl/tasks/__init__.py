@@ -63,6 +63,11 @@ class Task(BaseModel):
         return self.scores[self.headline]
 
     @property
+    def heading(self) -> str:
+        """Of a table's column with its headline scores."""
+        return f"{self.title}, {self.headline}{f' ({self.unit})' if self.unit else ''}"
+
+    @property
     def channels(self) -> int:
         """Channels of the raw output."""
         raise NotImplementedError

@@ -119,9 +119,7 @@ def _network(recipe: Recipe, init: Path | None, *, blank: bool) -> nn.Module:
 def _forward(teacher: Teacher | None, recipe: Recipe, fabric: Fabric) -> Forward:
     """The network's raw outputs, and its weighted distance from the teacher's, if there is one."""
     options = recipe.training
-    share = options.teacher / (
-        options.accumulate * fabric.world_size
-    )  # the distance is a mean over this part of a batch
+    parts = options.accumulate * fabric.world_size  # of a batch; the distance is a mean over one of them
 
     def forward(network: nn.Module, frames: Tensor) -> tuple[Any, Tensor | None]:
         raw = network(normalise(frames))
@@ -130,7 +128,7 @@ def _forward(teacher: Teacher | None, recipe: Recipe, fabric: Fabric) -> Forward
         with fabric.autocast():
             goals = teacher(frames)
         far = [options.weights[task] * distance for task, distance in distances(raw, goals).items()]
-        return raw, share * torch.stack(far).sum()
+        return raw, options.teacher / parts * torch.stack(far).sum()
 
     return forward
 

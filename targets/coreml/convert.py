@@ -9,7 +9,7 @@ import logging
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.readback import NAMES_KEY, QUANTIZES
 from edgemtl.targets.coreml.session import LAYERS_KEY
 from edgemtl.tasks import Task
-
-if TYPE_CHECKING:
-    pass
 
 IOS_VERSIONS = (17, 18)
 ARITHMETIC = ("float16", "float32")

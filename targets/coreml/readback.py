@@ -14,10 +14,8 @@ from edgemtl.ledger import Found
 from edgemtl.targets.coreml import package
 
 NAMES_KEY = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes
-CODES_INPUTS = {
-    "constexpr_affine_dequantize": "quantized_data",
-    "constexpr_blockwise_shift_scale": "data",
-}  # of a weight
+# The input of a weight's operation that holds its codes.
+CODES_INPUTS = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}
 QUANTIZES = ("dequantize", *CODES_INPUTS)
 MOVES = {"cast", "expand_dims", "identity", "reshape", "squeeze", "transpose"}  # values stay as they are
 

@@ -36,8 +36,8 @@ class ONNX(Target):
         if original.precision != "int8":
             onnx.save(cpu.spelled_out(model), folder / FILE)
             return [FILE]
-        # Beside unsigned codes the products of 8-bit weights overflow without VNNI. Beside signed ones they are added
-        # in 32 bits everywhere, at the speed of float.
+        # With unsigned activations, products of 8-bit weights overflow on a CPU without VNNI. With signed ones every
+        # CPU adds them in 32 bits, at the speed of float.
         wide = overflow.prove_no_overflow({FILE: _onnx.read_quantized(model.graph)}).needs
         made = cpu.spelled_out(model if wide else cpu.rewritten(model))
         onnx.save(made, folder / FILE)

@@ -1,15 +1,15 @@
-"""A Q/DQ file rewritten for ONNX Runtime's WebGPU provider: the same integers, and no step that needs the CPU.
+"""Rewrites a Q/DQ file for ONNX Runtime's WebGPU provider: the same integers, and no step that needs the CPU.
 
-That provider has DequantizeLinear, which weights keep, but neither QuantizeLinear nor Round, so every quantizer of an
-activation would be a trip from the GPU to the CPU and back. Here each is
+That provider has DequantizeLinear, which weights keep, but neither QuantizeLinear nor Round: every quantizer of an
+activation would be a trip from the GPU to the CPU and back. Here each quantizer is
 
     Mul (the scale's reciprocal), Add 1.5 * 2**23, Sub 1.5 * 2**23, Clip -128 .. 127, Mul (the scale)
 
-From 1.5 * 2**23 on, float32 has no fractions: adding it rounds, half to even, as QuantizeLinear does. Values of 2**22
-or more may round otherwise, but Clip makes the same of them. Each step is an operation, and so a shader, of its own: no
-compiler sees both sums and takes them for nothing. A scale that is no power of two is divided by instead, as in
-QuantizeLinear; WGSL lets a division be off by 2.5 units in the last place, so that only powers of two are sure to give
-the same codes.
+From 1.5 * 2**23 on, float32 has no fractions: adding it rounds half to even, as QuantizeLinear does. Values of 2**22 or
+more may round differently, but Clip gives them the same code. Each step is an operation, and so a shader, of its own:
+no compiler sees both sums and removes them. Where a scale is no power of two, the first step divides by it, as
+QuantizeLinear does. In WGSL a division may be off by 2.5 units in the last place, so that only scales that are powers
+of two are sure to give the same codes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rewritten(model: Any) -> Any:
             assert scale.shape == () and not constants[node.input[2]].any()
             name, step = ledger.entry_name(node.name.removesuffix(_onnx.QUANTIZE)), node.input[1]
             kind = "Div"
-            if _power_of_two(scale):
+            if np.frexp(scale)[0] == 0.5:  # a power of two
                 kind, step = "Mul", constant(f"{name}/reciprocal", 1 / scale)
             round_ = constant("round", ROUND)
             values = [f"{node.output[0]}/{after}" for after in ("steps", "high", "rounded")]
@@ -100,10 +100,6 @@ def places(graph: Any) -> dict[str, str]:
     """The values that quantizers give, by their names."""
     makers, chains = _chains(graph)
     return {makers[value].name: value for value in chains}
-
-
-def _power_of_two(scale: np.ndarray) -> bool:
-    return bool(np.frexp(scale)[0] == 0.5)
 
 
 def _chains(graph: Any) -> tuple[dict[str, Any], dict[str, list[Any]]]:

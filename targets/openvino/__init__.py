@@ -39,14 +39,14 @@ class OpenVINO(Target):
     def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> OpenVINOSession:
         """A session on `device`, NAME[:ARITHMETIC][:HINT], such as CPU, GPU.1, AUTO:f16 or CPU:bf16:throughput.
 
-        NAME is AUTO, CPU, GPU, GPU.n or NPU. ARITHMETIC is that of float layers: f32, f16 or bf16. CPU takes f32 unless
-        told otherwise: left alone, OpenVINO takes bfloat16 where the CPU has it, which changes the maps by up to one
-        percent; GPU and NPU compute in f16. HINT is latency, for one frame at a time, or throughput, for several
-        requests at once. UsageError for what does not exist or this machine lacks.
+        NAME is AUTO, CPU, GPU, GPU.n or NPU. ARITHMETIC is that of float layers: f32, f16 or bf16. The default is f32
+        on a CPU (OpenVINO's own is bfloat16 where the CPU has it, which changes the maps by up to one percent) and f16
+        on GPU and NPU. HINT is latency, for one frame at a time, or throughput, for several requests at once.
+        UsageError for a device that does not exist or that this machine lacks.
 
-        CPU:float computes int8 layers in float32 as well, rounding to the same codes: right on every CPU, at less
-        than half the speed. It is taken, and a line says so, where weights could overflow in this CPU's int8 kernels,
-        and on ARM, where these round otherwise.
+        CPU:float computes int8 layers in float32, rounded to the same codes. That is right on every CPU, at less than
+        half the speed. It is chosen, and a line says so, where weights could overflow in this CPU's int8 kernels, and
+        on ARM, whose kernels round differently.
         """
         with needs("openvino"):
             import openvino as ov
@@ -87,7 +87,7 @@ class OpenVINO(Target):
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Values inside the network for one frame, by torch's names of modules, quantizers and tasks; see `blame`.
 
-        They are made outputs of the graph, which keeps OpenVINO from fusing operations across them.
+        They become outputs of the graph, so that OpenVINO does not fuse operations across them.
         """
         with needs("openvino"):
             import openvino as ov

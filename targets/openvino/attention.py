@@ -1,14 +1,14 @@
-"""OpenVINO: attention over the tasks at each pixel, in the layout that convolutions leave.
+"""OpenVINO: attention over the tasks at each pixel, in the layout of convolutions.
 
-For devices the network sums a head's products by a 1x1 convolution with constants, and copies a head's weights to its
-channels by another, so that no map is reshaped (see edgemtl.models.demt.Attend). OpenVINO multiplies with all of these
-constants, of which all but one in each column are 0, and adds the tasks up with an operation that reads what was only
-just written. Its convolutions leave maps channels-last, where the channels of a head lie side by side, so here
+The network sums a head's products by a 1x1 convolution with constants, and copies a head's weights to its channels by
+another, so that no map is reshaped (see edgemtl.models.demt.Attend). OpenVINO multiplies by all of these constants,
+most of which are 0, and adds the tasks up in a further pass over memory. But its maps are channels-last, where a head's
+channels lie side by side, so here
 
     query, keys (1 or T, K, h, w) -> (1 or T, h * w, heads, K / heads): products, and their sum over the last axis
     values (T, V, h, w) -> (T, h * w, heads, V / heads): times weights (T, h * w, heads, 1), and the tasks' sum
 
-What is between, softmax or its exact form, sees the shapes that it had.
+What is between, softmax or its exact form, keeps its shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from edgemtl.targets.openvino.nodes import constant, holds, of_kind, supersede
 
-# Operations between logits and weights that know of no axis but the first.
+# Operations between logits and weights that concern no axis but the first.
 BETWEEN = ("FakeQuantize", "Softmax", "ReduceMax", "ReduceSum", "Subtract", "Add", "Multiply", "Divide", "Exp")
 
 

@@ -1,8 +1,8 @@
 """Compiled models kept for the next start: compiling takes three times as long as reading one of these.
 
-One is of one IR, one build of OpenVINO, one processor with the instructions that it may use, and one set of options;
-its file is named after all of them, and holds its own SHA-256 besides, so that a stranger's or a damaged one is never
-loaded. They lie in the user's cache folder, and of them only the newest that BYTES hold.
+Each belongs to one IR, one build of OpenVINO, one processor with its instructions, and one set of options. Its file is
+named after all of them and contains its own SHA-256, so that no damaged or foreign one is loaded. They lie in the
+user's cache folder, which keeps the newest, up to BYTES.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BYTES = 1 << 30  # of all of them; one is about as large as its artifact
 
 
 def compile(core: Any, path: Path, name: str, options: dict[str, Any]) -> Any:
-    """The IR at `path` compiled for a device, kept or new; what OpenVINO raises of an IR that it does not take."""
+    """The IR at `path` compiled for a device, from the cache or anew; raises what OpenVINO raises."""
     if name.partition(".")[0] != "CPU":
         return core.compile_model(path, name, options)
     place = _place(path, name, options)
@@ -55,7 +55,7 @@ def _place(path: Path, name: str, options: dict[str, Any]) -> Path:
 
 
 def _load(place: Path) -> bytes | None:
-    """What is kept there, if it is whole."""
+    """The compiled model in a file; None where there is none or it is damaged."""
     with suppress(OSError, RuntimeError):  # RuntimeError: nobody's home
         content = place.read_bytes()
         if hashlib.sha256(content[32:]).digest() == content[:32]:

@@ -1,7 +1,8 @@
-"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest without computing anything else."""
+"""From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest, with the same results."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -16,23 +17,23 @@ import torch
 from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms
+from edgemtl.targets.openvino import attention, deformable, norms, places
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML
 
 NARROW = 4  # channels
-SMALL = 1 << 20  # bytes
 
 
 def convert(original: Original, folder: Path) -> list[str]:
     """The names of the files written into `folder`; `metadata` goes into the IR under rt_info/edgemtl."""
     with torch.no_grad(), warnings.catch_warnings(), tagged(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
-        # Traced, which takes half the time of torch.export and keeps the names of a dictionary's entries.
+        # Tracing takes half the time of torch.export and keeps the names of a dictionary's entries.
         shape = (1, 3, *original.size)
         model = ov.convert_model(original.deployed, example_input=torch.zeros(shape), input=list(shape))
     assert {name for port in model.outputs for name in port.names} >= set(original.tasks)
-    assert not _float_weights_under_quantizers(model)
+    # No weight may be a float constant under a quantizer, which would take four bytes each.
+    assert all(constant(node.input_value(0)) is None for node in of_kind(model, "FakeQuantize"))
     model = _take_camera_frames(model)
     _settle_ties_freely(model)
     _resize_to_one_pixel_as_torch(model)
@@ -41,6 +42,7 @@ def convert(original: Original, folder: Path) -> list[str]:
     forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
+    places.spread_when_compiled(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
@@ -65,12 +67,6 @@ def _take_camera_frames(model: Any) -> Any:
     return model
 
 
-def _float_weights_under_quantizers(model: Any) -> list[str]:
-    """Names of quantizers that stand on a float constant: such weights would take four bytes each."""
-    quantizers = of_kind(model, "FakeQuantize")
-    return [node.get_friendly_name() for node in quantizers if constant(node.input_value(0)) is not None]
-
-
 def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
     for node in of_kind(model, "TopK"):
@@ -78,9 +74,9 @@ def _settle_ties_freely(model: Any) -> None:
 
 
 def _resize_to_one_pixel_as_torch(model: Any) -> None:
-    """Resizing with half-pixel centres whatever the size: torch has long done so.
+    """Resizes with half-pixel centres at any size, as torch does.
 
-    The front end asks for what torch did once: a map of one row or column took the first of what it is made from.
+    The front end writes what older versions of torch did: a map of one row or column took the first source pixel.
     """
     for node in of_kind(model, "Interpolate"):
         if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
@@ -88,9 +84,9 @@ def _resize_to_one_pixel_as_torch(model: Any) -> None:
 
 
 def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
-    """Bilinear resizing of maps with few channels as two matrix products, which compute the same.
+    """Resizes maps with few channels bilinearly by two matrix products, which compute the same.
 
-    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 of them take half as long as 40.
+    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 channels take half as long as 40.
     """
     from openvino import opset13 as op
 
@@ -121,7 +117,7 @@ def _bilinear(source: int, target: int) -> np.ndarray:
 
 
 def _fold_sizes(model: Any) -> None:
-    """Computes what follows from the fixed size of the input; int8 weights stay int8."""
+    """Folds what is constant because the input's size is fixed; int8 weights stay int8."""
     from openvino.passes import ConstantFolding, Manager
 
     manager = Manager()
@@ -130,14 +126,14 @@ def _fold_sizes(model: Any) -> None:
 
 
 def _share_constants(model: Any) -> None:
-    """One node for all equal small constants: each quantizer brings four numbers, each of them 250 bytes of XML."""
+    """One node for all equal constants: each quantizer brings four numbers, each of them 250 bytes of XML, and in float
+    form each task the positions of all pixels."""
     first: dict[Any, Any] = {}
     for node in of_kind(model, "Constant"):
-        if node.get_byte_size() <= SMALL:
-            key = str(node.get_element_type()), tuple(node.get_output_shape(0)), node.get_data().tobytes()
-            same = first.setdefault(key, node)
-            if same is not node:
-                replace(node, same.output(0))
+        content = hashlib.sha256(np.ascontiguousarray(node.get_data()).data).digest()
+        same = first.setdefault((str(node.get_element_type()), tuple(node.get_output_shape(0)), content), node)
+        if same is not node:
+            replace(node, same.output(0))
 
 
 def _name_quantized(model: Any) -> None:
@@ -153,8 +149,8 @@ def _name_quantized(model: Any) -> None:
 def _keep_arithmetic_outside_quantizers(model: Any) -> None:
     """Takes products and sums with constants out of the ranges of quantizers, where the front end has put them.
 
-    A range is then -128..127 times one scale, which can be read back, and what else is computed stands in the file. A
-    device puts them together again when it compiles the model.
+    A range is then -128..127 times one scale, which can be read back, and the other arithmetic stands in the file by
+    itself. A device fuses both again when it compiles the model.
     """
     from openvino import opset13 as op
 

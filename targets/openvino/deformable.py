@@ -1,4 +1,4 @@
-"""OpenVINO: forms of the deformable operator that its front ends do not give, and which of them an operator gets.
+"""OpenVINO: faster forms of the deformable operator, and the choice among them.
 
 A network in deployment form samples like this, and the passes look for just that:
 
@@ -45,7 +45,7 @@ class Operator(NamedTuple):
 
 
 def lower(model: Any) -> dict[str, int]:
-    """Gives each deformable operator of the model, in place, the form that the evidence says; how many got which."""
+    """Gives each deformable operator of the model, in place, its fastest form; counts the operators by form."""
     counts: dict[str, int] = {}
     for operator in operators(model):
         height, width = operator.positions.shape[2:]
@@ -78,9 +78,9 @@ def fastest(target: str, channels: int, height: int, width: int, groups: int) ->
 
 
 def split(operator: Operator) -> bool:
-    """GridSample by parts of the offset groups, so that no part's grids leave the cache; False where one would do.
+    """GridSample by parts of the offset groups, whose grids then stay in the cache; False where one part is enough.
 
-    The same numbers: a group's grid, its map and what is read there concern no other group.
+    The numbers stay the same, because groups do not depend on each other.
     """
     from openvino import opset13 as op
 

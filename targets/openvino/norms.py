@@ -1,8 +1,8 @@
-"""OpenVINO: LayerNorm over the channels of a map, where the map stays as it lies in memory.
+"""OpenVINO: LayerNorm over the channels of a map, without moving the map in memory.
 
-In torch such a norm turns the map channels-last, normalises the last axis and turns it back. OpenVINO's convolutions
-are channels-last as it is, but what it normalises must lie row by row: each norm cost two copies of the map and two
-reorders, four times the norm itself. Here means are taken over the channels' own axis:
+In torch such a norm transposes the map to channels-last, normalises the last axis and transposes back. OpenVINO's
+convolutions are channels-last anyway, but its MVN needs rows: each norm cost two copies and two reorders of the map,
+four times the norm itself. Here means are taken over the channels' own axis:
 
     Transpose -> MVN -> ... -> Transpose        becomes        (x - mean) / sqrt(mean of squares + eps) -> ...
 """
@@ -55,7 +55,7 @@ def _rewrite(norm: Any) -> bool:
 
 
 def _until_turned_back(norm: Any) -> list[Any] | None:
-    """The operations on each value behind a norm, and the transpose that ends them; None where something else comes."""
+    """The elementwise operations behind a norm and the transpose that ends them; None for any other operations."""
     chain, node = [], norm
     while True:
         after = readers(node)

@@ -1,4 +1,4 @@
-"""A finished OpenVINO IR, read from its nodes as they lie in the file: quantized tensors, torch's modules."""
+"""Reads a finished OpenVINO IR, node by node as in the file: its quantized tensors, and torch's modules."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze"}  # values stay as they 
 
 
 def quantized(model: Any) -> list[Found]:
-    """One for each FakeQuantize, for each use of an integer constant as a number with a scale, and for each output.
+    """An entry for each FakeQuantize, for each use of an integer constant with a scale, and for each output.
 
-    No transformation runs on `model`, so that this is the file, not what a device would make of it.
+    No transformation runs on `model`: this is the file, not what a device makes of it.
     """
     nodes = model.get_ordered_ops()
     above = _Above(nodes)

@@ -22,7 +22,7 @@ DEVICES = ("AUTO", "CPU", "GPU", "NPU")
 FLOAT = "float"
 ARITHMETIC = ("f32", "f16", "bf16", FLOAT)
 HINTS = ("latency", "throughput")
-FIT = 128  # what two codes of one output channel may add up to: 255 * 128 is the most that 16 bits hold
+FIT = 128  # the largest sum of two codes of one output channel: 255 * 128 still fits into 16 bits
 
 
 class OpenVINOSession(Session):
@@ -62,7 +62,7 @@ def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
 
 
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
-    """What compiles the model (or the IR in a file) for a device, and the device's name in full."""
+    """A function that compiles the model (or the IR in a file) for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
     kind = name.partition(".")[0]
     if kind != "AUTO" and not any(found.startswith(name) for found in core.available_devices):
@@ -123,7 +123,7 @@ def parse(text: str) -> tuple[str, str, str]:
 
 
 def _problem(core: Any, model: Any) -> str | None:
-    """What this CPU's int8 kernels would compute otherwise than torch, or None."""
+    """How this CPU's int8 kernels would differ from torch; None if they do not."""
     if not (processor.arm() or processor.overflows() is not False):
         return None
     model = read(core, model) if isinstance(model, Path) else model

@@ -107,7 +107,8 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse_from_file(str(file))
-    errors = [f"{e.node_operator()} {e.node_name()}: {_plain(e.desc())}" for e in _errors(parser)]
+    said = [parser.get_error(index) for index in range(parser.num_errors)]
+    errors = [f"{error.node_operator()} {error.node_name()}: {_plain(error.desc())}" for error in said]
     built = False
     if parsed and build:
         config = builder.create_builder_config()
@@ -121,10 +122,6 @@ def _verdict(trt: Any, log: Any, file: Path, build: bool) -> Opinion:
     warnings = [text for level, text in messages if level == severity.WARNING]
     errors += [text for text in warnings if MISREAD in text]
     return Opinion(parsed, built, tuple(errors), tuple(warnings), round(time.perf_counter() - started, 3))
-
-
-def _errors(parser: Any) -> list[Any]:
-    return [parser.get_error(index) for index in range(parser.num_errors)]
 
 
 def _plain(text: str) -> str:

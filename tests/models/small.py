@@ -36,7 +36,9 @@ class Trunk(Stages):
 def stirred(network: nn.Module) -> nn.Module:
     """The network in eval mode with no parameter at a value that would hide a mistake."""
     for name, x in (*network.named_parameters(), *network.named_buffers()):
-        if name.endswith("table"):
+        if name.endswith(("gather", "spread")):
+            pass  # which say what is summed and copied
+        elif name.endswith("table"):
             x.normal_()
         elif x.ndim > 1:
             x.normal_(std=x[0].numel() ** -0.5)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl import recipe, registry
+from edgemtl import models, recipe, registry
 from edgemtl.artifact import Manifest
 from edgemtl.deployment import equality
 from edgemtl.models.mqtransformer import MQTransformer
@@ -45,11 +45,14 @@ class Case(NamedTuple):
         return stirred(self.build(self.edge.network.options))
 
 
-def edge(name: str) -> recipe.Recipe:
-    return recipe.load(name, ["network.pretrained=false", f"size={list(SIZE)}"])
+def edge(name: str, *settings: str) -> recipe.Recipe:
+    return recipe.load(name, ["network.pretrained=false", f"size={list(SIZE)}", *settings])
 
 
+# As published, with LayerNorm, GELU and HRNet at a size that does not halve evenly; its maps as the heads give them.
+DEMT = edge("nyud_demt_hrnet18", "network.backbone=hrnet_w18_small", "network.options.width=16", "map_stride=4")
 CASES = {
+    "demt": Case(DEMT, lambda _: models.build(DEMT.network, toy.TASKS), ["fusion.norm", "queries.depth.norm"], 0.02),
     "mqtransformer": Case(
         edge("nyud_mqtransformer_edge"),
         lambda options: MQTransformer(Trunk(), TASKS, **options | SLIM),

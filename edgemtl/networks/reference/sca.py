@@ -30,9 +30,8 @@ def finder(network: SCA, tasks: dict[str, int]) -> Find:
     projection = {"0": "0.conv", "1": "0.bn", "3": "1.conv", "4": "1.bn"}  # of queries and keys; values have one layer
     shortcut = {"0": "downsample.0", "1": "downsample.1"}
     widths = [2 * c for c in network.backbone.channels]
-    parts = [
-        2 * (len(widths) - 1 - k) * width for k, width in enumerate(widths)
-    ]  # what a head aggregates, scale by scale
+    # The channels that a head aggregates, scale by scale.
+    parts = [2 * (len(widths) - 1 - k) * width for k, width in enumerate(widths)]
     starts = {str(k): sum(parts[:k]) for k in range(len(widths))}
 
     def swin(prefix: str, ours: list[str]) -> Piece:

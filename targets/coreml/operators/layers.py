@@ -10,15 +10,6 @@ import torch.nn.functional as functional
 
 from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, U, along, choose, exact, require
 
-CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-TRANSPOSED: dict[int, Any] = {
-    1: functional.conv_transpose1d,
-    2: functional.conv_transpose2d,
-    3: functional.conv_transpose3d,
-}
-MAX_POOLS: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
-AVG_POOLS: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
-
 PADDINGS = ("valid", "custom", "same", "same_lower")
 
 
@@ -36,9 +27,10 @@ def conv(
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     kernel = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
     around = _around(pad_type, pad, x.shape[2:], kernel, strides)
+    convolve = _of(dims, "conv")
     if around[::2] == around[1::2]:
-        return CONVOLUTIONS[dims](x, weight, bias, strides, around[::2], dilations, groups)
-    return CONVOLUTIONS[dims](_padded(x, around), weight, bias, strides, 0, dilations, groups)
+        return convolve(x, weight, bias, strides, around[::2], dilations, groups)
+    return convolve(_padded(x, around), weight, bias, strides, 0, dilations, groups)
 
 
 def conv_transpose(
@@ -55,7 +47,7 @@ def conv_transpose(
     """Where `output_shape` is larger than the full result, the rest is zero (plus the bias), as in torch."""
     dims = x.ndim - 2
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
-    result = TRANSPOSED[dims](x, weight, None, strides, 0, 0, groups, dilations)
+    result = _of(dims, "conv_transpose")(x, weight, None, strides, 0, 0, groups, dilations)
     if pad_type == "same":
         spare = [n - d * s for n, d, s in zip(result.shape[2:], x.shape[2:], strides, strict=True)]
         require(min(spare) >= 0, f"pad_type='same' with a kernel smaller than strides={strides}")
@@ -86,9 +78,10 @@ def max_pool(
     dims = x.ndim - 2
     strides = strides or [1] * dims
     around = _around(pad_type, pad, x.shape[2:], kernel_sizes, strides)
+    pool = _of(dims, "max_pool")
     if ceil_mode:
-        return MAX_POOLS[dims](x, kernel_sizes, strides, _symmetric(pad_type, around), 1, True)
-    return MAX_POOLS[dims](_padded(x, around, -math.inf), kernel_sizes, strides)
+        return pool(x, kernel_sizes, strides, _symmetric(pad_type, around), 1, True)
+    return pool(_padded(x, around, -math.inf), kernel_sizes, strides)
 
 
 def avg_pool(
@@ -103,7 +96,7 @@ def avg_pool(
     dims = x.ndim - 2
     strides = strides or [1] * dims
     around = _around(pad_type, pad, x.shape[2:], kernel_sizes, strides)
-    pool = AVG_POOLS[dims]
+    pool = _of(dims, "avg_pool")
     if ceil_mode:
         return pool(x, kernel_sizes, strides, _symmetric(pad_type, around), True, not exclude_padding_from_average)
     averaged = pool(_padded(x, around), kernel_sizes, strides)
@@ -174,7 +167,12 @@ def _affine(x: torch.Tensor, gamma: G | None, beta: G | None, axes: Ints) -> tor
     return x if beta is None else x + beta.reshape(shape)
 
 
-# ---- padding
+# ---- what several of them need
+
+
+def _of(dims: int, name: str) -> Any:
+    """torch's function of this name for so many spatial axes."""
+    return getattr(functional, f"{name}{dims}d")
 
 
 def _around(pad_type: str, pad: Ints | None, size: Any, kernel: Ints, strides: Ints) -> Ints:

@@ -88,25 +88,16 @@ def slice_by_index(
     for axis, n in enumerate(x.shape):
         if squeeze_mask[axis]:
             require(-n <= begin[axis] < n, f"begin={begin} is outside of {list(x.shape)}")
-            first = begin[axis] % n
-            x = x.narrow(axis, first, 1)
+            x = x.narrow(axis, begin[axis] % n, 1)
             continue
         masked = begin_mask[axis] or end_mask[axis]
         # NumPy would start at the other end, the documentation says 0.
         require(stride[axis] > 0 or not masked, f"stride={stride} with a mask")
-        chosen = range(n)[
-            slice(
-                None if begin_mask[axis] else begin[axis],
-                None if end_mask[axis] else end[axis],
-                stride[axis],
-            )
-        ]
+        first, last = None if begin_mask[axis] else begin[axis], None if end_mask[axis] else end[axis]
+        chosen = range(n)[slice(first, last, stride[axis])]
         if chosen != range(n):
-            x = (
-                x.index_select(axis, torch.tensor(chosen))
-                if stride[axis] != 1
-                else x.narrow(axis, chosen.start, len(chosen))
-            )
+            plain = chosen.step == 1
+            x = x.narrow(axis, chosen.start, len(chosen)) if plain else x.index_select(axis, torch.tensor(chosen))
     sizes = [n for n, gone in zip(x.shape, squeeze_mask) if not gone]
     return x.reshape(sizes)
 
@@ -188,7 +179,5 @@ def cumsum(x: T, axis: int = 0, exclusive: bool = False, reverse: bool = False) 
 
 def band_part(x: T, lower: int = -1, upper: int = -1) -> T:
     rows, columns = torch.arange(x.shape[-2])[:, None], torch.arange(x.shape[-1])
-    band = (rows - columns <= (lower if lower >= 0 else math.inf)) & (
-        columns - rows <= (upper if upper >= 0 else math.inf)
-    )
-    return x * band
+    below, above = (bound if bound >= 0 else math.inf for bound in (lower, upper))
+    return x * ((rows - columns <= below) & (columns - rows <= above))

@@ -76,12 +76,10 @@ def constexpr_lut_to_dense(indices: U, lut: T, shape: Ints | None = None, vector
 
 
 @exact
+@gives("output_dtype")
 def constexpr_cast(source_val: U, output_dtype: str) -> torch.Tensor:
     require(output_dtype == "fp32", f"output_dtype={output_dtype!r} is not fp32")
     return source_val
-
-
-constexpr_cast = gives("output_dtype")(constexpr_cast)
 
 
 def _scales(

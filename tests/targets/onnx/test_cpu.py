@@ -125,11 +125,13 @@ def test_a_changed_constant_is_a_problem(tmp_path: Path, name: str, value: int) 
 
 
 @pytest.mark.parametrize("after", ["Reshape", "Mul", "Relu", "Add"])
-def test_what_follows_a_layer_changes_no_weight(after: str) -> None:
+@pytest.mark.parametrize("step", [0.25, 0.3])
+def test_what_follows_a_layer_changes_no_weight(after: str, step: float) -> None:
+    """With a scale that is no power of two scales could not be told apart again: there the layer stays one."""
     make, rng = onnx.helper, np.random.default_rng(0)
     codes = rng.integers(-50, 50, (4, 8, 1, 1)).astype(np.int8)
     stored = {
-        "in/scale": np.float32(0.25), "zero": np.int8(0), "w/codes": codes, "w/scale": np.float32([0.5, 1, 2, 4]),
+        "in/scale": np.float32(step), "zero": np.int8(0), "w/codes": codes, "w/scale": np.float32([0.5, 1, 2, 4]),
         "w/zero": np.zeros(4, np.int8), "bias": np.float32([1, 2, 3, 4]), "out/scale": np.float32(4),
         "shape": np.array([1, 4, 30]), "third": np.float32(1 / 3),
     }  # fmt: skip
@@ -151,7 +153,11 @@ def test_what_follows_a_layer_changes_no_weight(after: str) -> None:
     )
     plain = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
     none = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    sessions = session(plain, graph_optimization_level=none), session(cpu.rewritten(plain))
+    made = cpu.rewritten(plain)
+    assert ("MatMulInteger" in [node.op_type for node in made.graph.node]) == (step == 0.25 and after == "Add")
+    [held] = [found for found in _onnx.read_quantized(cpu.plain(made).graph) if found.role == "weight"]
+    assert held.name == "w" and held.codes.tobytes() == codes.tobytes() and held.scale.tolist() == [0.5, 1, 2, 4]
+    sessions = session(plain, graph_optimization_level=none), session(made)
     values = rng.uniform(-30, 30, (1, 8, 5, 6)).astype(np.float32)
     one, other = (s.run(None, {"v": values})[0] for s in sessions)
     np.testing.assert_array_equal(one, other)
