@@ -1,9 +1,12 @@
-"""What every test shares: hypothesis without deadlines (a busy machine is no failure), and an artifact to run."""
+"""What every test shares: hypothesis without deadlines (a busy machine is no failure), and artifacts to run."""
 
 import errno
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -56,6 +59,35 @@ class Target(contract.Target):
 
 target = Target()
 '''
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """converted(target, precision): the folder with what a target made of the toy network, once for all processes.
+
+    `most` is that of tests/toy.py, `options` the target's. Who changes a file copies the folder first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "converted"
+
+    def folder(target: str, precision: str = "int8", most: int = 63, options: Any = None) -> Path:
+        from edgemtl.target import Original, load_target
+        from tests import toy
+
+        pytest.importorskip({"coreml": "coremltools", "openvino": "openvino"}.get(target, "onnxruntime"))
+        made = shared / f"{target}-{precision}-{most}-{options}"
+        if not made.exists():
+            network = toy.deployed("int8" if precision == "int8" else "fp32", most=most)
+            original = Original(network, toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}, options)
+            own = tmp_path_factory.mktemp(target)
+            written = load_target(target).convert(original, own)
+            assert sorted(written) == sorted(p.relative_to(own).as_posix() for p in own.rglob("*") if p.is_file())
+            shared.mkdir(exist_ok=True)
+            with suppress(OSError):  # another process was first
+                own.rename(made)
+        return made
+
+    return folder
 
 
 @pytest.fixture

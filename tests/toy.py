@@ -1,6 +1,7 @@
 """A small deployed network that has what the targets find hard, as float and as int8, and a run folder around it."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,12 @@ def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
     return made
 
 
+@cache
 def exact_edge() -> Any:
-    """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading."""
+    """nyud_edge with random weights at 64x96 in its exact form, quantized, as it is after loading.
+
+    One for all tests of a process: who changes it puts it back.
+    """
     from edgemtl import models
     from edgemtl import recipe as recipes
 
@@ -173,19 +178,15 @@ def write_artifact(folder: Path, target: str, network: nn.Module, reference: nn.
     test = convert.store_selftest(folder, reference or network, SIZE)
     original = Original(network, SIZE, TASKS, "int8", {"recipe": "toy"})
     names = load_target(target).convert(original, folder)
-    manifest = artifact.Manifest(
-        recipe="toy",
-        target=target,
-        precision="int8",
-        size=SIZE,
-        map_stride=2,
-        tasks=TASKS,
-        files=artifact.describe(folder, [*names, test]),
-        weights_sha256="0" * 64,
-        toolchain={},
-    )
-    artifact.write(folder, manifest)
+    write_manifest(folder, [*names, test], target=target)
     return folder
+
+
+def write_manifest(folder: Path, names: list[str], **facts: Any) -> None:
+    """The manifest of the toy network as an int8 artifact that has these files, or with other facts."""
+    usual = {"recipe": "toy", "precision": "int8", "size": SIZE, "map_stride": 2, "tasks": TASKS}
+    usual |= {"files": artifact.describe(folder, names), "weights_sha256": "0" * 64, "toolchain": {}}
+    artifact.write(folder, artifact.Manifest(**(usual | facts)))
 
 
 def mend(folder: Path, **changes: Any) -> None:

@@ -205,7 +205,6 @@ def browser(playwright: Any, chromium: str, film: Path) -> Iterator[Any]:
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact whose maps are exact: the bundled model's network at 64x96 with random weights."""
     pytest.importorskip("onnxruntime")
-    from edgemtl import artifact
     from edgemtl import recipe as recipes
     from edgemtl.deployment.convert import store_selftest
     from edgemtl.target import Original, load_target
@@ -216,12 +215,8 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stated = recipes.load("nyud_edge")
     names = load_target("onnx").convert(Original(network, size, stated.tasks, "int8", {}), folder)
     test = store_selftest(folder, network, size)
-    manifest = artifact.Manifest(
-        recipe="nyud_edge", target="onnx", precision="int8", size=size, map_stride=2, tasks=stated.tasks,
-        files=artifact.describe(folder, [*names, test]), weights_sha256="0" * 64, toolchain={},
-        exact=tuple(stated.tasks),
-    )  # fmt: skip
-    artifact.write(folder, manifest)
+    facts = {"recipe": "nyud_edge", "size": size, "tasks": stated.tasks, "exact": tuple(stated.tasks)}
+    toy.write_manifest(folder, [*names, test], target="onnx", **facts)
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, registry, tasks
+from edgemtl import ledger, registry, tasks
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.networks.prepare import Activate
 from edgemtl.quantization import quantizers
@@ -103,16 +103,5 @@ def convert(folder: Path, target: str, bits: int = 7) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     chosen = registry.load("targets", target).target
     names = chosen.convert(Original(deployed(bits), SIZE, TASKS, "int8"), folder)
-    manifest = artifact.Manifest(
-        recipe="toy",
-        target=target,
-        precision="int8",
-        size=SIZE,
-        map_stride=2,
-        tasks=TASKS,
-        files=artifact.describe(folder, names),
-        weights_sha256="0" * 64,
-        toolchain={},
-    )
-    artifact.write(folder, manifest)
+    toy.write_manifest(folder, names, target=target, size=SIZE, tasks=TASKS)
     return folder

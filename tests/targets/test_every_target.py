@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,27 +35,13 @@ MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 REFERENCES = {precision: toy.deployed(precision) for precision in ("fp32", "int8")}
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
-    folders = {}
-    for name, precision in CASES:
-        pytest.importorskip(PACKAGES[name])
-        folder = folders[name, precision] = tmp_path_factory.mktemp(f"{name}-{precision}")
-        reference = REFERENCES["int8" if precision == "int8" else "fp32"]
-        target = registry.load("targets", name).target
-        written = target.convert(Original(reference, toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), folder)
-        files = (file for file in folder.rglob("*") if file.is_file())
-        assert sorted(written) == sorted(file.relative_to(folder).as_posix() for file in files)
-    return folders
-
-
 def test_no_target_is_forgotten() -> None:
     assert PACKAGES.keys() | ELSEWHERE == set(registry.names("targets")) and not PACKAGES.keys() & ELSEWHERE
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
-def test_maps_are_those_of_torch(name: str, precision: str, converted: dict[tuple[str, str], Path]) -> None:
-    session = registry.load("targets", name).target.open(converted[name, precision], MANIFEST)
+def test_maps_are_those_of_torch(name: str, precision: str, converted: Callable[..., Path]) -> None:
+    session = registry.load("targets", name).target.open(converted(name, precision), MANIFEST)
     reference = REFERENCES["int8" if precision == "int8" else "fp32"]
     for frame in toy.frames():
         got, wanted = session(frame), toy.maps(reference, frame)
@@ -105,11 +92,11 @@ def test_maps_of_one_pixel_are_resized_as_in_torch(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_damaged_file_is_refused_in_one_line_that_names_it(
-    name: str, converted: dict[tuple[str, str], Path], tmp_path: Path
+    name: str, converted: Callable[..., Path], tmp_path: Path
 ) -> None:
     """By everything that reads it: the session, `verify`'s look at the ledger and at the values inside."""
     target, folder = registry.load("targets", name).target, tmp_path / "artifact"
-    shutil.copytree(converted[name, "int8"], folder)
+    shutil.copytree(converted(name, "int8"), folder)
     file = next(f for f in folder.rglob("model.*") if f.suffix in (".onnx", ".xml", ".mlmodel") and f.stem == "model")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -125,13 +112,11 @@ def test_a_damaged_file_is_refused_in_one_line_that_names_it(
 
 
 @pytest.mark.parametrize("name", ["onnx", "tensorrt"])
-def test_a_node_that_the_runtime_refuses_is_named(
-    name: str, converted: dict[tuple[str, str], Path], tmp_path: Path
-) -> None:
+def test_a_node_that_the_runtime_refuses_is_named(name: str, converted: Callable[..., Path], tmp_path: Path) -> None:
     import onnx
 
     folder = tmp_path / "artifact"
-    shutil.copytree(converted[name, "int8"], folder)
+    shutil.copytree(converted(name, "int8"), folder)
     model = onnx.load(folder / "model.onnx")
     node = [node for node in model.graph.node if node.op_type == "Conv"][1]
     node.op_type = "Convolve"
@@ -143,9 +128,9 @@ def test_a_node_that_the_runtime_refuses_is_named(
     assert len(str(caught.value)) < 400 + len(str(folder)) and "ONNXRuntimeError" not in str(caught.value)
 
 
-def test_openvino_names_the_node_too(converted: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+def test_openvino_names_the_node_too(converted: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
-    shutil.copytree(converted["openvino", "int8"], folder)
+    shutil.copytree(converted("openvino", "int8"), folder)
     text = (folder / "model.xml").read_text()
     (folder / "model.xml").write_text(text.replace('strides="2, 2"', 'strides="2, 0"', 1))
     with pytest.raises(UsageError, match=r"OpenVINO.* refuses .*model.xml: node \w+: Strides has zero"):
@@ -153,22 +138,22 @@ def test_openvino_names_the_node_too(converted: dict[tuple[str, str], Path], tmp
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_map_that_the_file_lacks_is_named(name: str, converted: dict[tuple[str, str], Path]) -> None:
+def test_a_map_that_the_file_lacks_is_named(name: str, converted: Callable[..., Path]) -> None:
     more = SimpleNamespace(tasks=toy.TASKS | {"glow": toy.TASKS["depth"]}, size=toy.SIZE, precision="int8")
     with pytest.raises(UsageError, match="glow"):
-        registry.load("targets", name).target.open(converted[name, "int8"], more, "CPU" if name == "tensorrt" else None)
+        registry.load("targets", name).target.open(converted(name, "int8"), more, "CPU" if name == "tensorrt" else None)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_view_of_a_frame_is_read_as_it_looks(name: str, converted: dict[tuple[str, str], Path]) -> None:
-    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+def test_a_view_of_a_frame_is_read_as_it_looks(name: str, converted: Callable[..., Path]) -> None:
+    session = registry.load("targets", name).target.open(converted(name, "fp32"), MANIFEST)
     mirrored = toy.frames()[0][:, ::-1]
     np.testing.assert_array_equal(session(mirrored)["depth"], session(mirrored.copy())["depth"])
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str], Path]) -> None:
-    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+def test_maps_outlive_the_next_frame(name: str, converted: Callable[..., Path]) -> None:
+    session = registry.load("targets", name).target.open(converted(name, "fp32"), MANIFEST)
     first = session(toy.frames()[0])
     kept = {task: map.copy() for task, map in first.items()}
     session(toy.frames()[1])
@@ -177,8 +162,8 @@ def test_maps_outlive_the_next_frame(name: str, converted: dict[tuple[str, str],
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_every_thread_gets_the_maps_of_its_own_frame(name: str, converted: dict[tuple[str, str], Path]) -> None:
-    session = registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST)
+def test_every_thread_gets_the_maps_of_its_own_frame(name: str, converted: Callable[..., Path]) -> None:
+    session = registry.load("targets", name).target.open(converted(name, "fp32"), MANIFEST)
     frames = toy.frames(4)
     alone = [{task: map.copy() for task, map in session(frame).items()} for frame in frames]
     start = threading.Barrier(len(frames))
@@ -225,7 +210,7 @@ def test_runtimes_that_are_not_here_are_entered_by_one_thread_at_a_time(monkeypa
 
 
 @pytest.mark.parametrize("name", sorted(set(PACKAGES) - EVALUATED))
-def test_the_device_side_needs_no_torch(name: str, converted: dict[tuple[str, str], Path]) -> None:
+def test_the_device_side_needs_no_torch(name: str, converted: Callable[..., Path]) -> None:
     code = f"""if True:
         import sys, types, numpy
         from edgemtl import registry
@@ -234,15 +219,15 @@ def test_the_device_side_needs_no_torch(name: str, converted: dict[tuple[str, st
         print(session.device, session(numpy.zeros({(*toy.SIZE, 3)}, numpy.uint8))["depth"].shape)
         assert "torch" not in sys.modules
     """
-    run = subprocess.run([sys.executable, "-c", code, str(converted[name, "int8"])], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code, str(converted(name, "int8"))], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "CPU" in run.stdout and "(24, 32)" in run.stdout
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_an_unknown_device_is_named(name: str, converted: dict[tuple[str, str], Path]) -> None:
+def test_an_unknown_device_is_named(name: str, converted: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match="CPV"):
-        registry.load("targets", name).target.open(converted[name, "fp32"], MANIFEST, "CPV")
+        registry.load("targets", name).target.open(converted(name, "fp32"), MANIFEST, "CPV")
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -253,8 +238,8 @@ def test_a_missing_runtime_names_the_extra(name: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_targets_hold_the_same_integers(name: str, converted: dict[tuple[str, str], Path]) -> None:
-    folder = converted[name, "int8"]
+def test_all_targets_hold_the_same_integers(name: str, converted: Callable[..., Path]) -> None:
+    folder = converted(name, "int8")
     wanted = {
         f"{layer}.weight": network.weight.div(quantizer.scale.reshape(-1, 1, 1, 1)).round().numpy().astype(np.int8)
         for layer, network, quantizer in weights()

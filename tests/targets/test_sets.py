@@ -1,5 +1,6 @@
 """Sessions of some tasks alone, of a whole artifact: the same maps, and nothing that nobody asked for is computed."""
 
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,17 @@ import pytest
 
 from edgemtl import artifact, bundled
 from edgemtl.device.sets import Sets
-from edgemtl.target import Original, load_target
+from edgemtl.target import load_target
 from tests import toy
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("name", "precision"), [("openvino", "fp32"), ("openvino", "int8"), ("onnx", "int8")])
-def test_any_tasks_maps_are_those_of_the_whole(name: str, precision: str, tmp_path: Path) -> None:
+def test_any_tasks_maps_are_those_of_the_whole(name: str, precision: str, converted: Callable[..., Path]) -> None:
     pytest.importorskip("onnxruntime" if name == "onnx" else name)
     target, manifest = load_target(name), type("manifest", (), {"tasks": toy.TASKS})
-    target.convert(Original(toy.deployed(precision), toy.SIZE, toy.TASKS, precision, {}), tmp_path)
-    whole: Any = target.open(tmp_path, manifest)  # type: ignore[arg-type]
+    whole: Any = target.open(converted(name, precision), manifest)  # type: ignore[arg-type]
     for count in (1, 2):
         for tasks in combinations(toy.TASKS, count):
             session = whole.of(tasks)
@@ -42,13 +42,12 @@ def test_openvino_compiles_no_layer_that_nobody_needs() -> None:
     assert 0 < layers["depth"] < layers["depth edge"] < _int8_products(whole.compiled)
 
 
-def test_onnxs_cut_model_has_no_layer_of_another_task(tmp_path: Path) -> None:
+def test_onnxs_cut_model_has_no_layer_of_another_task(converted: Callable[..., Path]) -> None:
     onnx = pytest.importorskip("onnx")
     from edgemtl.targets import _onnx
 
-    load_target("onnx").convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {}), tmp_path)
     for file in ("model.onnx", "model.webgpu.onnx", "model.wasm.onnx"):
-        model = _onnx.cut(onnx.load(tmp_path / file), ["depth", "edge"])
+        model = _onnx.cut(onnx.load(converted("onnx") / file), ["depth", "edge"])
         onnx.checker.check_model(model, full_check=True)
         text = str([[node.name, *node.input] for node in model.graph.node]) + str(
             [c.name for c in model.graph.initializer]

@@ -33,14 +33,8 @@ def found(folder: Path) -> list[ledger.Found]:
 
 
 @pytest.fixture(scope="module", params=[17, 18])
-def folder(
-    request: pytest.FixtureRequest, converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    if request.param == 17:
-        return converted("int8")
-    made = tmp_path_factory.mktemp("ios18")
-    target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", options=Options(ios=18)), made)
-    return made
+def folder(request: pytest.FixtureRequest, converted: Callable[..., Path]) -> Path:
+    return converted("int8", options=None if request.param == 17 else Options(18))
 
 
 def test_equal_weights_are_one_operation_and_told_as_merged(tmp_path: Path) -> None:

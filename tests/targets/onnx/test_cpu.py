@@ -1,6 +1,7 @@
 """The form for ONNX Runtime's CPU provider: the same integers as plain Q/DQ, and its int8 kernels take them."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from edgemtl.target import Original
 from edgemtl.targets import _onnx
-from edgemtl.targets.onnx import FILE, cpu, target
+from edgemtl.targets.onnx import FILE, cpu
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -35,15 +36,14 @@ def optimised(model: "onnx.ModelProto", file: Path) -> "onnx.ModelProto":
     return onnx.load(file)
 
 
-def test_it_is_what_is_written(original: "onnx.ModelProto", tmp_path: Path) -> None:
-    target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), tmp_path)
-    kinds = [Counter(n.op_type for n in m.graph.node) for m in (onnx.load(tmp_path / FILE), cpu.rewritten(original))]
+def test_it_is_what_is_written(original: "onnx.ModelProto", converted: Callable[..., Path]) -> None:
+    written = onnx.load(converted("onnx") / FILE)
+    kinds = [Counter(n.op_type for n in m.graph.node) for m in (written, cpu.rewritten(original))]
     assert kinds[0] == kinds[1] != Counter(n.op_type for n in original.graph.node)
 
 
-def test_weights_that_overflow_beside_unsigned_codes_keep_signed_ones(tmp_path: Path) -> None:
-    target.convert(Original(toy.deployed("int8", most=127), toy.SIZE, toy.TASKS, "int8"), tmp_path)
-    graph = onnx.load(tmp_path / FILE).graph
+def test_weights_that_overflow_beside_unsigned_codes_keep_signed_ones(converted: Callable[..., Path]) -> None:
+    graph = onnx.load(converted("onnx", most=127) / FILE).graph
     types = {numpy_helper.to_array(value).dtype for value in graph.initializer}
     assert np.dtype(np.int8) in types and np.dtype(np.uint8) not in types
 

@@ -1,6 +1,7 @@
 """What an ONNX artifact holds, and what happens when onnxsim misbehaves."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,21 +20,13 @@ pytestmark = pytest.mark.slow
 MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 
-def convert(folder: Path, precision: str = "int8") -> "onnx.ModelProto":
-    target.convert(Original(toy.deployed(precision), toy.SIZE, toy.TASKS, precision, {"recipe": "toy"}), folder)
+def plain_form(folder: Path) -> "onnx.ModelProto":
     return cpu.plain(onnx.load(folder / "model.onnx"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("int8")
-    convert(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> "onnx.ModelProto":
-    return cpu.plain(onnx.load(folder / "model.onnx"))
+def model(converted: Callable[..., Path]) -> "onnx.ModelProto":
+    return plain_form(converted("onnx"))
 
 
 def constants(model: "onnx.ModelProto") -> dict[str, np.ndarray]:
@@ -80,11 +73,11 @@ def test_weights_are_stored_as_int8_and_biases_as_float(model: "onnx.ModelProto"
         assert makers[layer.input[0]].op_type == "DequantizeLinear"
 
 
-def test_int8_is_a_quarter_of_fp32(tmp_path: Path, model: "onnx.ModelProto") -> None:
+def test_int8_is_a_quarter_of_fp32(converted: Callable[..., Path], model: "onnx.ModelProto") -> None:
     def weight_bytes(model: "onnx.ModelProto") -> int:
         return sum(value.nbytes for value in constants(model).values() if value.ndim == 4 and len(value) > 1)
 
-    assert weight_bytes(convert(tmp_path, "fp32")) == 4 * weight_bytes(model)
+    assert weight_bytes(plain_form(converted("onnx", "fp32"))) == 4 * weight_bytes(model)
 
 
 def test_the_file_gets_the_codes_that_are_given_and_computes_none() -> None:
@@ -167,7 +160,8 @@ def test_the_unsimplified_graph_is_kept_with_one_line(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     simplifier(monkeypatch, "import sys; sys.exit(3)")
-    model = convert(tmp_path)
+    target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), tmp_path)
+    model = plain_form(tmp_path)
     assert "keeping the unsimplified graph: onnxsim ended with status 3" in capsys.readouterr().err
     test_weights_are_stored_as_int8_and_biases_as_float(model)
     test_scales_are_positive_and_zero_points_are_int8_zeros(model)

@@ -1,5 +1,6 @@
 """The form for WebAssembly: the same integers as the CPU's file, and no int8 layer that is slow there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(converted: Callable[..., Path]) -> Path:
     """An artifact's files, of a network with depthwise, narrow and wide convolutions."""
-    folder = tmp_path_factory.mktemp("wasm")
-    original = Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {})
-    assert target.convert(original, folder) == [FILE, WEBGPU, WASM]
-    return folder
+    return converted("onnx")
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """The form for WebGPU: the same integers as the Q/DQ file, read back from its bytes, and the same results."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgemtl import ledger
-from edgemtl.target import Original
-from edgemtl.targets.onnx import FILE, WEBGPU, cpu, target, webgpu
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU, cpu, webgpu
 from tests import toy
 
 onnx = pytest.importorskip("onnx")
@@ -17,10 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("webgpu")
-    assert target.convert(Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8"), made) == [FILE, WEBGPU]
-    return made
+def folder(converted: Callable[..., Path]) -> Path:
+    return converted("onnx")
 
 
 @pytest.fixture
@@ -28,8 +26,9 @@ def model(folder: Path) -> "onnx.ModelProto":
     return onnx.load(folder / WEBGPU)
 
 
-def test_only_int8_has_it(tmp_path: Path) -> None:
-    assert target.convert(Original(toy.deployed("fp32"), toy.SIZE, toy.TASKS, "fp32"), tmp_path) == [FILE]
+def test_only_int8_has_it(converted: Callable[..., Path]) -> None:
+    assert {file.name for file in converted("onnx").iterdir()} == {FILE, WEBGPU, WASM}
+    assert {file.name for file in converted("onnx", "fp32").iterdir()} == {FILE}
 
 
 def test_it_holds_the_integers_of_the_other_file(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from edgemtl.device import processor
-from edgemtl.target import Original
 from edgemtl.targets.openvino import cache, target
 from tests import toy
 
@@ -20,11 +20,8 @@ MANIFEST = SimpleNamespace(tasks=toy.TASKS, size=toy.SIZE)
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name) for name in ("fp32", "int8")}
-    for precision, folder in made.items():
-        target.convert(Original(toy.deployed(precision), toy.SIZE, toy.TASKS, precision), folder)
-    return made
+def artifacts(converted: Callable[..., Path]) -> dict[str, Path]:
+    return {precision: converted("openvino", precision) for precision in ("fp32", "int8")}
 
 
 @pytest.fixture
