@@ -36,7 +36,7 @@ def spread_when_loaded(model: Any) -> None:
                 f"sizes/{size}": places.sizes(height, width),
             }  # fmt: skip
             shared |= {key: numpy_helper.from_array(value, key) for key, value in constants.items()}
-            steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
+            steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
                 ("Gather", [f"{name}/rows", f"columns/{width}"], f"{name}/by_row", {"axis": 3}),
                 ("Gather", [f"{name}/columns", f"rows/{height}"], f"{name}/by_column", {"axis": 2}),
                 ("Concat", [f"{name}/by_row", f"{name}/by_column"], f"{name}/beside", {"axis": 0}),

@@ -26,8 +26,8 @@ from edgemtl.networks.points import Point
 from edgemtl.ops import deform_conv2d
 
 # Of the exact form. At eighths of a pixel bilinear weights are multiples of 1/64. With half of 1/64 of a code added, a
-# sampled value is at least 1/128 of a code from a tie: more than float32's error in a position or a product, which grows
-# with the map. From 147 rows and columns together on it takes quarters.
+# sampled value is at least 1/128 of a code from a tie: more than float32's error in a position or a product. That grows
+# with the map: from 147 rows and columns together on it takes quarters.
 PIXEL = 2.0**-3
 SHARE = 2.0**-7  # step of an attention weight, and of the powers of e that it is made of
 # Shares are e / sum with whole numbers e <= 127 and sum <= 127 T: 256 e / sum is an odd number or at least 1 / (127 T)

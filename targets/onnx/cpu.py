@@ -103,7 +103,7 @@ def _multiplied(model: Any) -> Any:
             nodes.append(helper.make_node("Flatten", [name], [name + FLAT], name + FLAT))
             nodes.append(helper.make_node("Transpose", [name + FLAT], [name + TURNED], name + TURNED))
             turned.add(name)
-        *bias, last = [*node.input[2:], y + SCALED]
+        bias, last = list(node.input[2:]), y + SCALED
         nodes += [
             helper.make_node("Transpose", [x.input[0]], [y + PIXELS], node.name + PIXELS, perm=TO_PIXELS),
             helper.make_node("MatMulInteger", [y + PIXELS, name + TURNED, x.input[2]], [y + SUMS], node.name),

@@ -130,7 +130,7 @@ def _share_constants(model: Any) -> None:
     form each task the positions of all pixels."""
     first: dict[Any, Any] = {}
     for node in of_kind(model, "Constant"):
-        content = hashlib.sha256(np.ascontiguousarray(node.get_data())).digest()
+        content = hashlib.sha256(np.ascontiguousarray(node.get_data()).data).digest()
         same = first.setdefault((str(node.get_element_type()), tuple(node.get_output_shape(0)), content), node)
         if same is not node:
             replace(node, same.output(0))

@@ -26,7 +26,11 @@ from tests import toy
 pytestmark = pytest.mark.slow
 
 CASES = [("openvino", "fp32", "model.bin"), ("openvino", "int8", "model.bin"), ("onnx", "int8", "model.onnx")]
-SECOND = {"onnx": ("model.webgpu.onnx", "CPU:webgpu"), "tensorrt": ("model.fp16.onnx", "CPU:fp16")}
+OTHERS = [  # files beside model.onnx, and what runs them
+    ("onnx", "model.webgpu.onnx", "CPU:webgpu"),
+    ("onnx", "model.wasm.onnx", "CPU:wasm"),
+    ("tensorrt", "model.fp16.onnx", "CPU:fp16"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -113,19 +117,21 @@ def test_flipped_weights_are_found(
     assert bool(named) == (precision == "int8")
 
 
-@pytest.mark.parametrize("target", SECOND)
+@pytest.mark.parametrize(("target", "file", "device"), OTHERS)
 @pytest.mark.parametrize("second", [False, True])
-def test_every_file_is_executed(run: Path, frames: None, tmp_path: Path, target: str, second: bool) -> None:
+def test_every_file_is_executed(
+    run: Path, frames: None, tmp_path: Path, target: str, file: str, device: str, second: bool
+) -> None:
     """A bias is no quantized tensor: only running a file shows that it was changed."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     if not (run / target).is_dir():
         convert.convert(run, target=target, precision="int8")
-    folder, (file, device) = tmp_path / target, SECOND[target]
+    folder = tmp_path / target
     shutil.copytree(run / target, folder)
     checks = {check["name"]: check for check in verify(folder, run=run, frames=1)["checks"]}
-    [run_by] = [check for name, check in checks.items() if name.startswith("maps by ")]
-    assert run_by["ok"]
+    ran = [check["ok"] for name, check in checks.items() if name.startswith("maps by ")]
+    assert ran == [True for of, *_ in OTHERS if of == target]
 
     changed = file if second else "model.onnx"
     model = onnx.load(folder / changed)
