@@ -39,12 +39,11 @@ class ONNX(Target):
         # With unsigned activations, products of 8-bit weights overflow on a CPU without VNNI. With signed ones every
         # CPU adds them in 32 bits, at the speed of float.
         wide = overflow.prove_no_overflow({FILE: _onnx.read_quantized(model.graph)}).needs
-        made = cpu.spelled_out(model if wide else cpu.rewritten(model))
-        onnx.save(made, folder / FILE)
+        onnx.save(cpu.spelled_out(model if wide else cpu.rewritten(model)), folder / FILE)
         onnx.save(webgpu.rewritten(model), folder / WEBGPU)
         if wide:
             return [FILE, WEBGPU]
-        onnx.save(wasm.rewritten(made), folder / WASM)
+        onnx.save(wasm.rewritten(cpu.spelled_out(cpu.rewritten(model, products=False))), folder / WASM)
         return [FILE, WEBGPU, WASM]
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:

@@ -39,8 +39,8 @@ PASSED = (*_onnx.MOVES, "Clip", "Flatten", "Gather", "MaxPool", "Relu", "Slice",
 MOVED = ("Mul", "Add", "Sub", "Div")  # operations with a constant, that could move into a layer
 
 
-def rewritten(model: Any) -> Any:
-    """A copy of a Q/DQ model in this form."""
+def rewritten(model: Any, products: bool = True) -> Any:
+    """A copy of a Q/DQ model in this form; with no `products`, 1x1 convolutions that stay float are convolutions."""
     from onnx import helper
 
     made, constants, makers, readers = _opened(model)
@@ -73,7 +73,8 @@ def rewritten(model: Any) -> Any:
             nodes += multiplied(node, constants, fresh)
         else:
             nodes.append(node)
-    return _multiplied(_closed(made, [node for node in nodes if node.output[0] not in gone], fresh))
+    made = _closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
+    return _multiplied(made) if products else made
 
 
 def _multiplied(model: Any) -> Any:

@@ -20,7 +20,7 @@ FEW = 24  # products a value
 
 
 def rewritten(model: Any) -> Any:
-    """A copy of a file in cpu.py's form."""
+    """A copy of a model in cpu.py's form, without its products."""
     made, constants, makers, readers = cpu._opened(model)
     fresh: dict[str, Any] = {cpu.HIGHER: np.float32(-LOW)}
     back: set[str] = set()  # values that DequantizeLinear gives, and here a Mul
