@@ -35,9 +35,9 @@ FLIP = bytes(byte ^ 128 for byte in range(256))
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "tensorrt", "coreml": "coremltools"}
 
 
-def names() -> list[str]:
-    """The bundled models' names."""
-    return sorted(file.parent.name for file in ZOO.glob(f"*/{ARCHIVE}"))
+def names(holding: str = ARCHIVE) -> list[str]:
+    """The bundled models' names; or of those whose folder holds this file, as not each has float.safetensors."""
+    return sorted(file.parent.name for file in ZOO.glob(f"*/{holding}"))
 
 
 def folder(model: str | Path | None = None, targets: Collection[str] = ()) -> Path:

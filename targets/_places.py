@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgemtl.networks import places
-
 
 def spread_when_loaded(model: Any) -> None:
     """Replaces every constant of positions that a map is added to, in place."""
     from onnx import helper, numpy_helper
+
+    from edgemtl.networks import places  # which a device does not have: it converts nothing
 
     graph = model.graph
     stored = {value.name: value for value in graph.initializer}

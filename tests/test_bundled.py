@@ -15,6 +15,12 @@ from edgemtl.files import sha256
 from edgemtl.run import Run
 
 TARGETS = ["openvino", "onnx", "tensorrt", "coreml"]
+MODELS = ["nyud_edge", "nyud_edge_s"]
+
+
+def test_these_are_all() -> None:
+    assert bundled.names() == MODELS and bundled.names("float.safetensors") == MODELS[:1]
+    assert list(bundled.summaries()) == MODELS
 
 
 @pytest.fixture
@@ -47,8 +53,9 @@ def test_a_name_means_what_runs_here(
     assert bundled.folder("nyud_edge/coreml", targets) == run / "coreml"
 
 
-def test_all_targets_are_of_the_bundled_weights() -> None:
-    run = Run(bundled.run("nyud_edge"))
+@pytest.mark.parametrize("name", MODELS)
+def test_all_targets_are_of_the_bundled_weights(name: str) -> None:
+    run = Run(bundled.run(name))
     manifests = {folder.name: manifest for folder, manifest in run.artifacts().items()}
     assert sorted(manifests) == sorted(TARGETS)
     weights = run.describe("int8").weights_sha256
@@ -58,10 +65,11 @@ def test_all_targets_are_of_the_bundled_weights() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target, module", [("openvino", "openvino"), ("onnx", "onnxruntime")])
-def test_they_compute_torchs_bits(target: str, module: str) -> None:
+def test_they_compute_torchs_bits(target: str, module: str, name: str) -> None:
     pytest.importorskip(module)
-    result = selftest.run(Predictor(f"nyud_edge/{target}"))
+    result = selftest.run(Predictor(f"{name}/{target}"))
     assert {task["verdict"] for task in result["tasks"].values()} == {selftest.EQUAL}
 
 

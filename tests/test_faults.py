@@ -93,7 +93,8 @@ def in_onnx(folder: Path, file: str, fault: str) -> None:
         for node in graph.node:
             if node.op_type == "DequantizeLinear" and node.input[0] in makers:
                 pairs[node.output[0]] = makers[node.input[0]].input[0]
-        reader = next(node for node in graph.node if node.op_type == "Conv" and "offset" in node.name)
+        layers = {node.name.split("/")[-2]: node for node in graph.node if node.op_type == "Conv"}
+        reader = layers.get("offset") or layers["deep"]  # a product of whole numbers reads no others
         reader.input[0] = pairs[reader.input[0]]
     onnx.save(model, folder / file)
 

@@ -1,4 +1,4 @@
-"""The bundled model: small, whole, exact, and near the float network beside it."""
+"""The bundled models: small, whole, exact, and near the float network beside it."""
 
 import numpy as np
 import pytest
@@ -17,31 +17,37 @@ pytestmark = pytest.mark.slow
 ZOO = bundled.run("nyud_edge")
 
 
-def test_it_is_small_and_has_a_card():
-    assert sum(file.stat().st_size for file in (bundled.ZOO / "nyud_edge").iterdir()) < 10.5e6
-    assert "research" in (ZOO / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name, most", [("nyud_edge", 10.5e6), ("nyud_edge_s", 3.5e6)])
+def test_it_is_small_and_has_a_card(name, most):
+    assert sum(file.stat().st_size for file in (bundled.ZOO / name).iterdir()) < most
+    assert "research" in (bundled.run(name) / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_what_the_recipe_describes_and_knows_its_scores():
-    manifest, stated = Predictor(ZOO / "openvino").manifest, recipe.load("nyud_edge")
-    assert manifest.recipe == "nyud_edge" and manifest.tasks == stated.tasks and manifest.size == stated.size
-    assert Run(ZOO).recipe.network.options == stated.network.options
+@pytest.mark.parametrize("name", bundled.names())
+def test_it_is_what_the_recipe_describes_and_knows_its_scores(name):
+    run = Run(bundled.run(name))
+    manifest, stated = Predictor(run.folder / "openvino").manifest, recipe.load(name)
+    assert manifest.recipe == name and manifest.tasks == stated.tasks and manifest.size == stated.size
+    assert run.recipe.network.options == stated.network.options
     assert manifest.scores["semseg"]["miou"] > 30
 
 
+@pytest.mark.parametrize("name", bundled.names())
 @pytest.mark.parametrize("target, package", [("onnx", "onnx"), ("tensorrt", "onnx"), ("coreml", "coremltools")])
-def test_the_other_artifacts_hold_the_same_codes(target, package):
+def test_the_other_artifacts_hold_the_same_codes(target, package, name):
     pytest.importorskip(package)
-    found = read_back(ZOO / target)
+    found = read_back(bundled.run(name) / target)
     assert found["ok"] and found["matches"] == found["entries"] > 200
 
 
-def test_the_artifact_is_verified_by_what_is_bundled():
-    found = verify(ZOO / "openvino", frames=2)
+@pytest.mark.parametrize("name", bundled.names())
+def test_the_artifact_is_verified_by_what_is_bundled(name):
+    run = bundled.run(name)
+    found = verify(run / "openvino", frames=2)
     assert found["ok"] and found["islands"] == {} and found["codes"]["certain"] == found["codes"]["quantizers"] > 100
     assert all(task["equal"] for task in found["tasks"].values())
-    assert not (ZOO / "verify.json").exists()
-    manifest = Predictor(ZOO / "openvino").manifest
+    assert not (run / "verify.json").exists()
+    manifest = Predictor(run / "openvino").manifest
     assert set(manifest.exact) == set(manifest.tasks) and manifest.needs == ()
 
 

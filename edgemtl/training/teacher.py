@@ -63,15 +63,15 @@ def load_teacher(source: str | Path, recipe: Recipe, device: torch.device) -> Te
     task has another number of channels, or none is in common.
     """
     path = Path(source)
-    if not path.exists() and str(source) in bundled.names():
+    names = bundled.names("float.safetensors")
+    if not path.exists() and str(source) in names:
         path = bundled.ZOO / str(source)
     if path.is_dir():
         teacher = _of_run(Run(path), recipe, device)
     elif path.is_file() and path.suffix == ".onnx":
         teacher = _of_file(path, device)
     else:
-        names = ", ".join(bundled.names())
-        raise UsageError(f"{source} is no teacher: a run, a bundled model ({names}) or an .onnx file is one")
+        raise UsageError(f"{source} is no teacher: a run, a bundled model ({', '.join(names)}) or an .onnx file is one")
     size = teacher.size or recipe.size
     raw = teacher(torch.zeros(1, *size, 3, dtype=torch.uint8, device=device))
     teacher.tasks = tuple(task for task in recipe.tasks if task in teacher.tasks)

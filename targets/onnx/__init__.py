@@ -57,6 +57,8 @@ class ONNX(Target):
 
         UsageError for any other device, or where there is no such file.
         """
+        with needs("onnx"):
+            import onnxruntime  # noqa: F401  # its absence is said before anything of the folder
         name = _device(folder, device)
         names, file = list(manifest.tasks), folder / DEVICES[name]
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgemtl import show
 from edgemtl.errors import CheckFailed, UsageError, needs, unknown
-from edgemtl.targets.tensorrt._rule import Rule, Version
 from edgemtl.targets.tensorrt.devices import JETPACKS
+
+if TYPE_CHECKING:
+    from edgemtl.targets.tensorrt._rule import Rule, Version
 
 SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
 FATAL = ("E", "S")
