@@ -7,7 +7,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "edgemtl/zoo/nyud_edge/README.md")  # pages outside docs/
+# Pages outside docs/.
+BESIDE = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "edgemtl/zoo/nyud_edge/README.md", "edgemtl/zoo/nyud_edge_s/README.md",
+)  # fmt: skip
 API = {  # a page of the reference: its title and what it documents
     "verbs": ("The commands as functions", ["edgemtl.verbs"]),
     "predictor": ("Predictor and Result", ["edgemtl.device.predictor.Predictor", "edgemtl.device.result.Result"]),
