@@ -9,7 +9,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 # Pages outside docs/.
 BESIDE = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "edgemtl/zoo/nyud_edge/README.md", "edgemtl/zoo/nyud_edge_s/README.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    "edgemtl/zoo/nyud_edge/README.md", "edgemtl/zoo/nyud_edge_s/README.md",
 )  # fmt: skip
 API = {  # a page of the reference: its title and what it documents
     "verbs": ("The commands as functions", ["edgemtl.verbs"]),

@@ -83,8 +83,8 @@ def test_every_page_can_be_reached_and_every_link_leads_somewhere(site: Path, pa
 def test_the_repositorys_pages_and_the_api_are_there(site: Path, pages: dict[Path, Page]) -> None:
     names = {file.relative_to(site).as_posix() for file in pages}
     wanted = {page.relative_to(ROOT).with_suffix(".html").as_posix() for page in ROOT.glob("docs/*.md")}
-    wanted |= {"index.html", "CONTRIBUTING.html", "CHANGELOG.html", "edgemtl/zoo/nyud_edge/index.html"}
-    wanted.add("edgemtl/zoo/nyud_edge_s/index.html")
+    wanted |= {"index.html", "CONTRIBUTING.html", "CHANGELOG.html"}
+    wanted |= {f"edgemtl/zoo/{name}/index.html" for name in ("nyud_edge", "nyud_edge_s")}
     assert wanted <= names
     verbs = pages[site / "api" / "verbs.html"].places
     assert {f"edgemtl.verbs.{name}" for name in ("train", "compress", "convert", "verify", "deploy")} <= verbs
