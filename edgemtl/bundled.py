@@ -35,9 +35,10 @@ FLIP = bytes(byte ^ 128 for byte in range(256))
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "tensorrt", "coreml": "coremltools"}
 
 
-def names(holding: str = ARCHIVE) -> list[str]:
-    """The bundled models' names; or of those whose folder holds this file, as not each has float.safetensors."""
-    return sorted(file.parent.name for file in ZOO.glob(f"*/{holding}"))
+def names(form: str = "") -> list[str]:
+    """The bundled models' names; or of those with weights of a form beside the archive, as not each has "float"."""
+    found = sorted(file.parent.name for file in ZOO.glob(f"*/{ARCHIVE}"))
+    return [name for name in found if not form or Run(ZOO / name).weights(form).is_file()]
 
 
 def folder(model: str | Path | None = None, targets: Collection[str] = ()) -> Path:

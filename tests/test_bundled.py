@@ -19,7 +19,7 @@ MODELS = ["nyud_edge", "nyud_edge_s"]
 
 
 def test_these_are_all() -> None:
-    assert bundled.names() == MODELS and bundled.names("float.safetensors") == MODELS[:1]
+    assert bundled.names() == MODELS and bundled.names("float") == MODELS[:1]
     assert list(bundled.summaries()) == MODELS
 
 

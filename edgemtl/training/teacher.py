@@ -63,7 +63,7 @@ def load_teacher(source: str | Path, recipe: Recipe, device: torch.device) -> Te
     task has another number of channels, or none is in common.
     """
     path = Path(source)
-    names = bundled.names("float.safetensors")
+    names = bundled.names("float")
     if not path.exists() and str(source) in names:
         path = bundled.ZOO / str(source)
     if path.is_dir():
