@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgemtl.bundled import DEFAULT, ZOO
+from edgemtl.bundled import DEFAULT, ZOO, names
 from edgemtl.errors import UsageError, unknown
 from edgemtl.networks import purposes
 from edgemtl.networks.layers import Resize
@@ -185,11 +185,10 @@ def bundled(weights: str | Path) -> Path:
     text = str(weights)
     if not text.startswith(BUNDLED):
         return Path(weights)
-    files = {f.name: file for f in sorted(ZOO.iterdir()) if (file := Run(f).weights("float")).is_file()}
-    name = text.removeprefix(BUNDLED)
-    if name not in files:
-        raise unknown("bundled model", name, files)
-    return files[name]
+    name, known = text.removeprefix(BUNDLED), names("float")
+    if name not in known:
+        raise unknown("bundled model", name, known)
+    return Run(ZOO / name).weights("float")
 
 
 def load_weights(backbone: Backbone, path: Path) -> None:

@@ -67,8 +67,7 @@ class ONNX(Target):
                 model = _onnx.cut(_onnx.load(file), tasks)
             return _onnx.runtime(model.SerializeToString(), file, tasks)
 
-        with needs("onnx"):
-            return ONNXSession(_onnx.runtime(file, file, names), names, name, cut)
+        return ONNXSession(_onnx.runtime(file, file, names), names, name, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact."""
