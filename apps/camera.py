@@ -12,8 +12,8 @@ from edgemtl.device import draw, live, play, rates
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Summary
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
-from edgemtl.files import replacing
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import replacing
 from edgemtl.tasks import Size
 
 KEYS = "1-9 tasks · v view · space pause · s snapshot · r record · q quit"

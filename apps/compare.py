@@ -12,7 +12,7 @@ from edgemtl.device import draw, live, selftest
 from edgemtl.device.camera import Source
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 MARK = (255, 40, 40)
 

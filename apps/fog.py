@@ -12,7 +12,7 @@ from edgemtl.device.distance import in_metres
 from edgemtl.device.live import Summary
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 COLOUR = (203, 208, 214)
 KEYS = "+ - density · space pause · r record · q quit"

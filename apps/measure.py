@@ -12,7 +12,7 @@ from edgemtl.device.camera import Source
 from edgemtl.device.distance import Pixel, distance, in_metres
 from edgemtl.device.play import play
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ BESIDE = (
 API = {  # a page of the reference: its title and what it documents
     "verbs": ("The commands as functions", ["edgemtl.verbs"]),
     "predictor": ("Predictor and Result", ["edgemtl.device.predictor.Predictor", "edgemtl.device.result.Result"]),
-    "recipe": ("Recipes", ["edgemtl.recipe"]),
+    "recipe": ("Recipes", ["edgemtl.records.recipe"]),
     "tasks": ("Tasks", ["edgemtl.tasks"]),
     "data": ("Data sets", ["edgemtl.data.DataSet", "edgemtl.data.folder"]),
-    "artifact": ("Artifacts and targets", ["edgemtl.artifact", "edgemtl.target", "edgemtl.run.Run"]),
+    "artifact": (
+        "Artifacts and targets",
+        ["edgemtl.records.artifact", "edgemtl.records.target", "edgemtl.records.run.Run"],
+    ),
 }
 
 

@@ -20,10 +20,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgemtl.artifact import FILE, read
-from edgemtl.errors import UsageError, unknown
-from edgemtl.files import replacing, sha256, user_cache
-from edgemtl.run import Run
+from edgemtl.ground.errors import UsageError, unknown
+from edgemtl.ground.files import replacing, sha256, user_cache
+from edgemtl.records.artifact import FILE, read
+from edgemtl.records.run import Run
 
 ZOO = Path(__file__).parent / "zoo"
 ARCHIVE = "int8.tar.xz"  # int8 weights, ledger, artifacts; beside it model card, recipe and float weights

@@ -14,7 +14,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from edgemtl import __version__, verbs
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "list": verbs.entries, "show": verbs.show, "info": verbs.info, "train": verbs.train, "compress": verbs.compress,

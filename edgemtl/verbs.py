@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from edgemtl.errors import UsageError, needs
+from edgemtl.ground.errors import UsageError, needs
 
 KINDS = ("recipes", "targets", "apps", "models")
 
@@ -89,8 +89,9 @@ def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None,
     Example:
         edgemtl list recipes
     """
-    from edgemtl import bundled, registry, show
+    from edgemtl import bundled
     from edgemtl.device import catalogue
+    from edgemtl.ground import registry, show
 
     if kind == "recipes":
         listed = catalogue.recipes_by_name()
@@ -147,7 +148,7 @@ def train(
     Example:
         edgemtl train nyud_edge --run runs/nyud --data NYUDv2 --set training.batch=16
     """
-    from edgemtl import recipe as recipes
+    from edgemtl.records import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [], data)
     if tasks is not None:
@@ -175,8 +176,8 @@ def show(
     Example:
         edgemtl show nyud_edge --set training.batch=16
     """
-    from edgemtl import recipe as recipes
-    from edgemtl import show as display
+    from edgemtl.ground import show as display
+    from edgemtl.records import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [], data)
     if as_json:
@@ -284,8 +285,9 @@ def evaluate(
         edgemtl evaluate runs/nyud/openvino --data NYUDv2 --budget semseg.miou=-0.5,depth.rmse=+1%,delta_m=-1
         edgemtl evaluate nyud_demt_swin_t --reference demt_swin_t.ckpt --data NYUDv2
     """
-    from edgemtl import bundled, signing
+    from edgemtl import bundled
     from edgemtl.device.evaluate import evaluate
+    from edgemtl.ground import signing
 
     path = bundled.folder(path) if reference is None else path
     signing.require_signatures(trust, path)
@@ -410,9 +412,10 @@ def predict(
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
     """
-    from edgemtl import bundled, signing
+    from edgemtl import bundled
     from edgemtl.device.predict import predict
     from edgemtl.device.selftest import open_tested
+    from edgemtl.ground import signing
 
     signing.require_signatures(trust, bundled.folder(model))
     predictor = open_tested(bundled.folder(model), device, untested=untested)
@@ -430,8 +433,9 @@ def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = Non
         edgemtl selftest runs/nyud/openvino --device CPU
         edgemtl selftest nyud_edge/onnx
     """
-    from edgemtl import bundled, signing
+    from edgemtl import bundled
     from edgemtl.device.selftest import selftest
+    from edgemtl.ground import signing
 
     artifact = bundled.folder(artifact)
     signing.require_signatures(trust, artifact)
@@ -548,11 +552,12 @@ def bench(
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
         edgemtl bench nyud_edge/openvino nyud_edge/onnx
     """
-    from edgemtl import bundled, show, signing
+    from edgemtl import bundled
     from edgemtl.device import bench as one
     from edgemtl.device import side_by_side
-    from edgemtl.files import add_json, dumps
-    from edgemtl.run import Run, run_of
+    from edgemtl.ground import show, signing
+    from edgemtl.ground.files import add_json, dumps
+    from edgemtl.records.run import Run, run_of
 
     artifacts = [bundled.folder(artifact) for artifact in artifacts]
     signing.require_signatures(trust, *artifacts)
@@ -624,13 +629,14 @@ def demo(
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
         edgemtl demo --source 0 --every normals=4,edge=4
     """
-    from edgemtl import bundled, registry, signing
-    from edgemtl import show as display
+    from edgemtl import bundled
     from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import open_tested
-    from edgemtl.files import dumps
+    from edgemtl.ground import registry, signing
+    from edgemtl.ground import show as display
+    from edgemtl.ground.files import dumps
 
     signing.require_signatures(trust, bundled.folder(artifact))
     module = registry.load("apps", app)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
 from edgemtl.recipes._papers import demt_training, published_network
+from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge

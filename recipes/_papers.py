@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgemtl.recipe import Losses, Network, Published, Training
+from edgemtl.records.recipe import Losses, Network, Published, Training
 
 LINKS = {
     "ATRC": "https://arxiv.org/abs/2104.13874",

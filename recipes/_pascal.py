@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from edgemtl.recipe import Augment, Data, Recipe
 from edgemtl.recipes._papers import demt_training, published_network, sca_training
+from edgemtl.records.recipe import Augment, Data, Recipe
 from edgemtl.tasks import Task
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.human_parts import HumanParts

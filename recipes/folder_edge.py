@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from edgemtl.data import folder
-from edgemtl.recipe import Augment, Compression, Data, Losses, Recipe, Training
 from edgemtl.recipes._nyud import narrow_demt
+from edgemtl.records.recipe import Augment, Compression, Data, Losses, Recipe, Training
 from edgemtl.tasks import Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg

@@ -3,9 +3,9 @@
 The paper's row needs width 128. Its HRNet schedule is not published; the rate is that of ATRC's HRNet on this data set.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=4.76, flops=22.07, semseg=39.18, depth=0.5922, normals=20.21, edge=76.4)
 

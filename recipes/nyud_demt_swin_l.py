@@ -3,9 +3,9 @@
 The authors' code has no Swin-L; this is their other Swins' network on it, and has the paper's number of parameters.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=201.64, semseg=56.94, depth=0.5007, normals=19.14, edge=78.8)
 

@@ -1,8 +1,8 @@
 """DeMT with Swin-S on NYUD-v2 (Xu, Yang, Zhang; AAAI 2023, https://arxiv.org/abs/2301.03461)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=53.03, flops=121.05, semseg=51.5, depth=0.5474, normals=20.02, edge=78.1)
 

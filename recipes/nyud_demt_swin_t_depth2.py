@@ -3,9 +3,9 @@
 The paper's row has 11 % more parameters than the authors' code with that depth.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=36.6, semseg=47.45, depth=0.5563, normals=19.9, edge=77.0)
 

@@ -1,8 +1,8 @@
 """DeMTG with Swin-B on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", parameters=94.4, semseg=54.45, depth=0.5228, normals=19.33, edge=78.6)
 

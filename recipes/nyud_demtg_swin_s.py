@@ -1,8 +1,8 @@
 """DeMTG with Swin-S on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", parameters=54.52, flops=145.84, semseg=52.23, depth=0.5599, normals=20.05, edge=78.4)
 

@@ -1,8 +1,8 @@
 """DeMTG with Swin-T on NYUD-v2 (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", parameters=33.2, flops=125.49, semseg=47.2, depth=0.566, normals=20.15, edge=77.2)
 

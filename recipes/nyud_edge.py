@@ -1,7 +1,7 @@
 """NYUD-v2 on a phone or a Jetson: EfficientNet-Lite0 and a narrow DeMT decoder at 240x320, four tasks."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import edge, narrow_demt
+from edgemtl.records.recipe import Recipe
 
 
 def recipe() -> Recipe:

@@ -1,7 +1,7 @@
 """NYUD-v2 at some three times nyud_edge's cost: EfficientNet-Lite2 and a wider DeMT decoder at 288x384, four tasks."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import edge, narrow_demt
+from edgemtl.records.recipe import Recipe
 
 
 def recipe() -> Recipe:

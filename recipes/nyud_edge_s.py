@@ -1,7 +1,7 @@
 """NYUD-v2 at a third of nyud_edge's cost: EfficientNet-Lite0 and half as wide a DeMT decoder at 192x256, four tasks."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import edge, narrow_demt
+from edgemtl.records.recipe import Recipe
 
 
 def recipe() -> Recipe:

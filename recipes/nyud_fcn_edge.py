@@ -1,7 +1,7 @@
 """The baseline of nyud_edge: the same backbone, fusion and heads without exchange between tasks (or one task alone)."""
 
-from edgemtl.recipe import Network, Recipe
 from edgemtl.recipes._nyud import edge
+from edgemtl.records.recipe import Network, Recipe
 
 
 def recipe() -> Recipe:

@@ -3,9 +3,9 @@
 One head per task and no exchange between them; `--tasks depth` and the like give the single-task networks.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("ATRC", semseg=36.35, depth=0.6248, normals=21.02)
 

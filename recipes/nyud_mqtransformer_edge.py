@@ -6,8 +6,8 @@ attention and decoder at stride 8 (a quarter of the pixels; the first stage come
 its convolutions; only the 64 queries keep LayerNorm. Fewer paths are dropped: the training is short.
 """
 
-from edgemtl.recipe import Network, Recipe
 from edgemtl.recipes._nyud import edge
+from edgemtl.records.recipe import Network, Recipe
 
 
 def recipe() -> Recipe:

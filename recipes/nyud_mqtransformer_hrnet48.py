@@ -3,9 +3,9 @@
 The authors' code builds it; no scores and no schedule are published. The rate is that of ATRC's HRNet on this data set.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer")
 

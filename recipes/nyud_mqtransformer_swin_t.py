@@ -3,9 +3,9 @@
 The authors' code builds no Swin-T; this is their network on it. The paper's scores are not in its repository.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
+from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer")
 

@@ -7,8 +7,8 @@ projection of queries and one of keys and values at each scale, not one for each
 enters the reduction once. Windows are 5x5, which divide the maps of strides 8 and 16 evenly, with 4 heads.
 """
 
-from edgemtl.recipe import Network, Recipe
 from edgemtl.recipes._nyud import edge
+from edgemtl.records.recipe import Network, Recipe
 
 
 def recipe() -> Recipe:

@@ -4,9 +4,9 @@ What differs: a crop of the enlarged frame lies anywhere, not in its middle. The
 auxiliary task, fails in their code and is no recipe.
 """
 
-from edgemtl.recipe import Augment, Data, Recipe
 from edgemtl.recipes._nyud import FRAMES, TASKS
 from edgemtl.recipes._papers import published_network, reported, sca_training
+from edgemtl.records.recipe import Augment, Data, Recipe
 
 published = reported("SCA-MTL")
 

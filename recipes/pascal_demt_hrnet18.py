@@ -4,9 +4,9 @@ Width 128, which the paper's NYUD-v2 row needs. Its HRNet schedule is not publis
 single-task HRNets on this data set.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", semseg=59.23, human_parts=57.93, sal=83.93, normals=14.02, edge=69.8)
 

@@ -3,9 +3,9 @@
 The authors' code has 2 % fewer parameters than they report.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported(
     "DeMT", parameters=94.9, flops=143.0, semseg=75.33, human_parts=63.11, sal=83.42, normals=14.54, edge=73.2

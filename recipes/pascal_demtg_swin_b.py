@@ -1,8 +1,8 @@
 """DeMTG with Swin-B on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=75.37, human_parts=64.82, sal=83.75, normals=14.22, edge=73.0)
 

@@ -1,8 +1,8 @@
 """DeMTG with Swin-L on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=78.54, human_parts=67.42, sal=83.74, normals=14.17, edge=74.9)
 

@@ -1,8 +1,8 @@
 """DeMTG with Swin-S on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=71.54, human_parts=61.49, sal=83.7, normals=14.9, edge=72.2)
 

@@ -1,8 +1,8 @@
 """DeMTG with Swin-T on PASCAL-Context (Xu et al., 2023, https://arxiv.org/abs/2308.05721)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=69.44, human_parts=58.02, sal=83.31, normals=14.31, edge=71.2)
 

@@ -4,8 +4,8 @@ One head per task and no exchange between them; `--tasks edge` and the like give
 that of ATRC's single-task networks.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 
 def recipe() -> Recipe:

@@ -3,8 +3,8 @@
 One head per task and no exchange between them; `--tasks edge` and the like give the single-task networks.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 
 def recipe() -> Recipe:

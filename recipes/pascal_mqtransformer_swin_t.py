@@ -3,9 +3,9 @@
 The authors' code builds no Swin-T; this is their network on it.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
+from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer", semseg=68.24, human_parts=57.05, sal=83.4, normals=14.56, edge=71.1)
 

@@ -1,8 +1,8 @@
 """SCA-MTL with HRNet18-S on PASCAL, semantics and normals (Kim et al., ICIP 2022, https://arxiv.org/abs/2209.02518)."""
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import TASKS, sca
+from edgemtl.records.recipe import Recipe
 
 published = reported("SCA-MTL")
 

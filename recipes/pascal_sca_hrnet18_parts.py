@@ -3,9 +3,9 @@
 Saliency has one output, a logit, where DeMT and MQTransformer have two.
 """
 
-from edgemtl.recipe import Recipe
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import TASKS, sca
+from edgemtl.records.recipe import Recipe
 from edgemtl.tasks.sal import Saliency
 
 published = reported("SCA-MTL")

@@ -1,7 +1,7 @@
 """All six tasks on rendered rooms in minutes: a small DeMT decoder on the bundled model's backbone, at 160x224."""
 
 from edgemtl.data.scenes import CLASSES
-from edgemtl.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
+from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.human_parts import HumanParts

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.errors import UsageError, needs, reading
-from edgemtl.ledger import Found
-from edgemtl.show import err
-from edgemtl.target import Original, Session
+from edgemtl.ground.errors import UsageError, needs, reading
+from edgemtl.ground.show import err
+from edgemtl.ground.threads import threads
+from edgemtl.records import ledger
+from edgemtl.records.ledger import Found
+from edgemtl.records.target import Original, Session
 from edgemtl.targets import _places
 from edgemtl.tasks import Size
-from edgemtl.threads import threads
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemtl.artifact import Manifest
-from edgemtl.errors import CheckFailed, UsageError, needs, reading
-from edgemtl.target import How, Original, Session, Target
+from edgemtl.ground.errors import CheckFailed, UsageError, needs, reading
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import How, Original, Session, Target
 
 if TYPE_CHECKING:
     import torch

@@ -34,7 +34,7 @@ FAKE_TARGET = '''
 """A target without a network: every map follows the frame's brightness."""
 import numpy as np
 
-from edgemtl import target as contract
+from edgemtl.records import target as contract
 
 
 class Session(contract.Session):
@@ -71,7 +71,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "converted"
 
     def folder(target: str, precision: str = "int8", most: int = 63, options: Any = None) -> Path:
-        from edgemtl.target import Original, load_target
+        from edgemtl.records.target import Original, load_target
         from tests import toy
 
         pytest.importorskip({"coreml": "coremltools", "openvino": "openvino"}.get(target, "onnxruntime"))
@@ -121,7 +121,8 @@ def unsound(request: pytest.FixtureRequest, fake_artifact: Path) -> tuple[Path, 
 def fake_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact with all six tasks, (48, 64), whose target is found here and in processes started from here."""
     import edgemtl.targets
-    from edgemtl import artifact, tasks
+    from edgemtl import tasks
+    from edgemtl.records import artifact
 
     found = tmp_path / "found"
     found.mkdir()

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl import Predictor, artifact, bundled, cli
+from edgemtl import Predictor, bundled, cli
 from edgemtl.device import selftest
-from edgemtl.errors import UsageError
-from edgemtl.files import sha256
-from edgemtl.run import Run
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import sha256
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 
 TARGETS = ["openvino", "onnx", "tensorrt", "coreml"]
 MODELS = ["nyud_edge", "nyud_edge_s"]

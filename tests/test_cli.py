@@ -13,7 +13,7 @@ import pytest
 
 import edgemtl
 from edgemtl import cli
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 ROOT = Path(cli.__file__).parent.parent
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgemtl import Predictor, cli, objectives, registry
+from edgemtl import Predictor, cli, objectives
 from edgemtl.device import draw
-from edgemtl.recipe import Losses
+from edgemtl.ground import registry
+from edgemtl.records.recipe import Losses
 from edgemtl.training.losses import losses
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +185,7 @@ def open(root, split, tasks):
 SEVENTH = '''
 """Albedo, beside a task that there is."""
 
-from edgemtl.recipe import Augment, Compression, Data, Network, Recipe, Training
+from edgemtl.records.recipe import Augment, Compression, Data, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.my_albedo import Albedo
 
@@ -257,7 +258,7 @@ def test_a_seventh_task_takes_two_files_and_a_readers_line(
 # A task's name where it is a word for something else, or what old files hold.
 OTHERWISE = {
     ("edgemtl/models/mqtransformer.py", "depth"),  # how many blocks
-    ("edgemtl/recipe.py", "semseg"),  # whose class weights a recipe of version 0.3 states without its name
+    ("edgemtl/records/recipe.py", "semseg"),  # whose class weights a recipe of version 0.3 states without its name
 }
 
 

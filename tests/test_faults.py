@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgemtl.deployment import convert, verify
-from edgemtl.errors import CheckFailed
+from edgemtl.ground.errors import CheckFailed
 from edgemtl.quantization import weights
 from tests import toy
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgemtl import models, recipe
+from edgemtl import models
+from edgemtl.records import recipe
 from edgemtl.training.launch import launch
 
 RECIPES = ["nyud_edge", "nyud_fcn_edge", "nyud_mqtransformer_edge", "nyud_sca_edge"]

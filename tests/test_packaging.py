@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import registry
+from edgemtl.ground import registry
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = {"__pycache__", "node_modules", "dist"}  # of the page `dist` is in a wheel if it was built before

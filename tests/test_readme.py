@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import __version__, cli, registry
+from edgemtl import __version__, cli
+from edgemtl.ground import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

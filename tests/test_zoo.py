@@ -5,12 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgemtl import Predictor, bundled, recipe
+from edgemtl import Predictor, bundled
 from edgemtl.data import scenes
 from edgemtl.deployment.verify import verify
 from edgemtl.device.readback import read_back
 from edgemtl.networks.prepare import load_float
-from edgemtl.run import Run
+from edgemtl.records import recipe
+from edgemtl.records.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, tasks
+from edgemtl import tasks
 from edgemtl.deployment import convert
-from edgemtl.files import sha256, write_json
+from edgemtl.ground.files import sha256, write_json
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Activate, Normalise
 from edgemtl.quantization import pairing, proof, quantizers
-from edgemtl.recipe import Data, Network, Recipe, Training
-from edgemtl.target import Original, load_target
+from edgemtl.records import artifact, ledger
+from edgemtl.records.recipe import Data, Network, Recipe, Training
+from edgemtl.records.target import Original, load_target
 
 SIZE = (48, 64)
 CLASSES = ("wall", "floor", "chair", "table", "lamp", "door")
@@ -110,7 +111,7 @@ def exact_edge() -> Any:
     One for all tests of a process: who changes it puts it back.
     """
     from edgemtl import models
-    from edgemtl import recipe as recipes
+    from edgemtl.records import recipe as recipes
 
     torch.manual_seed(0)
     stated = recipes.load("nyud_edge", ["network.pretrained=false", "size=[64,96]"])

@@ -17,10 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgemtl import show
 from edgemtl.device.walk import walk
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing_folder
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, replacing_folder
 
 HERE = Path(__file__).parent
 DIST = HERE / "dist"

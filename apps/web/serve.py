@@ -8,9 +8,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from edgemtl import show
 from edgemtl.apps.web.headers import HEADERS, TYPES
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 
 HOST = "127.0.0.1"
 PORT = 8420

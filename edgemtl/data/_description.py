@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from edgemtl import tasks
 from edgemtl.data._files import check_array, directions, read_array, read_image, read_numbers
-from edgemtl.errors import UsageError, needs, unknown
-from edgemtl.recipe import Section
+from edgemtl.ground.errors import UsageError, needs, unknown
+from edgemtl.records.recipe import Section
 from edgemtl.tasks import Task
 from edgemtl.tasks._labels import IGNORED
 from edgemtl.tasks.human_parts import PARTS

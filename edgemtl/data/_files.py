@@ -8,7 +8,7 @@ from typing import Any, Iterable
 import cv2
 import numpy as np
 
-from edgemtl.errors import UsageError, needs
+from edgemtl.ground.errors import UsageError, needs
 from edgemtl.tasks import Size
 from edgemtl.tasks.normals import Normals
 

@@ -10,7 +10,7 @@ import numpy as np
 from edgemtl.data import Named
 from edgemtl.data import _description as lines
 from edgemtl.data._files import check_size, read_image, read_names
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.tasks import Task
 
 NAME = "folder"

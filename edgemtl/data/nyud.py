@@ -22,7 +22,7 @@ from edgemtl.data._files import (
     read_numbers,
     unpacked_folder,
 )
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge

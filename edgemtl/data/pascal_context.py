@@ -22,7 +22,6 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-from edgemtl import show
 from edgemtl.data import Named
 from edgemtl.data._files import (
     check_array,
@@ -36,8 +35,9 @@ from edgemtl.data._files import (
     read_plane,
     unpacked_folder,
 )
-from edgemtl.errors import UsageError, needs
-from edgemtl.files import user_cache, write_json
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError, needs
+from edgemtl.ground.files import user_cache, write_json
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks._boundary import thin
 from edgemtl.tasks.edge import Edge

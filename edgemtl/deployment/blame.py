@@ -13,16 +13,17 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from edgemtl import artifact, ledger, show
 from edgemtl.deployment.pictures import frames_of
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps
-from edgemtl.frames import fit
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import dumps
 from edgemtl.networks.session import one
 from edgemtl.quantization import quantizers, weights
 from edgemtl.quantization.quantizers import FakeQuantize
-from edgemtl.run import Run, form_of, run_of
-from edgemtl.target import load_target
+from edgemtl.records import artifact, ledger
+from edgemtl.records.frames import fit
+from edgemtl.records.run import Run, form_of, run_of
+from edgemtl.records.target import load_target
 
 # Of one layer's own RMS difference, as a share of its standard deviation. fp32: the order of additions (1e-6 measured).
 # fp16: weights, and in some runtimes values, of 11 bits (1e-3). int8: a value near a tie takes the next step (2e-4;

@@ -6,10 +6,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from edgemtl import __version__, artifact
-from edgemtl.artifact import Manifest
-from edgemtl.files import read_json
-from edgemtl.run import Run, run_of
+from edgemtl import __version__
+from edgemtl.ground.files import read_json
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.run import Run, run_of
 
 FILE = "bom.cdx.json"
 SPEC = "1.6"

@@ -9,19 +9,21 @@ from typing import Any, Sequence
 import torch
 from torch import nn
 
-from edgemtl import artifact, bundled, show
-from edgemtl import recipe as recipes
+from edgemtl import bundled
 from edgemtl.device import overflow, selftest
 from edgemtl.device.evaluate import Scores
-from edgemtl.errors import UsageError
-from edgemtl.files import read_entries, replacing_folder, sha256
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_entries, replacing_folder, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run, describe_weights, form_of
-from edgemtl.target import Original, load_target
+from edgemtl.records import artifact
+from edgemtl.records import recipe as recipes
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run, describe_weights, form_of
+from edgemtl.records.target import Original, load_target
 from edgemtl.tasks import Size
 
 

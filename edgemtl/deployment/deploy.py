@@ -18,15 +18,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgemtl import artifact, bundled, registry, show, signing
-from edgemtl.artifact import SELFTEST, Manifest
+from edgemtl import bundled
 from edgemtl.deployment import bom
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, read_entries, read_json, replacing_folder, write_json
-from edgemtl.run import run_of
-from edgemtl.target import load_target
+from edgemtl.ground import registry, show, signing
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import dumps, read_entries, read_json, replacing_folder, write_json
+from edgemtl.records import artifact
+from edgemtl.records.artifact import SELFTEST, Manifest
+from edgemtl.records.run import run_of
+from edgemtl.records.target import load_target
 
 DESTINATIONS = "deployment.destinations"
 RECEIPT = "deploy.json"  # in the folder: what it is and every file in it; without it, it is not ours to replace

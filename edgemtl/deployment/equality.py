@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from edgemtl import ledger
-from edgemtl.artifact import Manifest
 from edgemtl.device.selftest import canonical
 from edgemtl.networks.prepare import Kept
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.proof import Proof
 from edgemtl.quantization.quantizers import FakeQuantize
-from edgemtl.target import Target
+from edgemtl.records import ledger
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import Target
 
 
 def code_differences(

@@ -7,16 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl import artifact, registry, show
-from edgemtl.artifact import Manifest
 from edgemtl.deployment import convert
 from edgemtl.deployment.verify import verify
 from edgemtl.device import processor
 from edgemtl.device.evaluate import Scores, evaluate, read_scores
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_entries, replacing, sha256
-from edgemtl.run import FORMS, Run, form_of
-from edgemtl.target import load_target
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import add_json, read_entries, replacing, sha256
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.run import FORMS, Run, form_of
+from edgemtl.records.target import load_target
 from edgemtl.tasks import Task, delta_m
 
 HOW = {

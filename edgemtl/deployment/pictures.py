@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemtl.data import load_samples
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.errors import UsageError
-from edgemtl.frames import spread
-from edgemtl.recipe import Data, Recipe
-from edgemtl.samples import load_samples
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.frames import spread
+from edgemtl.records.recipe import Data, Recipe
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:

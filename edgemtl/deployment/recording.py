@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import artifact, show
-from edgemtl.artifact import Manifest
 from edgemtl.device.bounds import BOUNDS, COLUMNS, Bounds, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.record import Recording, read, told
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, keep, sha256
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import dumps, keep, sha256
 from edgemtl.quantization import weights
-from edgemtl.run import Run, form_of, run_of
-from edgemtl.target import Session
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.run import Run, form_of, run_of
+from edgemtl.records.target import Session
 
 
 def check_recording(

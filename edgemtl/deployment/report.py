@@ -14,15 +14,16 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
-from edgemtl import artifact, plots, show
-from edgemtl.artifact import Manifest
+from edgemtl.data import load_samples
 from edgemtl.device.bench import FRAME
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
-from edgemtl.files import read_entries, read_lines, replacing, sha256
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
-from edgemtl.samples import load_samples
+from edgemtl.ground import plots, show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_entries, read_lines, replacing, sha256
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.tasks import Task, delta_m
 
 PAGE, CLIP = "report.html", "demo.webm"

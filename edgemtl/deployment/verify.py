@@ -6,24 +6,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact, show
-from edgemtl.artifact import Manifest
 from edgemtl.deployment import blame, equality
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.device import processor, readback, selftest
 from edgemtl.device.bounds import COLUMNS, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import difference, dumps, keep, sha256
-from edgemtl.frames import fit
-from edgemtl.ledger import Check
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import difference, dumps, keep, sha256
 from edgemtl.networks.prepare import narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof, weights
 from edgemtl.quantization.proof import Proof
-from edgemtl.recipe import Recipe, only
-from edgemtl.run import Run, form_of, run_of
-from edgemtl.target import Target, load_target
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.frames import fit
+from edgemtl.records.ledger import Check
+from edgemtl.records.recipe import Recipe, only
+from edgemtl.records.run import Run, form_of, run_of
+from edgemtl.records.target import Target, load_target
 
 Pairs = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # by task: the artifact's map and torch's of each frame
 

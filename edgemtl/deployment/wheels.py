@@ -10,8 +10,8 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from edgemtl.errors import UsageError
-from edgemtl.files import user_cache
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import user_cache
 
 GLIBC = range(17, 36)  # the minor versions whose wheels run there; JetPack 6 has 2.35
 

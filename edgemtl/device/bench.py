@@ -13,16 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl import artifact, show
 from edgemtl.device import draw, processor, selftest
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps
-from edgemtl.frames import fit
-from edgemtl.run import Run
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import dumps
+from edgemtl.ground.threads import VARIABLE
+from edgemtl.ground.threads import threads as thread_limit
+from edgemtl.records import artifact
+from edgemtl.records.frames import fit
+from edgemtl.records.run import Run
 from edgemtl.tasks import Size, numbered
-from edgemtl.threads import VARIABLE
-from edgemtl.threads import threads as thread_limit
 
 FRAME: Size = (480, 640)  # of the JPEG that the end-to-end measurement starts from
 # The measuring process imports from the very places that this one does, in the same order.

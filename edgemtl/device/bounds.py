@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl.artifact import Manifest
-from edgemtl.target import load_target
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import load_target
 
 
 class Bounds(NamedTuple):

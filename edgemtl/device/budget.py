@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.tasks import Task
 
 DELTA_M, LATENCY = "delta_m", "latency"  # both in percent, whether it is written or not

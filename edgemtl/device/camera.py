@@ -29,7 +29,7 @@ from edgemtl.device.gstreamer import csi_pipeline, pipeline, require_gstreamer
 from edgemtl.device.raw import open_raw
 from edgemtl.device.rooms import open_rooms
 from edgemtl.device.stream import ONE_THREAD, hush, open_address, open_pipe, open_stream
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 __all__ = ["Recorder", "Source", "Wanted", "csi_pipeline", "open_source"]
 

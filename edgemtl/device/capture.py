@@ -11,8 +11,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from edgemtl import show
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size
 
 AHEAD = 4  # frames read before they are asked for

@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from edgemtl import recipe as recipes
-from edgemtl import registry, show
-from edgemtl.errors import UsageError
-from edgemtl.recipe import Published, Recipe
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import recipe as recipes
+from edgemtl.records.recipe import Published, Recipe
 
 COUNTER = "torch.utils.flop_counter"
 # Of each recipe; training/cost.py counts and writes them.

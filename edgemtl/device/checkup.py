@@ -12,11 +12,11 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 import cv2
 import numpy as np
 
-from edgemtl import registry, show
 from edgemtl.device import draw
-from edgemtl.errors import CheckFailed, UsageError, unknown
-from edgemtl.files import replacing
-from edgemtl.frames import spread
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import CheckFailed, UsageError, unknown
+from edgemtl.ground.files import replacing
+from edgemtl.records.frames import spread
 from edgemtl.tasks import Size, Task
 
 SHOWN = 5  # problems of a split, frames that recur

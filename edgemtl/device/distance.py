@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 Pixel = tuple[float, float]  # (row, column) in the frame, 0 to 1 each
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from edgemtl import __version__, registry, show
+from edgemtl import __version__
 from edgemtl.device import processor
-from edgemtl.errors import CheckFailed, unknown
-from edgemtl.ledger import Check
-from edgemtl.target import load_target
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import CheckFailed, unknown
+from edgemtl.records.ledger import Check
+from edgemtl.records.target import load_target
 
 CHECKOUT = Path(__file__).parents[2]
 SETUP = CHECKOUT / "setup.cfg"  # only in a checkout

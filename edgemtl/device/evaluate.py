@@ -5,17 +5,18 @@ from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
-from edgemtl import artifact, frames, recipe, show
-from edgemtl.artifact import Manifest
+from edgemtl.data import load_samples
 from edgemtl.device import budget as budgets
 from edgemtl.device import predictor, selftest
 from edgemtl.device.budget import Allowed
-from edgemtl.errors import CheckFailed, UsageError, unknown
-from edgemtl.files import dumps, keep, read_entries
-from edgemtl.recipe import Data, Recipe
-from edgemtl.run import FORMS, TORCH, Run, describe_weights, run_of
-from edgemtl.samples import load_samples
-from edgemtl.target import Session
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError, unknown
+from edgemtl.ground.files import dumps, keep, read_entries
+from edgemtl.records import artifact, frames, recipe
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.recipe import Data, Recipe
+from edgemtl.records.run import FORMS, TORCH, Run, describe_weights, run_of
+from edgemtl.records.target import Session
 from edgemtl.tasks import Fit, Meter, Size, Task, check_maps, delta_m, numbered
 from edgemtl.tasks import change as percent
 
@@ -275,7 +276,7 @@ def _session(subject: _Subject, device: str | None, untested: bool) -> Session:
 
 
 def _keep(subject: _Subject, entry: dict[str, Any]) -> list[str]:
-    """Writes an entry into the run's scores.json; why it cannot be kept, see `keep` in edgemtl.files."""
+    """Writes an entry into the run's scores.json; why it cannot be kept, see `keep` in edgemtl.ground.files."""
     return keep(subject.run.scores, subject.name, entry) if subject.run is not None else []
 
 

@@ -25,9 +25,9 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from edgemtl import show
 from edgemtl.device.stream import hush
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size
 
 CODECS = {".mp4": ("avc1", "mp4v"), ".webm": ("VP80",)}

@@ -4,7 +4,7 @@ import re
 
 import cv2
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size
 
 # The newest frame alone, as soon as it is there.

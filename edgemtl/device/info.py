@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, bundled, show
-from edgemtl.artifact import SELFTEST, Manifest
+from edgemtl import bundled
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
-from edgemtl.files import dumps, sha256
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import dumps, sha256
+from edgemtl.records import artifact
+from edgemtl.records.artifact import SELFTEST, Manifest
 from edgemtl.tasks import Task
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgemtl.device.camera import by_number, images_in, open_source
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 def named_frames(source: Any) -> Iterator[tuple[str, np.ndarray]]:

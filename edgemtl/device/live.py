@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edgemtl.device.camera import Recorder, Source
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 SMOOTH = 30  # frames that the readings on the picture are averaged over
 KEPT = 100_000  # frames that the summary's latencies are taken from

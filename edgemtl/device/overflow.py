@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemtl.ledger import Files, Found
+from edgemtl.records.ledger import Files, Found
 
 PAIR = 32767 // 255
 SUM = 2**24

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import recipe
-from edgemtl import show as terminal
 from edgemtl.device import rates, screens
 from edgemtl.device.camera import Source
 from edgemtl.device.display import no_display
@@ -23,7 +21,9 @@ from edgemtl.device.live import Clock, Film, Maps, Screen, Show, Summary, View
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.stats import Stats
 from edgemtl.device.web import Web
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground import show as terminal
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import recipe
 from edgemtl.tasks import numbered
 
 

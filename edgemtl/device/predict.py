@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgemtl import show
 from edgemtl.device.inputs import named_frames
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.result import Result
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError, unknown
 
 
 def predict(

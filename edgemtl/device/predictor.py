@@ -7,17 +7,19 @@ from typing import Any, overload
 import cv2
 import numpy as np
 
-from edgemtl import artifact, bundled, signing
-from edgemtl.artifact import Manifest
+from edgemtl import bundled
 from edgemtl.device.inputs import named_frames
 from edgemtl.device.rates import Paced, Rates, ages
 from edgemtl.device.result import Result
 from edgemtl.device.sets import Sets
-from edgemtl.errors import needs
-from edgemtl.frames import fit, predict
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run, describe_weights
-from edgemtl.target import Session, load_target
+from edgemtl.ground import signing
+from edgemtl.ground.errors import needs
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.frames import fit, predict
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run, describe_weights
+from edgemtl.records.target import Session, load_target
 from edgemtl.tasks import Size, check_maps
 
 
@@ -36,7 +38,7 @@ class Predictor:
 
     Raises UsageError where there is no such model, its target's runtime is missing, or the frame is no image;
     CheckFailed where the runtime gives impossible values, such as NaN, or where the folder is not what the owner of
-    `trust`, a public key, signed (see edgemtl.signing).
+    `trust`, a public key, signed (see edgemtl.ground.signing).
 
     With `weights`, such as "float", the folder may be a run's: these of its weights run in torch.
 

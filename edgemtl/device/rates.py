@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground.errors import UsageError, unknown
 
 MANY = 10_000  # frames that are looked at for what is due together
 Only = Callable[[np.ndarray, Collection[str]], dict[str, np.ndarray]]  # a frame and tasks -> the maps of these

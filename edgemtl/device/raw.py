@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from edgemtl.device.capture import Frames, Source, Wanted
-from edgemtl.errors import CheckFailed, UsageError, unknown
+from edgemtl.ground.errors import CheckFailed, UsageError, unknown
 from edgemtl.tasks import Size
 
 RATE = 30.0

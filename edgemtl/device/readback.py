@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, ledger, show
-from edgemtl.artifact import Manifest
 from edgemtl.device import overflow
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import dumps, keep, read_entries
-from edgemtl.run import Run, run_of
-from edgemtl.target import load_target
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import dumps, keep, read_entries
+from edgemtl.records import artifact, ledger
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.run import Run, run_of
+from edgemtl.records.target import load_target
 
 
 def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = False) -> dict[str, Any]:

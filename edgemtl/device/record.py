@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import artifact, show
 from edgemtl.device import processor
 from edgemtl.device.camera import open_source
 from edgemtl.device.predictor import Predictor, smooth_frames
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import replacing
-from edgemtl.frames import fit
-from edgemtl.target import load_target
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import replacing
+from edgemtl.records import artifact
+from edgemtl.records.frames import fit
+from edgemtl.records.target import load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl recording 1"

@@ -9,8 +9,8 @@ import numpy as np
 
 from edgemtl.device import draw
 from edgemtl.device.display import no_display
-from edgemtl.errors import UsageError, unknown
-from edgemtl.files import replacing, write_json
+from edgemtl.ground.errors import UsageError, unknown
+from edgemtl.ground.files import replacing, write_json
 from edgemtl.tasks import Task
 
 View = Literal["tiles", "overlay", "plain"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgemtl.device.capture import Frames, Source, Wanted
 from edgemtl.device.stamp import stamp
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size
 
 SIZE: Size = (240, 320)

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemtl import plots, show
 from edgemtl.device.evaluate import read_scores
-from edgemtl.errors import UsageError
-from edgemtl.files import read_lines
-from edgemtl.run import Run
+from edgemtl.ground import plots, show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_lines
+from edgemtl.records.run import Run
 from edgemtl.tasks import Task, delta_m
 
 SMOOTH = 3  # journal lines that a curve averages over

@@ -8,10 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl import show
 from edgemtl.device import capture
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Clock, Film, View
+from edgemtl.ground import show
 
 WINDOW_TITLE = "edgemtl"
 

@@ -19,14 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import __version__, artifact, files, registry, show
-from edgemtl.artifact import SELFTEST, Manifest
+from edgemtl import __version__
 from edgemtl.device import processor
 from edgemtl.device.bounds import bounds_of, differences
 from edgemtl.device.predictor import Predictor, smooth_frames
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.run import TORCH
-from edgemtl.target import Session, load_target
+from edgemtl.ground import files, registry, show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import artifact
+from edgemtl.records.artifact import SELFTEST, Manifest
+from edgemtl.records.run import TORCH
+from edgemtl.records.target import Session, load_target
 from edgemtl.tasks import Size
 
 FORMAT = "edgemtl selftest 1"
@@ -87,7 +89,7 @@ def write(
 ) -> str:
     """The name of the file written into `folder`: these frames and torch's maps of each; same input, same bytes.
 
-    `words`: what the manifest says (see edgemtl.artifact), if the test is to check that it still says the same.
+    `words`: what the manifest says (see edgemtl.records.artifact), if the test is to check that it still says the same.
     """
     about: dict[str, Any] = {"format": FORMAT, "tasks": {}} | ({"words": words} if words else {})
     arrays = {"frames": np.stack(frames)}

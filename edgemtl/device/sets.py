@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from edgemtl.target import How, Session
+from edgemtl.records.target import How, Session
 
 
 class Sets(Session):

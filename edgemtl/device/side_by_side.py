@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import show
 from edgemtl.device import selftest
-from edgemtl.errors import UsageError
-from edgemtl.frames import fit
-from edgemtl.run import Run
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.frames import fit
+from edgemtl.records.run import Run
 from edgemtl.tasks import numbered
 
 BLOCK = 10  # calls in a row: runtimes' thread pools spin for a while, so switching at every call would disturb the next

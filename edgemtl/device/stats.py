@@ -6,10 +6,10 @@ from collections import deque
 from contextlib import AbstractContextManager, ExitStack
 from typing import IO, Any
 
-from edgemtl import show
 from edgemtl.device.power import Joules
-from edgemtl.errors import UsageError
-from edgemtl.files import dumps
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import dumps
 
 SMOOTH = 30  # frames that `fps` is taken from
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgemtl.device import capture
 from edgemtl.device.capture import AS_IT_COMES, Frames, Source, Wanted
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 # FFmpeg's own messages would bury the one line that we say instead; read when OpenCV first opens a video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

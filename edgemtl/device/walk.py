@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemtl import show
 from edgemtl.data.scenes import CLASSES, open, room
 from edgemtl.data.scenes.render import Camera, Tracer, view
 from edgemtl.data.scenes.room import Room
 from edgemtl.device.camera import Recorder
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size
 
 FIELD_DEG = 72.0  # of view, across

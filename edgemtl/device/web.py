@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 import numpy as np
 
-from edgemtl import show
 from edgemtl.device.camera import Source
 from edgemtl.device.live import Clock, Film, View
 from edgemtl.device.screens import Interactive
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 
 ADDRESS = "127.0.0.1:8765"
 QUALITY = 85  # of the JPEGs

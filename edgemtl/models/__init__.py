@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from edgemtl import registry
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.networks.backbones import Backbone
-from edgemtl.recipe import Network
+from edgemtl.records.recipe import Network
 from edgemtl.tasks import Task
 
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, for RGB in 0..255

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks import places, purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1

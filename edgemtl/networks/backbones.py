@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl.bundled import DEFAULT, ZOO, names
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.networks import purposes
 from edgemtl.networks.layers import Resize
 from edgemtl.networks.pieces import backbone_piece, load_pieces
 from edgemtl.networks.points import Point
-from edgemtl.run import Run
+from edgemtl.records.run import Run
 
 try:
     import torchvision  # noqa: F401

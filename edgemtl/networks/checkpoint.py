@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from edgemtl.errors import UsageError
-from edgemtl.files import replacing
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import replacing
 
 KEY = "edgemtl"  # safetensors metadata maps text to text; all of ours is the JSON under this key
 

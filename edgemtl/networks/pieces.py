@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 class Piece(NamedTuple):

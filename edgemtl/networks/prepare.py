@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgemtl import models, objectives
-from edgemtl.errors import CheckFailed
+from edgemtl.ground.errors import CheckFailed
 from edgemtl.networks import checkpoint, reference
 from edgemtl.networks.backbones import join_branches
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.tasks import Size
 
 Maps = dict[str, Tensor]

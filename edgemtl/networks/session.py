@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl.errors import UsageError
-from edgemtl.target import How, Session
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.target import How, Session
 
 
 class TorchSession(Session):

@@ -9,8 +9,8 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from edgemtl import registry
-from edgemtl.recipe import Losses
+from edgemtl.ground import registry
+from edgemtl.records.recipe import Losses
 from edgemtl.tasks import Task
 
 

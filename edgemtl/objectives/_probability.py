@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgemtl.objectives import Objective, Pixels
 from edgemtl.objectives._classes import FRACTIONS, divergence
-from edgemtl.recipe import Losses
+from edgemtl.records.recipe import Losses
 from edgemtl.tasks import Task
 
 LEVELS = 256  # of a probability in the exact form

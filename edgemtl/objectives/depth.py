@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from edgemtl.objectives import Objective, Pixels
-from edgemtl.recipe import Losses
+from edgemtl.records.recipe import Losses
 from edgemtl.tasks import Task
 
 

@@ -11,15 +11,15 @@ from typing import Any, Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemtl import ledger
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.ledger import CODES
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.networks import purposes
 from edgemtl.networks.points import Point
 from edgemtl.quantization import nncf, quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
-from edgemtl.recipe import Compression
+from edgemtl.records import ledger
+from edgemtl.records.ledger import CODES
+from edgemtl.records.recipe import Compression
 
 # The inputs of these operations stay float, and so do sums of their results. No runtime has an int8 kernel for
 # sampling. The other operations have no weights: quantizing their inputs adds 56 quantizers to nyud_edge's network (176

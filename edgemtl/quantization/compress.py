@@ -7,21 +7,22 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemtl import files, ledger, show
-from edgemtl import recipe as recipes
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.frames import spread
-from edgemtl.ledger import CODES
+from edgemtl.data import load_samples
+from edgemtl.ground import files, show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.quantization import exact, pairing, proof, quantizers, sensitivity
 from edgemtl.quantization.calibrate import count_quantizers, quantize
 from edgemtl.quantization.finetune import finetune
 from edgemtl.quantization.float_layers import image, keep_worst_float
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
-from edgemtl.samples import load_samples
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records import ledger
+from edgemtl.records import recipe as recipes
+from edgemtl.records.frames import spread
+from edgemtl.records.ledger import CODES
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.training import journal
 from edgemtl.training.launch import launch
 from edgemtl.training.losses import check_weights

@@ -21,7 +21,7 @@ from edgemtl.models import MEAN, STD
 from edgemtl.networks.chains import scaling
 from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Activate, Deployed, Maps, replace, shapes
-from edgemtl.recipe import Recipe
+from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Size
 
 FORM = 2  # 1 left LayerNorms of maps, GELU and HRNet's odd sizes in float

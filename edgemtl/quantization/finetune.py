@@ -11,13 +11,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgemtl import objectives
-from edgemtl.files import read_lines
+from edgemtl.ground.files import read_lines
+from edgemtl.ground.stop import Stop
 from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import several
 from edgemtl.quantization import quantizers
-from edgemtl.recipe import Compression, Recipe, Training
-from edgemtl.run import Run
-from edgemtl.stop import Stop
+from edgemtl.records.recipe import Compression, Recipe, Training
+from edgemtl.records.run import Run
 from edgemtl.training.loop import Books, Forward, Loop, Progress
 
 

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgemtl.data import load_samples
 from edgemtl.device import evaluate
-from edgemtl.errors import UsageError
-from edgemtl.frames import fit, spread
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float
 from edgemtl.networks.session import several
 from edgemtl.quantization import exact, quantizers, sensitivity
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
-from edgemtl.samples import load_samples
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records.frames import fit, spread
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.tasks import delta_m
 
 MEASURED, JUDGED = 4, 48  # frames of the train split for the sensitivity matrix, and that scores are taken on

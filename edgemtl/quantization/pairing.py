@@ -7,8 +7,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from edgemtl import ledger
 from edgemtl.quantization import quantizers
+from edgemtl.records import ledger
 
 # What hands a weight on to its layer as it is.
 VIEWS = {

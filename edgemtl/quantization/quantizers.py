@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from edgemtl.errors import UsageError
-from edgemtl.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST, reached
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.points import Point
 from edgemtl.quantization import nncf
+from edgemtl.records.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST, reached
 
 BITS = 8  # of activations
 POINT = "points."  # before the path of a point, in the name of its slot

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgemtl.ledger import reached
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.lattice import Value
+from edgemtl.records.ledger import reached
 
 STEPS = {"permute", "flatten", "reshape", "view", "unflatten"}
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, fx
 
-from edgemtl import objectives, plots, show
+from edgemtl import objectives
 from edgemtl.device import budget as budgets
-from edgemtl.files import write_json
+from edgemtl.ground import plots, show
+from edgemtl.ground.files import write_json
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.quantization.replay import Replay

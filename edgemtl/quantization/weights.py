@@ -8,8 +8,8 @@ from edgemtl import models
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import Deployed, load_float, load_reference, prepare
 from edgemtl.networks.session import TorchSession
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 
 
 def session(run: Run, form: str, device: str | None = None) -> TorchSession:
@@ -23,7 +23,7 @@ def published(recipe: Recipe, file: Path, device: str | None = None) -> TorchSes
 
 
 def load(run: Path | Run, form: str) -> Deployed:
-    """The deployment form of a run in eval mode, with its weights in one of `edgemtl.run.FORMS`.
+    """The deployment form of a run in eval mode, with its weights in one of `edgemtl.records.run.FORMS`.
 
     Of the int8 ones with one fake_quantize operation per quantizer and use. UsageError where the file is missing,
     broken or does not fit the run's recipe.

@@ -17,11 +17,11 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
-from edgemtl import registry
-from edgemtl.errors import CheckFailed
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed
 
 Size = tuple[int, int]  # (height, width)
-Fit = Literal["stretched", "padded"]  # how a frame becomes the network's, see edgemtl.frames
+Fit = Literal["stretched", "padded"]  # how a frame becomes the network's, see edgemtl.records.frames
 
 
 class Meter(Protocol):

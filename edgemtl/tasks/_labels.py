@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Size, Task
 
 IGNORED = 255

@@ -5,8 +5,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.frames import FILL, window
-from edgemtl.recipe import Augment
+from edgemtl.records.frames import FILL, window
+from edgemtl.records.recipe import Augment
 from edgemtl.tasks import Size, Task
 
 Sample = dict[str, Any]  # "image" (H, W, 3) uint8 RGB and a label per task

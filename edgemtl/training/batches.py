@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgemtl import objectives, show
-from edgemtl.errors import UsageError
+from edgemtl import objectives
+from edgemtl.data import Held
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks.prepare import Normalise
 from edgemtl.networks.session import several
-from edgemtl.recipe import Recipe
-from edgemtl.samples import Held
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Task
 from edgemtl.training.augment import augment
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import recipe as recipes
-from edgemtl import registry, show
 from edgemtl.device.catalogue import COSTS, Cost, recipes_by_name, write_tables
-from edgemtl.errors import UsageError
-from edgemtl.files import write_json
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import write_json
 from edgemtl.models import build
-from edgemtl.recipe import Recipe
+from edgemtl.records import recipe as recipes
+from edgemtl.records.recipe import Recipe
 
 
 def cost(recipe: Recipe) -> Cost:

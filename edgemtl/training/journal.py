@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from edgemtl import artifact
 from edgemtl.device.camera import images_in
-from edgemtl.errors import UsageError
-from edgemtl.files import difference, dumps, read_lines, replacing, sha256, write_json
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import difference, dumps, read_lines, replacing, sha256, write_json
+from edgemtl.records import artifact
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 
 FREE = ("workers", "cache", "save_every", "recompute")  # of `training` and `compression`: no say in the weights
 # Beside edgemtl and OpenCV: what computes the weights, and what reads or makes the data.

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.ops.depthwise import Float32Gradients
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

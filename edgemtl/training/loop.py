@@ -12,12 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl import show
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import synchronised
-from edgemtl.recipe import Recipe
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records.recipe import Recipe
 from edgemtl.training import balance
 from edgemtl.training.batches import Lost, labels, loader
 from edgemtl.training.journal import Interval, Journal

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemtl import objectives, registry
-from edgemtl.errors import UsageError, unknown
+from edgemtl import objectives
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.objectives import Pixels
-from edgemtl.recipe import Losses, Recipe
+from edgemtl.records.recipe import Losses, Recipe
 from edgemtl.tasks import Task
 
 

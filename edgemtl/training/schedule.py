@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgemtl.networks import purposes
-from edgemtl.recipe import Training
+from edgemtl.records.recipe import Training
 
 
 def optimizer(network: nn.Module, training: Training, balance: nn.Module | None = None) -> torch.optim.Optimizer:

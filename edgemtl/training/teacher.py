@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemtl import bundled, objectives
-from edgemtl.errors import UsageError, needs, reading
+from edgemtl.ground.errors import UsageError, needs, reading
 from edgemtl.networks.prepare import load_float
 from edgemtl.networks.session import several
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.tasks import Size
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # frames (B, 3, h, w), 0..255 -> raw outputs (B, C, h', w')

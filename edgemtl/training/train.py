@@ -10,16 +10,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl import show
+from edgemtl.data import load_samples
 from edgemtl.device.bench import peak_rss_mib
 from edgemtl.device.evaluate import Scores
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.models import build
 from edgemtl.networks import checkpoint, reference
-from edgemtl.recipe import Recipe
-from edgemtl.run import Run
-from edgemtl.samples import load_samples
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.run import Run
 from edgemtl.training import journal
 from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch

@@ -7,7 +7,7 @@ import numpy as np
 from edgemtl.data import DataSet
 from edgemtl.data._files import read_image
 from edgemtl.device.camera import images_in
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 class WithUnlabelled(DataSet):

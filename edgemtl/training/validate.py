@@ -8,12 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from edgemtl import show
 from edgemtl.device.evaluate import Scores, take_scores
+from edgemtl.ground import show
+from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import TorchSession
-from edgemtl.recipe import Recipe
-from edgemtl.stop import Stop, Stopped
+from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Task
 
 

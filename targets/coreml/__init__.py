@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
-from edgemtl.artifact import Manifest
-from edgemtl.errors import unknown
-from edgemtl.target import Original, Session, Target
+from edgemtl.ground.errors import unknown
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import Original, Session, Target
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgemtl.ledger import Found
+    from edgemtl.records.ledger import Found
 
 IOS = 17  # the oldest that has quantize and dequantize
 

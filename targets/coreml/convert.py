@@ -14,8 +14,8 @@ from typing import Any, Iterator
 import numpy as np
 
 from edgemtl import __version__
-from edgemtl.errors import UsageError, needs, unknown
-from edgemtl.target import Original
+from edgemtl.ground.errors import UsageError, needs, unknown
+from edgemtl.records.target import Original
 from edgemtl.targets.coreml.package import FOLDER, MODEL, schema
 from edgemtl.targets.coreml.readback import NAMES_KEY, QUANTIZES
 from edgemtl.targets.coreml.session import LAYERS_KEY

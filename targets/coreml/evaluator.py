@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 import torch
 
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.operators import OPERATORS
 

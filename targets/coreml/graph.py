@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from edgemtl.ledger import reached
 from edgemtl.networks import purposes
 from edgemtl.networks.session import InOrder
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import called
+from edgemtl.records.ledger import reached
 from edgemtl.targets.coreml.ops import BILINEAR, ZEROS, bordered_grid_sample
 
 LAYERS = {"conv1d", "conv2d", "convolution", "conv_transpose2d", "linear", "addmm", "mm"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.errors import UsageError, needs
+from edgemtl.ground.errors import UsageError, needs
 
 FOLDER = "model.mlpackage"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"

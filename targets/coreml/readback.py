@@ -8,9 +8,9 @@ from typing import Any, Iterable
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.errors import UsageError
-from edgemtl.ledger import Found
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import ledger
+from edgemtl.records.ledger import Found
 from edgemtl.targets.coreml import package
 
 NAMES_KEY = "edgemtl.quantized"  # metadata: operation -> the ledger's name of what it quantizes

@@ -12,11 +12,11 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError, needs, reading, unknown
-from edgemtl.ledger import Check
-from edgemtl.target import How, Session
+from edgemtl.ground.errors import UsageError, needs, reading, unknown
+from edgemtl.records import ledger
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Check
+from edgemtl.records.target import How, Session
 from edgemtl.targets.coreml.package import FOLDER
 
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")  # members of coremltools.ComputeUnit

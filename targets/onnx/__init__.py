@@ -8,11 +8,11 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from edgemtl.artifact import Manifest
 from edgemtl.device import overflow
-from edgemtl.errors import UsageError, needs, unknown
-from edgemtl.ledger import Found
-from edgemtl.target import Original, Target
+from edgemtl.ground.errors import UsageError, needs, unknown
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Found
+from edgemtl.records.target import Original, Target
 from edgemtl.targets import _onnx
 from edgemtl.targets.onnx import cpu, wasm, webgpu
 

@@ -22,7 +22,7 @@ from typing import Any, Iterable
 
 import numpy as np
 
-from edgemtl.ledger import HIGH, LOW, Found
+from edgemtl.records.ledger import HIGH, LOW, Found
 from edgemtl.targets import _onnx
 
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.ledger import LOW
+from edgemtl.records.ledger import LOW
 from edgemtl.targets.onnx import cpu
 
 FEW = 24  # products a value

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.ledger import Found
+from edgemtl.records import ledger
+from edgemtl.records.ledger import Found
 from edgemtl.targets import _onnx
 
 ROUND = np.float32(1.5 * 2**23)

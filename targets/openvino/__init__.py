@@ -7,11 +7,11 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from edgemtl.artifact import Manifest
 from edgemtl.device import processor
-from edgemtl.errors import needs, reading
-from edgemtl.ledger import Found
-from edgemtl.target import Original, Target
+from edgemtl.ground.errors import needs, reading
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Found
+from edgemtl.records.target import Original, Target
 from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, compiler_for, parse, read
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl.device import processor
-from edgemtl.errors import UsageError
-from edgemtl.files import replacing, sha256, user_cache
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import replacing, sha256, user_cache
 
 FORMAT = 1
 BYTES = 1 << 30  # of all of them; one is about as large as its artifact

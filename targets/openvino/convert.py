@@ -14,9 +14,9 @@ import numpy as np
 import openvino as ov
 import torch
 
-from edgemtl import ledger
 from edgemtl.quantization.names import name_in, natural, tagged
-from edgemtl.target import Original
+from edgemtl.records import ledger
+from edgemtl.records.target import Original
 from edgemtl.targets.openvino import attention, deformable, norms, places
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML

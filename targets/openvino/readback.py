@@ -7,8 +7,8 @@ from typing import Any, Iterable, Iterator
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.ledger import Found
+from edgemtl.records import ledger
+from edgemtl.records.ledger import Found
 from edgemtl.targets.openvino.nodes import of_kind, readers, sources
 
 INTEGERS = {"i8": 8, "u8": 8, "i4": 4, "u4": 4}  # bits

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import show
 from edgemtl.device import processor
-from edgemtl.errors import UsageError, reading, unknown
-from edgemtl.target import How, Session
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError, reading, unknown
+from edgemtl.ground.threads import threads
+from edgemtl.records.target import How, Session
 from edgemtl.targets.openvino import cache
 from edgemtl.targets.openvino.nodes import of_kind
-from edgemtl.threads import threads
 
 XML, BIN = "model.xml", "model.bin"
 DEVICES = ("AUTO", "CPU", "GPU", "NPU")

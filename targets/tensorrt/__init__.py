@@ -9,12 +9,12 @@ from typing import Any, Iterable, Iterator
 
 import numpy as np
 
-from edgemtl.artifact import Manifest
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.errors import CheckFailed, UsageError, needs, unknown
-from edgemtl.ledger import Check, Found
-from edgemtl.show import err
-from edgemtl.target import How, Original, Session, Target
+from edgemtl.ground.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.ground.show import err
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Check, Found
+from edgemtl.records.target import How, Original, Session, Target
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import devices, engine, lint, machine, parser
 from edgemtl.targets.tensorrt.devices import ONNX, TYPED

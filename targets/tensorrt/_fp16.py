@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgemtl.errors import CheckFailed
+from edgemtl.ground.errors import CheckFailed
 from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, readable_name
 
 OPSET, IR = 19, 9  # with Q/DQ

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl import show
-from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing, sha256, user_cache, write_json
-from edgemtl.signing import SIGNATURE
-from edgemtl.stop import Stop
-from edgemtl.target import How, Session
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, replacing, sha256, user_cache, write_json
+from edgemtl.ground.signing import SIGNATURE
+from edgemtl.ground.stop import Stop
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import How, Session
 from edgemtl.targets.tensorrt import cuda, devices
 
 CUDA = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before

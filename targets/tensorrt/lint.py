@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgemtl import show
-from edgemtl.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.targets.tensorrt.devices import JETPACKS
 
 if TYPE_CHECKING:

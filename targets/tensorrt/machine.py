@@ -7,7 +7,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgemtl.ledger import Check
+from edgemtl.records.ledger import Check
 from edgemtl.targets.tensorrt import devices, engine
 from edgemtl.targets.tensorrt.devices import JetPack
 

@@ -15,7 +15,7 @@ from edgemtl import Predictor, cli
 from edgemtl.apps import camera
 from edgemtl.device import live, play
 from edgemtl.device.camera import Source, open_source
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl import Predictor, artifact, cli
+from edgemtl import Predictor, cli
 from edgemtl.apps import compare, fog, measure
 from edgemtl.device import draw, selftest
 from edgemtl.device.camera import Source, open_source
 from edgemtl.device.distance import distance
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import artifact
 from edgemtl.tasks import build
 
 

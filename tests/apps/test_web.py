@@ -17,14 +17,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import Predictor, frames, tasks
+from edgemtl import Predictor, tasks
 from edgemtl.apps.web import build, headers
 from edgemtl.apps.web.serve import server
 from edgemtl.deployment.deploy import deploy
 from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.device.selftest import canonical
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import frames
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -205,9 +206,9 @@ def browser(playwright: Any, chromium: str, film: Path) -> Iterator[Any]:
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact whose maps are exact: the bundled model's network at 64x96 with random weights."""
     pytest.importorskip("onnxruntime")
-    from edgemtl import recipe as recipes
     from edgemtl.deployment.convert import store_selftest
-    from edgemtl.target import Original, load_target
+    from edgemtl.records import recipe as recipes
+    from edgemtl.records.target import Original, load_target
     from tests import toy
 
     folder = tmp_path_factory.mktemp("exact")

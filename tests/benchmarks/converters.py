@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from edgemtl import models, recipe, registry, show
-from edgemtl.errors import UsageError
+from edgemtl import models
+from edgemtl.ground import registry, show
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks.prepare import prepare
 from edgemtl.networks.session import Camera
+from edgemtl.records import recipe
 from edgemtl.targets.torch_tensorrt import QUANTIZE
 
 SOURCES = ("torch_tensorrt/dynamo/conversion/", "torch_tensorrt/dynamo/lowering/")

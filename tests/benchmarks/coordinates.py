@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import models, recipe, show, tasks
+from edgemtl import models, tasks
+from edgemtl.ground import show
 from edgemtl.networks.prepare import prepare
 from edgemtl.ops import deform_conv2d
-from edgemtl.target import Original
+from edgemtl.records import recipe
+from edgemtl.records.target import Original
 from edgemtl.targets.coreml import graph, package, target
 
 GROUPS, CHANNELS, HEIGHT = 4, 32, 24

@@ -17,8 +17,9 @@ import cv2
 import measure
 import numpy as np
 
-from edgemtl import recipe, registry, show
-from edgemtl.recipe import Recipe
+from edgemtl.ground import registry, show
+from edgemtl.records import recipe
+from edgemtl.records.recipe import Recipe
 from edgemtl.training.augment import augment
 from edgemtl.training.batches import Augmented, loader, stack
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import show
+from edgemtl.ground import show
 from edgemtl.models.demt import Deform, Sampler
 from edgemtl.ops import deform_conv2d
 from edgemtl.targets.openvino import deformable

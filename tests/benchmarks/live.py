@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgemtl.frames import fit
+from edgemtl.records.frames import fit
 
 
 def frames(images: list[np.ndarray], until: float) -> Iterator[np.ndarray]:

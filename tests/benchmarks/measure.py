@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl.recipe import Recipe
+from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Task
 from edgemtl.training.batches import labels, normalise, stack
 from edgemtl.training.losses import losses

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import plots, show
+from edgemtl.ground import plots, show
 from edgemtl.models import demt, mqtransformer, sca
 
 TASKS = ("semseg", "depth", "normals", "edge")

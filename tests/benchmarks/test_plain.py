@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl import models, recipe
+from edgemtl import models
+from edgemtl.records import recipe
 from tests.benchmarks.plain_demt import by_grid_sample
 from tests.benchmarks.speed import cases
 

@@ -17,10 +17,12 @@ from lightning_fabric import Fabric
 from plain_demt import Operator, by_gather, by_grid_sample, by_torchvision, plain
 from torch import nn
 
-from edgemtl import models, recipe, show
+from edgemtl import models
+from edgemtl.ground import show
 from edgemtl.models.demt import DeMT
 from edgemtl.networks.backbones import Backbone
-from edgemtl.recipe import Recipe
+from edgemtl.records import recipe
+from edgemtl.records.recipe import Recipe
 from edgemtl.training.launch import launch
 from edgemtl.training.recompute import recompute
 from edgemtl.training.schedule import optimizer

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import cli, recipe
+from edgemtl import cli
 from edgemtl.data import _description as lines
-from edgemtl.data import folder
+from edgemtl.data import folder, load_samples
 from edgemtl.device.checkup import checkup
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.samples import load_samples
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import recipe
 from edgemtl.tasks.human_parts import PARTS
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.data import nyud
 from edgemtl.data._files import directions
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 TASKS = nyud.TASKS
 H, W = 12, 16

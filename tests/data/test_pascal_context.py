@@ -12,7 +12,7 @@ import pytest
 from edgemtl.data import pascal_context
 from edgemtl.data.pascal_context import TASKS
 from edgemtl.device.checkup import checkup
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 Image = pytest.importorskip("PIL.Image")
 io = pytest.importorskip("scipy.io")

@@ -8,7 +8,7 @@ import pytest
 
 from edgemtl.data import scenes
 from edgemtl.data.scenes.render import LABELS
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 pytest.importorskip("embreex", reason="scenes needs embreex")
 SIZE = (72, 96)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgemtl import artifact, registry
 from edgemtl.deployment import convert
 from edgemtl.deployment.blame import LAYER_BOUNDS, blame, layer_difference, layer_values
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.quantization import weights
-from edgemtl.run import Run
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 from tests import toy
 from tests.device.test_readback import edit_onnx, edit_openvino
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from edgemtl import artifact, registry
 from edgemtl.deployment import convert
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, sha256, write_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, sha256, write_json
 from edgemtl.quantization import weights
-from edgemtl.target import Original, Target
+from edgemtl.records import artifact
+from edgemtl.records.target import Original, Target
 from tests import toy
 
 LOAD = weights.load

@@ -10,15 +10,15 @@ from edgemtl import cli
 from edgemtl.deployment import bom, destinations
 from edgemtl.deployment import deploy as module
 from edgemtl.deployment.deploy import RECEIPT, deploy
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import read_json, sha256
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import read_json, sha256
 
 SHELF = '''"""A shelf."""
 import shutil
-from edgemtl import artifact
+from edgemtl.records import artifact
 from edgemtl.deployment.deploy import Packed, copied
-from edgemtl.errors import UsageError
-from edgemtl.run import run_of
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.run import run_of
 
 def pack(source, manifest, folder):
     copied(artifact.files(source, manifest), source, folder / "model")
@@ -119,9 +119,9 @@ def test_wrong_use_is_one_line_and_status_2(
 def test_an_artifact_that_computes_something_else_here_is_not_deployed(
     shelf: None, fake_artifact: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemtl import artifact
     from edgemtl.device import selftest
     from edgemtl.device.predictor import Predictor
+    from edgemtl.records import artifact
 
     predictor = Predictor(fake_artifact)
     frames = selftest.frames(predictor.manifest.size)
@@ -162,7 +162,7 @@ def test_with_a_key_the_artifact_and_the_folder_are_signed(
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from edgemtl import signing
+    from edgemtl.ground import signing
 
     key, pem = ec.generate_private_key(ec.SECP384R1()), serialization.Encoding.PEM
     plain = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -188,7 +188,7 @@ def test_the_bill_of_materials_is_cyclonedx_with_the_scores(
     validation = pytest.importorskip("cyclonedx.validation.json")
     from cyclonedx.schema import SchemaVersion
 
-    from edgemtl import artifact
+    from edgemtl.records import artifact
 
     validator = validation.JsonStrictValidator(SchemaVersion.V1_6)
     manifest = artifact.read(fake_artifact)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from edgemtl import registry
-from edgemtl.artifact import Manifest
 from edgemtl.deployment import equality
+from edgemtl.ground import registry
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof
-from edgemtl.target import Original
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import Original
 from tests import toy
 
 pytestmark = pytest.mark.slow

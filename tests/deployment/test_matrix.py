@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from edgemtl import artifact, registry
 from edgemtl.deployment import convert, matrix
 from edgemtl.device import processor
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import add_json, read_json, sha256, write_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import add_json, read_json, sha256, write_json
 from edgemtl.networks import checkpoint
 from edgemtl.quantization import weights
-from edgemtl.run import Run
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 from tests import toy
 
 pytest.importorskip("openvino")

@@ -19,11 +19,11 @@ pytest.importorskip("jinja2", reason="the report needs edgemtl[train]")
 pytest.importorskip("matplotlib", reason="the report needs edgemtl[train]")
 
 import edgemtl.data
-from edgemtl import artifact, recipe
 from edgemtl.deployment import report
-from edgemtl.errors import UsageError
-from edgemtl.files import read_lines, sha256, write_json
-from edgemtl.run import Run
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_lines, sha256, write_json
+from edgemtl.records import artifact, recipe
+from edgemtl.records.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ DATA = '''
 """Six bright frames; the folder "gone" is not there."""
 import numpy as np
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 class Samples:

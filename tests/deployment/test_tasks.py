@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, ledger
 from edgemtl.deployment import convert
 from edgemtl.deployment.blame import blame
 from edgemtl.deployment.recording import check_recording
@@ -15,10 +14,11 @@ from edgemtl.deployment.verify import verify
 from edgemtl.device import record, selftest
 from edgemtl.device.info import info
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.ledger import Found
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.quantization import weights
-from edgemtl.target import load_target
+from edgemtl.records import artifact, ledger
+from edgemtl.records.ledger import Found
+from edgemtl.records.target import load_target
 from tests import toy
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, recipe, registry, tasks
+from edgemtl import tasks
 from edgemtl.deployment import convert
 from edgemtl.deployment.verify import verify
 from edgemtl.device import readback, selftest
 from edgemtl.device.bounds import BOUNDS, differences
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.ledger import Check
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.networks import checkpoint
 from edgemtl.quantization import quantizers, weights
-from edgemtl.run import form_of
+from edgemtl.records import artifact, recipe
+from edgemtl.records.ledger import Check
+from edgemtl.records.run import form_of
 from tests import toy
 
 pytestmark = pytest.mark.slow

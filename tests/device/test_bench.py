@@ -10,7 +10,7 @@ from edgemtl import cli
 from edgemtl.device import bench as module
 from edgemtl.device.bench import bench, show_table
 from edgemtl.device.side_by_side import in_turns
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_the_child_imports_in_our_order(fake_artifact: Path, tmp_path: Path, mon
 
 def test_the_childs_complaint_is_ours(fake_artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "found" / "fake.py").write_text(
-        "from edgemtl.errors import UsageError\n"
+        "from edgemtl.ground.errors import UsageError\n"
         "class Target:\n"
         "    def open(self, *args):\n"
         "        raise UsageError('no such device')\n"

@@ -2,10 +2,11 @@
 
 import pytest
 
-from edgemtl import registry, tasks
+from edgemtl import tasks
 from edgemtl.device.budget import Allowed, check_names, parse_allowances, score_directions
 from edgemtl.device.evaluate import against_baseline
-from edgemtl.errors import UsageError
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
 
 EVERY = {
     name: tasks.build(name, {"classes": ["a", "b"]} if name == "semseg" else {}) for name in registry.names("tasks")

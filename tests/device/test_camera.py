@@ -20,7 +20,7 @@ import pytest
 import edgemtl.device.camera
 from edgemtl.device import capture, stream
 from edgemtl.device.camera import Recorder, Source, csi_pipeline, open_source
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from tests.steps import LONG_S, Steps
 
 SIZE = (120, 160)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import cli, registry
+from edgemtl import cli
 from edgemtl.device import catalogue
 from edgemtl.device.catalogue import Cost
-from edgemtl.errors import UsageError
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
 
 PAGE = Path(catalogue.__file__).parents[2] / "docs" / "models.md"
 RECIPES = registry.names("recipes")

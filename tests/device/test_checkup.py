@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.data._files import read_image
 from edgemtl.device.checkup import checkup
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.tasks.semseg import NYUD_CLASSES
 
 H, W = 30, 40

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgemtl import registry
 from edgemtl.device import doctor
 from edgemtl.device.doctor import CHECKOUT, HEADLESS
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 
 class Machine:
@@ -140,7 +140,7 @@ def test_what_is_broken_or_too_old_is_said(
 def test_what_the_machine_must_bring_decides_whether_a_target_runs(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgemtl.ledger import Check
+    from edgemtl.records.ledger import Check
     from edgemtl.targets.tensorrt import target
 
     machine.failing["onnxsim"] = ModuleNotFoundError("onnxsim")  # it converts, and need not be on a board

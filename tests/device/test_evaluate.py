@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from edgemtl import artifact, recipe, registry
 from edgemtl.device import budget
 from edgemtl.device import evaluate as module
 from edgemtl.device.evaluate import against_baseline, evaluate, take_scores
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import read_json, sha256, write_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import read_json, sha256, write_json
+from edgemtl.records import artifact, recipe
 from edgemtl.tasks import Fit, Meter, Size, Task
 
 

@@ -10,7 +10,7 @@ import pytest
 from edgemtl.device.inputs import named_frames
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.result import Result
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 SIZE = (24, 32)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgemtl.device import overflow
-from edgemtl.ledger import NO_SCALE, Found
+from edgemtl.records.ledger import NO_SCALE, Found
 
 
 def weight(codes: np.ndarray, axis: int | None = 0, name: str = "layer.weight") -> Found:

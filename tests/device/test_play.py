@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from edgemtl.device.play import beside
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 
 class Opened:

@@ -10,7 +10,7 @@ import pytest
 from edgemtl.device import power
 from edgemtl.device.power import Integral, Joules
 from edgemtl.device.stats import Stats
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 def board(folder: Path, name: str, rails: dict[str, tuple[int, int]]) -> dict[str, Path]:

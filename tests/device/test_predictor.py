@@ -8,7 +8,7 @@ import pytest
 
 import edgemtl.device.predictor
 from edgemtl import Predictor
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 
 
 @pytest.mark.parametrize("size", [(48, 64), (120, 160), (33, 47), (1, 1)])

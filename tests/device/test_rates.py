@@ -10,7 +10,7 @@ from edgemtl import Predictor
 from edgemtl.apps import camera
 from edgemtl.device import rates
 from edgemtl.device.camera import open_source
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 FRAME = np.zeros((48, 64, 3), np.uint8)
 

@@ -10,12 +10,12 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import artifact, ledger
 from edgemtl.deployment import convert
 from edgemtl.device import overflow
 from edgemtl.device.readback import read_back
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.quantization import quantizers, weights
+from edgemtl.records import artifact, ledger
 from tests import toy
 
 pytestmark = pytest.mark.slow

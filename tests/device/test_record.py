@@ -12,7 +12,7 @@ import pytest
 from edgemtl import cli
 from edgemtl.deployment import convert, recording
 from edgemtl.device import record
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.quantization import weights
 from tests import toy
 

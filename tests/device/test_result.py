@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.device.predictor import Predictor, smooth_frames
 from edgemtl.device.result import Result
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 SIZE = (60, 80)
 

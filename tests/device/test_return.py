@@ -15,7 +15,7 @@ from edgemtl.device import capture, stream
 from edgemtl.device.camera import Wanted, open_source
 from edgemtl.device.capture import Source
 from edgemtl.device.stream import open_stream
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from tests.steps import LONG_S
 
 SIZE = (48, 64)

@@ -5,10 +5,10 @@ from io import StringIO
 
 import pytest
 
-from edgemtl import recipe
 from edgemtl.device import scoreboard
-from edgemtl.errors import UsageError
-from edgemtl.files import write_json
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import write_json
+from edgemtl.records import recipe
 
 NYUD = recipe.load("nyud_fcn_edge")
 GOOD = {"semseg": 30.0, "depth": 0.8, "normals": 20.0, "edge": 70.0}

@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import artifact, cli, registry
+from edgemtl import cli
 from edgemtl.device import processor, selftest
 from edgemtl.device.bench import bench
 from edgemtl.device.evaluate import evaluate
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.side_by_side import in_turns
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import artifact
 from tests import toy
 
 pytestmark = pytest.mark.slow

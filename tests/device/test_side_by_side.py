@@ -3,7 +3,7 @@
 import pytest
 
 from edgemtl.device.side_by_side import in_turns
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 def test_results_come_in_order_with_ratios_to_the_first(fake_artifact):

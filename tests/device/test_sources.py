@@ -17,7 +17,7 @@ import edgemtl
 from edgemtl import cli
 from edgemtl.device import gstreamer, raw, stamp
 from edgemtl.device.camera import Recorder, Source, Wanted, open_source
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from tests.steps import LONG_S
 
 SIZE = (120, 160)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgemtl.device.camera import open_source
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 pytest.importorskip("embreex", reason="scenes needs embreex")
 walk = pytest.importorskip("edgemtl.device.walk")

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import Predictor, show
+from edgemtl import Predictor
 from edgemtl.apps import camera
 from edgemtl.device.camera import Source
-from edgemtl.errors import UsageError
+from edgemtl.ground import show
+from edgemtl.ground.errors import UsageError
 from tests.steps import LONG_S
 
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from edgemtl import models, recipe
+from edgemtl import models
 from edgemtl.models.demt import Attend
+from edgemtl.records import recipe
 
 EDGE = recipe.load("nyud_edge", ["network.pretrained=false"])
 

@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl import models, recipe, registry
-from edgemtl.artifact import Manifest
+from edgemtl import models
 from edgemtl.deployment import equality
+from edgemtl.ground import registry
 from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.models.sca import SCA
 from edgemtl.networks.prepare import Deployed, prepare
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import exact, proof
 from edgemtl.quantization.proof import Proof
-from edgemtl.target import Original
+from edgemtl.records import recipe
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.target import Original
 from tests import toy
 from tests.models import test_sca
 from tests.models.small import Trunk, stirred

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl import models, recipe
-from edgemtl.errors import UsageError
-from edgemtl.recipe import Recipe
+from edgemtl import models
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import recipe
+from edgemtl.records.recipe import Recipe
 
 EDGES = {
     name: recipe.load(name, ["network.pretrained=false"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgemtl import models, recipe
-from edgemtl.errors import UsageError
+from edgemtl import models
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import recipe
 
 OPTIONS = ["network.pretrained=false", "network.method=fcn", "network.backbone=mobilenetv4_conv_small"]
 PLAIN = recipe.load("nyud_edge", [*OPTIONS, "network.options={}"])

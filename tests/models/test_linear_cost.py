@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import models, recipe
+from edgemtl import models
+from edgemtl.records import recipe
 
 # Images as high as this, and one, two and three times as wide, are whole windows at every scale: nothing is padded.
 SIDES = {"nyud_edge": 64, "nyud_mqtransformer_edge": 64, "nyud_sca_edge": 160}

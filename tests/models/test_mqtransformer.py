@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import recipe
 from edgemtl.models.mqtransformer import Attend, DropPath, Encoder, MQTransformer, Queries, dots
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import calibrate, quantizers
+from edgemtl.records import recipe
 from tests.models.small import Stages
 
 pytestmark = pytest.mark.slow

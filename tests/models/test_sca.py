@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import recipe
 from edgemtl.models.sca import SCA, Exchange, Read, Summarise, SummarySource, WindowBlock
 from edgemtl.networks.backbones import PaddedBlock
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import calibrate, quantizers
+from edgemtl.records import recipe
 from tests.models.small import Stages, stirred
 
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgemtl.bundled import ZOO
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models import build, from_reference
 from edgemtl.networks import backbones
 from edgemtl.networks.backbones import Backbone, synchronised
-from edgemtl.recipe import Network
+from edgemtl.records.recipe import Network
 from edgemtl.tasks.depth import Depth
 from tests.golden import published
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks import checkpoint
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7)}

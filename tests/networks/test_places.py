@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models.demt import Deform, ExactGrid, ExactSampler, Grid, Sampler
 from edgemtl.networks import checkpoint, places
 from edgemtl.quantization.quantizers import FakeQuantize

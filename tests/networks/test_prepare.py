@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl import models, objectives, recipe, registry
-from edgemtl.errors import CheckFailed
+from edgemtl import models, objectives
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed
 from edgemtl.networks.prepare import Deployed, Normalise, prepare
+from edgemtl.records import recipe
 
 pytestmark = pytest.mark.slow
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemtl import models, recipe, registry
+from edgemtl import models
+from edgemtl.ground import registry
 from edgemtl.networks import purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import exact, quantizers
 from edgemtl.quantization.calibrate import float_operations
+from edgemtl.records import recipe
 
 NAMES = {"coordinates": purposes.COORDINATES, "attend": purposes.ATTENTION, "backbone": purposes.BACKBONE}
 

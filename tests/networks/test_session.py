@@ -14,11 +14,11 @@ from edgemtl import Predictor, cli
 from edgemtl.deployment import report
 from edgemtl.device import selftest
 from edgemtl.device.side_by_side import in_turns
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, sha256
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, sha256
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import weights
-from edgemtl.run import TORCH, Run
+from edgemtl.records.run import TORCH, Run
 from tests import toy
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl import artifact, show
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.device.predictor import fit
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.run import Run
+from edgemtl.ground import show
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 from tests.prove import compare, control, jetson, report, runtimes
 from tests.prove.compare import Outputs
 from tests.prove.install import Absent

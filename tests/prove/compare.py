@@ -6,9 +6,9 @@ from typing import Any, Collection, NamedTuple
 
 import numpy as np
 
-from edgemtl import ledger
 from edgemtl.deployment import equality
 from edgemtl.device.selftest import canonical
+from edgemtl.records import ledger
 
 Arrays = dict[str, np.ndarray]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from edgemtl import ledger
-from edgemtl.ledger import HIGH, LOW
 from edgemtl.quantization import quantizers
+from edgemtl.records import ledger
+from edgemtl.records.ledger import HIGH, LOW
 from edgemtl.tasks import Size
 
 ACTIVATIONS = {"relu", "hardtanh"}

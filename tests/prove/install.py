@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Iterator
 
-from edgemtl.files import user_cache
+from edgemtl.ground.files import user_cache
 
 WEB = "onnxruntime-web", "1.30.0"
 WEBGPU = "onnxruntime-ep-webgpu", "0.4.0"

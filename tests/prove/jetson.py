@@ -14,13 +14,13 @@ from pathlib import Path
 
 import cv2
 
-from edgemtl import artifact
 from edgemtl.deployment.deploy import deploy
 from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.device.record import read
-from edgemtl.errors import CheckFailed
-from edgemtl.run import Run
+from edgemtl.ground.errors import CheckFailed
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 from tests.prove import install, processors, runtimes
 
 FRAMES = 3  # of the clip; an emulated one takes seconds

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import ledger, registry, tasks
+from edgemtl import tasks
 from edgemtl.device.predictor import smooth_frames
+from edgemtl.ground import registry
 from edgemtl.networks.prepare import Activate
 from edgemtl.quantization import quantizers
-from edgemtl.target import Original
+from edgemtl.records import ledger
+from edgemtl.records.target import Original
 from tests import toy
 
 SIZE = (64, 80)

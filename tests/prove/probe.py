@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import ledger
-from edgemtl.files import write_json
+from edgemtl.ground.files import write_json
+from edgemtl.records import ledger
 from edgemtl.targets import _onnx
 
 LIST = "probed.json"

@@ -7,9 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl.artifact import Manifest
 from edgemtl.device import processor
 from edgemtl.device.bounds import BOUNDS as BOUNDS_OF
+from edgemtl.records.artifact import Manifest
 from tests.prove import processors
 from tests.prove.compare import Differences
 from tests.prove.control import Control

@@ -8,12 +8,13 @@ from typing import Callable, Iterator, NamedTuple
 
 import torch
 
-from edgemtl import artifact, bundled
+from edgemtl import bundled
 from edgemtl.deployment import convert, equality
-from edgemtl.errors import CheckFailed
-from edgemtl.files import sha256
+from edgemtl.ground.errors import CheckFailed
+from edgemtl.ground.files import sha256
 from edgemtl.quantization import proof, weights
-from edgemtl.run import Run
+from edgemtl.records import artifact
+from edgemtl.records.run import Run
 from edgemtl.targets.onnx import FILE, WEBGPU
 from edgemtl.targets.openvino import XML
 from edgemtl.targets.tensorrt import devices

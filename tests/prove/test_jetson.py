@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.errors import CheckFailed
+from edgemtl.ground.errors import CheckFailed
 from tests.prove import __main__ as command
 from tests.prove import install, jetson, processors
 

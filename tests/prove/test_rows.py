@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl.artifact import Manifest
 from edgemtl.device import processor
+from edgemtl.records.artifact import Manifest
 from tests.prove import __main__ as command
 from tests.prove import compare, control, processors, report, runtimes
 from tests.prove.runtimes import FRAMES, RESULTS, Row

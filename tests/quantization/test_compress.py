@@ -17,19 +17,20 @@ from nncf.torch.quantization import extensions
 from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 from torch import nn
 
-from edgemtl import models, objectives, registry
-from edgemtl import recipe as recipes
+from edgemtl import models, objectives
 from edgemtl.data import DataSet
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import read_json, read_lines, sha256, write_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import read_json, read_lines, sha256, write_json
+from edgemtl.ground.stop import Stop
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.prepare import load_float, prepare
 from edgemtl.networks.session import several
 from edgemtl.quantization import calibrate, compress, finetune, nncf, quantizers, weights
 from edgemtl.quantization.replay import Replay
-from edgemtl.recipe import Compression, Data, Network, Recipe, Training
-from edgemtl.run import Run
-from edgemtl.stop import Stop
+from edgemtl.records import recipe as recipes
+from edgemtl.records.recipe import Compression, Data, Network, Recipe, Training
+from edgemtl.records.run import Run
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg
 from edgemtl.training import launch, loop

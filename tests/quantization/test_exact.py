@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl import models, recipe
+from edgemtl import models
 from edgemtl.networks import layers
 from edgemtl.networks.prepare import prepare
 from edgemtl.quantization import exact
 from edgemtl.quantization.exact import ExactActivate
+from edgemtl.records import recipe
 
 SIZE = (64, 96)
 

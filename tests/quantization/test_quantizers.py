@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks import purposes
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.quantizers import FakeQuantize, codes, decode, snap

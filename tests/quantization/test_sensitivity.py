@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from edgemtl import objectives
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.quantization import quantizers, sensitivity
 from edgemtl.quantization.quantizers import FakeQuantize, snap
 from edgemtl.quantization.replay import Replay

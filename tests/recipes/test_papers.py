@@ -2,8 +2,9 @@
 
 import pytest
 
-from edgemtl import recipe, registry
-from edgemtl.recipe import Augment
+from edgemtl.ground import registry
+from edgemtl.records import recipe
+from edgemtl.records.recipe import Augment
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.sal import Saliency
 

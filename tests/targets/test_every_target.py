@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemtl import registry
 from edgemtl.device.bounds import BOUNDS, differences
-from edgemtl.errors import UsageError
-from edgemtl.target import Original
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.target import Original
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -213,7 +213,7 @@ def test_runtimes_that_are_not_here_are_entered_by_one_thread_at_a_time(monkeypa
 def test_the_device_side_needs_no_torch(name: str, converted: Callable[..., Path]) -> None:
     code = f"""if True:
         import sys, types, numpy
-        from edgemtl import registry
+        from edgemtl.ground import registry
         manifest = types.SimpleNamespace(tasks=["depth"], size={toy.SIZE})
         session = registry.load("targets", {name!r}).target.open(__import__("pathlib").Path(sys.argv[1]), manifest)
         print(session.device, session(numpy.zeros({(*toy.SIZE, 3)}, numpy.uint8))["depth"].shape)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import artifact, bundled
+from edgemtl import bundled
 from edgemtl.device.sets import Sets
-from edgemtl.target import load_target
+from edgemtl.records import artifact
+from edgemtl.records.target import load_target
 from tests import toy
 
 pytestmark = pytest.mark.slow

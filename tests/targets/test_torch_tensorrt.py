@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.cli import main
-from edgemtl.errors import CheckFailed, UsageError
+from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.networks.session import Camera
 from edgemtl.quantization import quantizers
-from edgemtl.target import Original
+from edgemtl.records.target import Original
 from edgemtl.targets import torch_tensorrt as module
 from edgemtl.targets.torch_tensorrt import target
 from tests import toy

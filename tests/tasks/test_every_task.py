@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemtl import objectives, registry, tasks
-from edgemtl.recipe import Losses
+from edgemtl import objectives, tasks
+from edgemtl.ground import registry
+from edgemtl.records.recipe import Losses
 from edgemtl.tasks import delta_m
 from edgemtl.tasks.semseg import NYUD_CLASSES
 from edgemtl.training.losses import losses

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks._labels import palette
 from edgemtl.tasks.human_parts import HumanParts
 from edgemtl.tasks.semseg import NYUD_CLASSES, PASCAL_CLASSES, Semseg

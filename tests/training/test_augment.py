@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemtl import tasks
-from edgemtl.recipe import Augment
+from edgemtl.records.recipe import Augment
 from edgemtl.training import augment as a
 
 TASKS = {name: tasks.build(name) for name in ("depth", "normals", "edge", "human_parts", "sal")}

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks.prepare import Normalise
-from edgemtl.recipe import Augment, Data, Network, Recipe, Training
+from edgemtl.records.recipe import Augment, Data, Network, Recipe, Training
 from edgemtl.tasks import build
 from edgemtl.training.batches import Stream, labels, loader, normalise
 

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgemtl import recipe
 from edgemtl.device import catalogue
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models import build
 from edgemtl.ops import deform_conv2d
+from edgemtl.records import recipe
 from edgemtl.training import cost as c
 
 pytestmark = pytest.mark.slow

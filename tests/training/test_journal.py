@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from edgemtl.device import doctor
-from edgemtl.errors import UsageError
-from edgemtl.files import read_lines
-from edgemtl.recipe import Data, Network, Recipe, Training, override
-from edgemtl.run import Run
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_lines
+from edgemtl.records.recipe import Data, Network, Recipe, Training, override
+from edgemtl.records.run import Run
 from edgemtl.tasks.depth import Depth
 from edgemtl.training import journal
 from edgemtl.training.journal import Journal

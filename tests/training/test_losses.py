@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgemtl import tasks
-from edgemtl.recipe import Losses
+from edgemtl.records.recipe import Losses
 from edgemtl.training.losses import count_pixels, losses
 
 B, H, W = 2, 6, 5

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl import models, recipe
+from edgemtl import models
+from edgemtl.records import recipe
 from edgemtl.training.launch import launch
 from edgemtl.training.recompute import recompute
 from tests.benchmarks.measure import saved

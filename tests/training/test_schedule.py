@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgemtl.networks import purposes
-from edgemtl.recipe import Training
+from edgemtl.records.recipe import Training
 from edgemtl.training import schedule
 
 NEEDED = {"iterations": 100, "batch": 1, "rate": 0.5, "validate_every": 1, "save_every": 1, "weights": {}}

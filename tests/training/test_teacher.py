@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edgemtl import bundled
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import load_float
-from edgemtl.recipe import Data, Network, Recipe, Training
-from edgemtl.run import Run
+from edgemtl.records.recipe import Data, Network, Recipe, Training
+from edgemtl.records.run import Run
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.semseg import Semseg

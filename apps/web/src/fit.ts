@@ -1,4 +1,4 @@
-// Frames brought to the network's size, and its maps cut back to the frame: edgemtl/frames.py's rule.
+// Frames brought to the network's size, and its maps cut back to the frame: edgemtl/records/frames.py's rule.
 
 import type { Size } from "./deployment";
 

@@ -25,8 +25,8 @@ from edgemtl.data import DataSet
 from edgemtl.data.scenes import room
 from edgemtl.data.scenes.render import LABELS, Camera, Tracer, View, view
 from edgemtl.data.scenes.room import CLASSES, Room
-from edgemtl.errors import UsageError, unknown
-from edgemtl.files import replacing, user_cache
+from edgemtl.ground.errors import UsageError, unknown
+from edgemtl.ground.files import replacing, user_cache
 from edgemtl.tasks import Size
 
 __all__ = ["CLASSES", "Camera", "Room", "Samples", "View", "open"]

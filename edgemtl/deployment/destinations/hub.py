@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgemtl import __version__, artifact, registry
-from edgemtl.artifact import Manifest
+from edgemtl import __version__
 from edgemtl.deployment.deploy import Packed, copied
 from edgemtl.device.evaluate import read_scores
-from edgemtl.files import sha256, write_json
-from edgemtl.run import Run, form_of, run_of
+from edgemtl.ground import registry
+from edgemtl.ground.files import sha256, write_json
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.run import Run, form_of, run_of
 
 CARD, CONFIG = "README.md", "config.json"
 PUBLISHED_FORMS = ("float", "int8")  # of the run's weights

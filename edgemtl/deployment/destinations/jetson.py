@@ -12,13 +12,15 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edgemtl import __version__, artifact, registry
-from edgemtl.artifact import Manifest
+from edgemtl import __version__
 from edgemtl.deployment import wheels
 from edgemtl.deployment.deploy import Packed, copied
 from edgemtl.device import doctor
-from edgemtl.errors import UsageError
-from edgemtl.files import sha256
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import sha256
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
 
 LARGEST_BYTES = 20_000_000  # bytes of the archive
 MACHINE, PYTHONS = "aarch64", ("3.10", "3.11", "3.12")  # JetPack 6 has 3.10, 7 has 3.12, Debian 12 has 3.11

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from edgemtl import __version__
-from edgemtl import artifact as artifacts
 from edgemtl.apps.web import build, headers
-from edgemtl.artifact import SELFTEST, Manifest
 from edgemtl.deployment.deploy import Packed
 from edgemtl.device import selftest
 from edgemtl.device.bounds import bounds_of
-from edgemtl.errors import UsageError
-from edgemtl.files import dumps, read_json, sha256
-from edgemtl.frames import FILL
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import dumps, read_json, sha256
+from edgemtl.records import artifact as artifacts
+from edgemtl.records.artifact import SELFTEST, Manifest
+from edgemtl.records.frames import FILL
 from edgemtl.targets.onnx import FILE, WASM, WEBGPU
 from edgemtl.tasks import Task
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemtl import registry
-from edgemtl.errors import UsageError, unknown
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.networks import checkpoint
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.pieces import Piece, load_pieces
 from edgemtl.networks.reference import _pickles
-from edgemtl.recipe import Recipe
+from edgemtl.records.recipe import Recipe
 
 BACKBONES = {
     "hrnet18s": "hrnet_w18_small_v2",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 
 class Inert:

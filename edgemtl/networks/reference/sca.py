@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models.sca import SCA
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.pieces import Find, Piece, backbone_piece

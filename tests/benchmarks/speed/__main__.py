@@ -82,7 +82,7 @@ def facts(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     Kept in the case's folder. A row that cannot run has the reason alone.
     """
     from edgemtl.device.predictor import smooth_frames
-    from edgemtl.files import write_json
+    from edgemtl.ground.files import write_json
     from tests.benchmarks.speed import rows
 
     file = case.folder / "facts.json"
@@ -146,9 +146,9 @@ def alone(chosen: list[Any], folder: str, name: str) -> dict[str, float]:
 
 def measure(case: Any, args: argparse.Namespace, prepared: dict[str, Any]) -> dict[str, Any]:
     """All rows and ceilings of a case in turns: each round's times, with what is known of them."""
-    from edgemtl import frames as fitting
     from edgemtl.device import processor
     from edgemtl.device.predictor import smooth_frames
+    from edgemtl.records import frames as fitting
     from tests.benchmarks.speed import ceilings, rows
 
     photos = smooth_frames(FRAME, 4)

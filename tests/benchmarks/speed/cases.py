@@ -21,10 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from edgemtl import bundled, models
-from edgemtl import recipe as recipes
+from edgemtl.data import load_samples
 from edgemtl.deployment.convert import convert
-from edgemtl.files import replacing_folder, write_json
-from edgemtl.frames import fit
+from edgemtl.ground.files import replacing_folder, write_json
 from edgemtl.models.demt import DeMT
 from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.models.sca import SCA
@@ -33,9 +32,10 @@ from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.prepare import Activate, Normalise
 from edgemtl.networks.session import several
 from edgemtl.quantization.compress import compress
-from edgemtl.recipe import Data, Recipe
-from edgemtl.run import Run
-from edgemtl.samples import load_samples
+from edgemtl.records import recipe as recipes
+from edgemtl.records.frames import fit
+from edgemtl.records.recipe import Data, Recipe
+from edgemtl.records.run import Run
 from tests.benchmarks import plain_sca
 from tests.benchmarks.plain_demt import Operator, by_grid_sample, by_torchvision, plain
 from tests.benchmarks.plain_mqt import PlainMQTransformer

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edgemtl.threads import threads
+from edgemtl.ground.threads import threads
 
 DEPTH, PLACES = 3, 56
 LAYERS = ((256, 3), (512, 1))  # channels, kernel

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl import plots
-from edgemtl import show as terminal
-from edgemtl.files import replacing, write_json
+from edgemtl.ground import plots
+from edgemtl.ground import show as terminal
+from edgemtl.ground.files import replacing, write_json
 
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 NOISY = 0.1  # of a median: an interval wider than that does not tell

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgemtl import artifact
+from edgemtl.ground.threads import threads
 from edgemtl.networks.session import one
 from edgemtl.quantization import weights
-from edgemtl.target import load_target
-from edgemtl.threads import threads
+from edgemtl.records import artifact
+from edgemtl.records.target import load_target
 from tests.benchmarks.speed import cases
 from tests.benchmarks.speed.cases import PLAIN, Case, Work
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import Predictor, artifact, bundled, cli
+from edgemtl import Predictor, bundled, cli
 from edgemtl.deployment.deploy import deploy
 from edgemtl.deployment.destinations import hub
-from edgemtl.files import sha256
+from edgemtl.ground.files import sha256
+from edgemtl.records import artifact
 
 ZOO = bundled.folder().parent
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgemtl import registry
 from edgemtl.deployment import wheels
 from edgemtl.deployment.deploy import deploy
 from edgemtl.deployment.destinations import jetson
-from edgemtl.errors import UsageError
-from edgemtl.files import sha256
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import sha256
 from tests.test_packaging import DEVICE, WORKSHOP
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,11 @@ import pytest
 
 from edgemtl import bundled, cli
 from edgemtl.apps.web import build, headers
-from edgemtl.artifact import read
 from edgemtl.deployment.deploy import RECEIPT, deploy, deployed
 from edgemtl.device import selftest
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, sha256
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, sha256
+from edgemtl.records.artifact import read
 from edgemtl.targets.onnx import WASM, WEBGPU
 from tests import toy
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models import from_reference
 from tests.golden import GOLDENS, assert_close, image, published
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl import cli, models, recipe, registry
+from edgemtl import cli, models
 from edgemtl.device.evaluate import evaluate, take_scores
-from edgemtl.errors import UsageError
-from edgemtl.files import sha256
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import sha256
 from edgemtl.networks import prepare, reference
 from edgemtl.networks.reference import demt
+from edgemtl.records import recipe
 
 pytestmark = pytest.mark.slow
 

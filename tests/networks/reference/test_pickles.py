@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.networks.reference import _pickles, tensors
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.models import from_reference
 from edgemtl.models.sca import SCA
 from edgemtl.networks.backbones import Backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl import artifact, ledger
+from edgemtl.records import artifact, ledger
 from edgemtl.targets.coreml.readback import activations, quantized
 from edgemtl.targets.coreml.session import EvaluatorSession
 from tests.prove.runners.results import Results

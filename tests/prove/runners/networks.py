@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from edgemtl.quantization import weights
-from edgemtl.run import Run
+from edgemtl.records.run import Run
 from edgemtl.tasks import Size
 from tests.prove import network as small
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemtl import ledger
 from edgemtl.quantization import quantizers, weights
+from edgemtl.records import ledger
 from tests.prove.runners.results import Results
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl import __version__, tasks
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.ops import deform_conv2d
-from edgemtl.target import Original
+from edgemtl.records.target import Original
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.ops import bordered, bordered_grid_sample
 from tests import toy
@@ -98,7 +98,7 @@ def test_two_conversions_give_the_same_bytes(folders: dict[tuple[str, int], Path
     # In another process, because coremltools' names and sets depend on what was converted before and on hashes.
     code = """if True:
         import pathlib, sys
-        from edgemtl.target import Original
+        from edgemtl.records.target import Original
         from edgemtl.targets.coreml import target
         from tests import toy
         original = Original(toy.deployed("int8"), toy.SIZE, toy.TASKS, "int8", {"recipe": "toy"})

@@ -13,7 +13,7 @@ pytest.importorskip("coremltools")
 from coremltools.converters.mil.mil import Builder as mb
 
 from edgemtl.device.bounds import Bounds, differences
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.targets.coreml import package
 from edgemtl.targets.coreml.evaluator import Program
 from edgemtl.targets.coreml.package import FOLDER

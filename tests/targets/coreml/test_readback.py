@@ -8,11 +8,11 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from edgemtl import ledger
-from edgemtl.errors import UsageError
-from edgemtl.files import write_json
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import write_json
 from edgemtl.quantization import quantizers
-from edgemtl.target import Original
+from edgemtl.records import ledger
+from edgemtl.records.target import Original
 from edgemtl.targets.coreml import Options, package, target
 from edgemtl.targets.coreml.readback import NAMES_KEY
 from tests import toy

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl.target import Original
+from edgemtl.records.target import Original
 from edgemtl.targets import _onnx
 from edgemtl.targets.onnx import FILE, cpu
 from tests import toy

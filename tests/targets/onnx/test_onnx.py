@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgemtl.target import Original
+from edgemtl.records.target import Original
 from edgemtl.targets import _onnx as module
 from edgemtl.targets.onnx import cpu, target
 from tests import toy

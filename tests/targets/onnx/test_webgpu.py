@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl import ledger
+from edgemtl.records import ledger
 from edgemtl.targets.onnx import FILE, WASM, WEBGPU, cpu, webgpu
 from tests import toy
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.errors import UsageError
-from edgemtl.target import Original
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.target import Original
 from edgemtl.targets.openvino import convert, session, target
 from tests import toy
 

@@ -12,11 +12,13 @@ from unittest.mock import patch
 
 import torch
 
-from edgemtl import models, recipe, registry
+from edgemtl import models
+from edgemtl.ground import registry
 from edgemtl.networks.prepare import Deployed, prepare
 from edgemtl.quantization import calibrate
-from edgemtl.recipe import Recipe
-from edgemtl.target import Original
+from edgemtl.records import recipe
+from edgemtl.records.recipe import Recipe
+from edgemtl.records.target import Original
 from edgemtl.targets import _onnx
 from edgemtl.targets.tensorrt import target
 from edgemtl.targets.tensorrt.parser import ask

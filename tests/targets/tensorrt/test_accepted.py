@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from edgemtl import recipe, registry
+from edgemtl.ground import registry
+from edgemtl.records import recipe
 from edgemtl.targets.tensorrt import parser
 from tests.targets.tensorrt import accepted
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.targets.tensorrt import engine, parser, target
 from edgemtl.targets.tensorrt.engine import Facts
 

@@ -11,7 +11,7 @@ pytest.importorskip("onnx")
 import onnx
 
 from edgemtl.cli import main
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.targets.tensorrt import lint as module
 from edgemtl.targets.tensorrt.lint import lint, rules
 from tests.targets.tensorrt import models as m

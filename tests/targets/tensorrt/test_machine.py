@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.targets.tensorrt import devices, engine, machine, target
 
 Board = Callable[..., None]

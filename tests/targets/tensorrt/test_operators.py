@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import numpy_helper
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.targets.tensorrt import lint, parser
 
 RTX = pytest.mark.skipif(parser.missing() is not None, reason=str(parser.missing()))

@@ -16,9 +16,9 @@ pytest.importorskip("onnxruntime")
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from edgemtl import ledger
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.target import Original
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.records import ledger
+from edgemtl.records.target import Original
 from edgemtl.targets.tensorrt import _fp16, devices, lint, parser, target
 from edgemtl.targets.tensorrt._graph import Graph
 from tests import toy

@@ -11,8 +11,8 @@ from typing import Any, Callable, Container, Iterable, Mapping, NamedTuple, Sequ
 
 import numpy as np
 
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json
 
 FORMAT = "edgemtl int8 2"
 CODES = {7: (-64, 63), 8: (-128, 127)}  # the smallest and the largest by bits; an activation has 8

@@ -1,7 +1,7 @@
 import pytest
 
-from edgemtl.errors import UsageError
-from edgemtl.threads import threads
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.threads import threads
 
 
 def test_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgemtl.errors import CheckFailed, UsageError, needs
+from edgemtl.ground.errors import CheckFailed, UsageError, needs
 
 SIGNATURE = "model.sig"  # in the folder; a Sigstore bundle, which `model_signing verify key` reads as well
 # How the library puts it, and how we do.

@@ -12,7 +12,7 @@ from typing import Any, Iterator
 
 import platformdirs
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 REASONS = {
     errno.ENOSPC: "the disk is full",

@@ -6,12 +6,12 @@ from typing import Iterator
 
 import pytest
 
-from edgemtl import artifact
-from edgemtl.errors import UsageError
-from edgemtl.run import FORMS, Run, form_of, run_of
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import artifact
+from edgemtl.records.run import FORMS, Run, form_of, run_of
 from tests import toy
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = {path.name for path in vars(Run("run")).values() if isinstance(path, Path)} - {"run"}
 FILES |= {Run("run").weights(form).name for form in FORMS}
 
@@ -75,7 +75,7 @@ def test_no_other_module_spells_the_name_of_a_file() -> None:
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for folder in ("edgemtl", "targets", "apps", "recipes")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path.relative_to(ROOT) != Path("edgemtl/run.py")
+        if path.relative_to(ROOT) != Path("edgemtl/records/run.py")
         for line, text in _spelled(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not found

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from edgemtl import registry
-from edgemtl.errors import UsageError, unknown
-from edgemtl.files import read_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError, unknown
+from edgemtl.ground.files import read_json
 from edgemtl.tasks import Fit, Size, Tasks
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgemtl import artifact, recipe
-from edgemtl.artifact import File, Manifest
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, sha256
-from edgemtl.recipe import Recipe
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, sha256
+from edgemtl.records import artifact, recipe
+from edgemtl.records.artifact import File, Manifest
+from edgemtl.records.recipe import Recipe
 
 FORMS = ("float", "calibrated", "int8")  # of a run's weights, in the order in which they are made
 TORCH = "torch"  # in place of a target's name, of weights that no target converted
@@ -36,7 +36,7 @@ class Run:
         self.state = self.folder / "last.safetensors"  # all that training needs to go on
         self.finetuning = self.folder / "finetuning.safetensors"  # all that fine-tuning needs to go on, until it ends
         self.finetuning_metrics = self.folder / "finetuning.jsonl"  # losses while it was fine-tuned
-        self.ledger = self.folder / "scales.json"  # every quantized tensor of the int8 weights, see edgemtl.ledger
+        self.ledger = self.folder / "scales.json"  # every quantized tensor of the int8 weights, see records/ledger.py
         self.sensitivity = self.folder / "sensitivity.json"  # what each layer's int8 costs each task
         # By the name of weights or of an artifact's folder:
         self.scores = self.folder / "scores.json"  # over a whole split

@@ -2,7 +2,7 @@
 
 import os
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 
 VARIABLE = "EDGEMTL_THREADS"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemtl.files import replacing
+from edgemtl.ground.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from edgemtl.errors import unknown
+from edgemtl.ground.errors import unknown
 
 
 def names(kind: str) -> list[str]:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import recipe, registry
 from edgemtl.data import DataSet, nyud, pascal_context, scenes
-from edgemtl.errors import UsageError
-from edgemtl.files import write_json
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import write_json
+from edgemtl.records import recipe
 
 RECIPES = registry.names("recipes")
 

@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from edgemtl import registry
-from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError
-from edgemtl.ledger import Check, Found
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Check, Found
 from edgemtl.tasks import Size, Task
 
 # By the runtime that the target is for; by another one in its place; by our own evaluator of the format.

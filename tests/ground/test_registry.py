@@ -4,10 +4,10 @@ from dataclasses import is_dataclass
 
 import pytest
 
-from edgemtl import registry
 from edgemtl.device.bounds import BOUNDS, Bounds
-from edgemtl.errors import UsageError
-from edgemtl.target import Target, load_target
+from edgemtl.ground import registry
+from edgemtl.ground.errors import UsageError
+from edgemtl.records.target import Target, load_target
 
 KINDS = ("recipes", "targets", "apps", "tasks", "data", "models", "objectives", "deployment.destinations")
 

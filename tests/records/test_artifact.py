@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from edgemtl import artifact, tasks
-from edgemtl.artifact import Manifest
-from edgemtl.errors import UsageError
+from edgemtl import tasks
+from edgemtl.ground.errors import UsageError
+from edgemtl.records import artifact
+from edgemtl.records.artifact import Manifest
 
 
 @pytest.fixture

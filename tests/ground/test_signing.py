@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import signing
 from edgemtl.cli import main
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import CheckFailed, UsageError
-from edgemtl.files import sha256
-from edgemtl.signing import SIGNATURE
+from edgemtl.ground import signing
+from edgemtl.ground.errors import CheckFailed, UsageError
+from edgemtl.ground.files import sha256
+from edgemtl.ground.signing import SIGNATURE
 
 pytest.importorskip("model_signing")
 pytest.importorskip("OpenSSL")

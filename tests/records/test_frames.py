@@ -9,14 +9,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgemtl import artifact, frames, recipe
 from edgemtl.apps import camera
 from edgemtl.device import draw, evaluate
 from edgemtl.device.predictor import Predictor
-from edgemtl.errors import UsageError
-from edgemtl.files import write_json
-from edgemtl.frames import FILL, canvas, fit, spread, window
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import write_json
 from edgemtl.quantization import float_layers, weights
+from edgemtl.records import artifact, frames, recipe
+from edgemtl.records.frames import FILL, canvas, fit, spread, window
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.normals import Normals
 

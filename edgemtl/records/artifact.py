@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, sha256, write_json
-from edgemtl.recipe import Data, first_problem
-from edgemtl.signing import SIGNATURE
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, sha256, write_json
+from edgemtl.ground.signing import SIGNATURE
+from edgemtl.records.recipe import Data, first_problem
 from edgemtl.tasks import Fit, Size, Tasks
 
 SCHEMA = 1
@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     precision: str
     options: dict[str, Any] = {}  # the target's own, where others than its defaults were asked for
     size: Size  # of the frame the network takes
-    fit: Fit = "stretched"  # how frames of other sizes become that, see edgemtl.frames
+    fit: Fit = "stretched"  # how frames of other sizes become that, see edgemtl.records.frames
     map_stride: int
     tasks: Tasks  # decode parameters, class names
     data: Data | None = None  # the data set it is scored on; older versions did not write it

@@ -8,7 +8,7 @@ artifact says which of both its network was trained for.
 import cv2
 import numpy as np
 
-from edgemtl.errors import UsageError
+from edgemtl.ground.errors import UsageError
 from edgemtl.tasks import Fit, Size, Task
 
 FILL = (124, 116, 104)  # mean colour of ImageNet, zero after normalisation

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl import files
-from edgemtl.errors import UsageError
-from edgemtl.files import read_json, replacing, sha256, write_json
+from edgemtl.ground import files
+from edgemtl.ground.errors import UsageError
+from edgemtl.ground.files import read_json, replacing, sha256, write_json
 
 
 def test_json_round_trip_and_missing_folders_are_made(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemtl import ledger
-from edgemtl.errors import UsageError
-from edgemtl.ledger import Found, Row
+from edgemtl.ground.errors import UsageError
 from edgemtl.quantization import quantizers
+from edgemtl.records import ledger
+from edgemtl.records.ledger import Found, Row
 from tests import toy
 
 CODES = np.arange(8, dtype=np.int8).reshape(2, 4)

@@ -1,0 +1,1 @@
+"""What is written down, and its words: recipes, runs, artifacts, the ledger, the contract of a target. No torch."""
