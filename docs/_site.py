@@ -17,7 +17,7 @@ API = {  # a page of the reference: its title and what it documents
     "predictor": ("Predictor and Result", ["edgemtl.device.predictor.Predictor", "edgemtl.device.result.Result"]),
     "recipe": ("Recipes", ["edgemtl.records.recipe"]),
     "tasks": ("Tasks", ["edgemtl.tasks"]),
-    "data": ("Data sets", ["edgemtl.data.DataSet", "edgemtl.data.folder"]),
+    "data": ("Data sets", ["edgemtl.records.dataset.DataSet", "edgemtl.data.folder"]),
     "artifact": (
         "Artifacts and targets",
         ["edgemtl.records.artifact", "edgemtl.records.target", "edgemtl.records.run.Run"],

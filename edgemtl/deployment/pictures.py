@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl.data import load_samples
 from edgemtl.device.predictor import smooth_frames
 from edgemtl.ground.errors import UsageError
 from edgemtl.records.frames import spread
 from edgemtl.records.recipe import Data, Recipe
+from edgemtl.records.samples import load_samples
 
 
 def frames_of(stated: Recipe, data: Path | None, count: int) -> tuple[str, list[np.ndarray]]:

@@ -14,7 +14,6 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
-from edgemtl.data import load_samples
 from edgemtl.device.bench import FRAME
 from edgemtl.device.predictor import Predictor
 from edgemtl.ground import plots, show
@@ -24,6 +23,7 @@ from edgemtl.records import artifact
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.recipe import Recipe
 from edgemtl.records.run import Run
+from edgemtl.records.samples import load_samples
 from edgemtl.tasks import Task, delta_m
 
 PAGE, CLIP = "report.html", "demo.webm"

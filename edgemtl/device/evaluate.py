@@ -5,7 +5,6 @@ from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
-from edgemtl.data import load_samples
 from edgemtl.device import budget as budgets
 from edgemtl.device import predictor, selftest
 from edgemtl.device.budget import Allowed
@@ -16,6 +15,7 @@ from edgemtl.records import artifact, frames, recipe
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.recipe import Data, Recipe
 from edgemtl.records.run import FORMS, TORCH, Run, describe_weights, run_of
+from edgemtl.records.samples import load_samples
 from edgemtl.records.target import Session
 from edgemtl.tasks import Fit, Meter, Size, Task, check_maps, delta_m, numbered
 from edgemtl.tasks import change as percent

@@ -2,7 +2,7 @@
 
 The class says it, not the attribute that holds the module, because an exported graph knows an operation's modules by
 their classes. One name matters all the same: the nodes of an ONNX file are named by the modules' attributes, so a
-module for COORDINATES must be held as `coordinates`, see targets/tensorrt/_graph.py.
+module for COORDINATES must be held as `coordinates`, see targets/tensorrt/graph.py.
 """
 
 from torch import fx, nn

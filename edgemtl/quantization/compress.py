@@ -7,7 +7,6 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemtl.data import load_samples
 from edgemtl.ground import files, show
 from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.ground.stop import Stop, Stopped
@@ -23,6 +22,7 @@ from edgemtl.records.frames import spread
 from edgemtl.records.ledger import CODES
 from edgemtl.records.recipe import Recipe
 from edgemtl.records.run import Run
+from edgemtl.records.samples import load_samples
 from edgemtl.training import journal
 from edgemtl.training.launch import launch
 from edgemtl.training.losses import check_weights

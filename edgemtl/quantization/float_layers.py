@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.data import load_samples
 from edgemtl.device import evaluate
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.stop import Stop, Stopped
@@ -23,6 +22,7 @@ from edgemtl.quantization.replay import Replay
 from edgemtl.records.frames import fit, spread
 from edgemtl.records.recipe import Recipe
 from edgemtl.records.run import Run
+from edgemtl.records.samples import load_samples
 from edgemtl.tasks import delta_m
 
 MEASURED, JUDGED = 4, 48  # frames of the train split for the sensitivity matrix, and that scores are taken on

@@ -5,18 +5,15 @@ import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.ground.files import read_json
+from edgemtl.records.dataset import DataSet
 from edgemtl.tasks import Fit, Size, Tasks
-
-if TYPE_CHECKING:
-    from edgemtl.data import DataSet
-
 
 LONG = 8  # entries of a list that are shown
 
@@ -29,7 +26,7 @@ class Data(Section):
     name: str  # a file in edgemtl/data
     options: dict[str, Any] = {}  # keyword arguments of that file's `open`
 
-    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> "DataSet":
+    def open(self, root: Path | None, split: str, tasks: Iterable[str] = ()) -> DataSet:
         """The samples of a split, with the labels of some tasks; UsageError where they or an option cannot be had."""
         source = registry.load("data", self.name)
         allowed = list(inspect.signature(source.open).parameters)[3:]  # after root, split and tasks

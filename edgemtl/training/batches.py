@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgemtl import objectives
-from edgemtl.data import Held
 from edgemtl.ground import show
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.stop import Stop, Stopped
 from edgemtl.networks.prepare import Normalise
 from edgemtl.networks.session import several
 from edgemtl.records.recipe import Recipe
+from edgemtl.records.samples import Held
 from edgemtl.tasks import Task
 from edgemtl.training.augment import augment
 

@@ -10,7 +10,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from edgemtl.data import load_samples
 from edgemtl.device.bench import peak_rss_mib
 from edgemtl.device.evaluate import Scores
 from edgemtl.ground import show
@@ -20,6 +19,7 @@ from edgemtl.models import build
 from edgemtl.networks import checkpoint, reference
 from edgemtl.records.recipe import Recipe
 from edgemtl.records.run import Run
+from edgemtl.records.samples import load_samples
 from edgemtl.training import journal
 from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch

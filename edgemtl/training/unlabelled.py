@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl.data import DataSet
 from edgemtl.data._files import read_image
 from edgemtl.device.camera import images_in
 from edgemtl.ground.errors import UsageError
+from edgemtl.records.dataset import DataSet
 
 
 class WithUnlabelled(DataSet):

@@ -58,8 +58,8 @@ class TensorRT(Target):
         model = _onnx.build(original, "tensorrt")
         import onnx
 
-        from edgemtl.targets.tensorrt import _fp16
-        from edgemtl.targets.tensorrt._graph import Graph
+        from edgemtl.targets.tensorrt import fp16
+        from edgemtl.targets.tensorrt.graph import Graph
 
         cast_first(model)
         precision, arithmetic = original.precision, (original.options or Options()).arithmetic
@@ -69,7 +69,7 @@ class TensorRT(Target):
         half = precision != "fp32" and (arithmetic == "float16" or (arithmetic == "auto" and not exact))
         models = {} if precision == "fp16" else {ONNX: model}
         if half or precision == "fp16":
-            models[TYPED] = _fp16.typed(model)
+            models[TYPED] = fp16.typed(model)
             _same(model, models[TYPED], original.size)
         for name, written in models.items():
             for version in _versions(name, precision, TYPED in models):
@@ -162,10 +162,10 @@ def _check_of_twin(folder: Path) -> Check:
     """
     import onnx
 
-    from edgemtl.targets.tensorrt import _fp16
+    from edgemtl.targets.tensorrt import fp16
 
     try:
-        twin = _fp16.typed(onnx.load(folder / ONNX)).graph
+        twin = fp16.typed(onnx.load(folder / ONNX)).graph
     except CheckFailed as error:
         return Check(f"{TYPED} from {ONNX}", False, str(error))
     graph = onnx.load(folder / TYPED).graph

@@ -11,10 +11,11 @@ import pytest
 
 from edgemtl import cli
 from edgemtl.data import _description as lines
-from edgemtl.data import folder, load_samples
+from edgemtl.data import folder
 from edgemtl.device.checkup import checkup
 from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.records import recipe
+from edgemtl.records.samples import load_samples
 from edgemtl.tasks.human_parts import PARTS
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,6 @@ from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQua
 from torch import nn
 
 from edgemtl import models, objectives
-from edgemtl.data import DataSet
 from edgemtl.ground import registry
 from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.ground.files import read_json, read_lines, sha256, write_json
@@ -29,6 +28,7 @@ from edgemtl.networks.session import several
 from edgemtl.quantization import calibrate, compress, finetune, nncf, quantizers, weights
 from edgemtl.quantization.replay import Replay
 from edgemtl.records import recipe as recipes
+from edgemtl.records.dataset import DataSet
 from edgemtl.records.recipe import Compression, Data, Network, Recipe, Training
 from edgemtl.records.run import Run
 from edgemtl.tasks.depth import Depth

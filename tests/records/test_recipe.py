@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.data import DataSet, nyud, pascal_context, scenes
+from edgemtl.data import nyud, pascal_context, scenes
 from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.files import write_json
 from edgemtl.records import recipe
+from edgemtl.records.dataset import DataSet
 
 RECIPES = registry.names("recipes")
 

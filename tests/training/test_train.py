@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import edgemtl.training.train as module
-from edgemtl.data import DataSet
 from edgemtl.ground import registry
 from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.ground.files import sha256
 from edgemtl.networks import checkpoint
+from edgemtl.records.dataset import DataSet
 from edgemtl.records.recipe import Augment, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.semseg import Semseg

@@ -21,12 +21,12 @@ from typing import Sequence
 
 import numpy as np
 
-from edgemtl.data import DataSet
 from edgemtl.data.scenes import room
 from edgemtl.data.scenes.render import LABELS, Camera, Tracer, View, view
 from edgemtl.data.scenes.room import CLASSES, Room
 from edgemtl.ground.errors import UsageError, unknown
 from edgemtl.ground.files import replacing, user_cache
+from edgemtl.records.dataset import DataSet
 from edgemtl.tasks import Size
 
 __all__ = ["CLASSES", "Camera", "Room", "Samples", "View", "open"]

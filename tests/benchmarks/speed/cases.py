@@ -21,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from edgemtl import bundled, models
-from edgemtl.data import load_samples
 from edgemtl.deployment.convert import convert
 from edgemtl.ground.files import replacing_folder, write_json
 from edgemtl.models.demt import DeMT
@@ -36,6 +35,7 @@ from edgemtl.records import recipe as recipes
 from edgemtl.records.frames import fit
 from edgemtl.records.recipe import Data, Recipe
 from edgemtl.records.run import Run
+from edgemtl.records.samples import load_samples
 from tests.benchmarks import plain_sca
 from tests.benchmarks.plain_demt import Operator, by_grid_sample, by_torchvision, plain
 from tests.benchmarks.plain_mqt import PlainMQTransformer

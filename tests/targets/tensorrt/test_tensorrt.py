@@ -19,8 +19,8 @@ from onnx import TensorProto, numpy_helper
 from edgemtl.ground.errors import CheckFailed, UsageError
 from edgemtl.records import ledger
 from edgemtl.records.target import Original
-from edgemtl.targets.tensorrt import _fp16, devices, lint, parser, target
-from edgemtl.targets.tensorrt._graph import Graph
+from edgemtl.targets.tensorrt import devices, fp16, lint, parser, target
+from edgemtl.targets.tensorrt.graph import Graph
 from tests import toy
 from tests.targets.tensorrt import models as m
 
@@ -215,14 +215,14 @@ def test_a_model_that_would_be_refused_is_not_written(tmp_path: Path, monkeypatc
 
 def test_a_constant_beyond_float16_is_refused() -> None:
     with pytest.raises(CheckFailed, match="c: 70000 is beyond float16"):
-        _fp16.typed(m.model([m.node("Conv", "x w", "a"), m.node("Add", "a c", "b"), m.node("Conv", "b w", "y")],
+        fp16.typed(m.model([m.node("Conv", "x w", "a"), m.node("Add", "a c", "b"), m.node("Conv", "b w", "y")],
             {"x": ("f", [1, 1, 4, 4])}, {"y": ("f", [1, 1, 4, 4])}, w=np.ones((1, 1, 1, 1), np.float32),
             c=np.float32(7e4)))  # fmt: skip
 
 
 def test_control_flow_is_refused() -> None:
     with pytest.raises(CheckFailed, match="If_y: .*control flow"):
-        _fp16.typed(m.branching())
+        fp16.typed(m.branching())
 
 
 def test_scales_are_bit_equal_and_shared_constants_are_kept_in_both_types() -> None:
@@ -231,7 +231,7 @@ def test_scales_are_bit_equal_and_shared_constants_are_kept_in_both_types() -> N
         m.node("Mul", "a c", "b"), *m.pair("b", "e"), m.node("Conv", "e a_w", "f", pads=[1] * 4),
         m.node("Mul", "f c", "y"),  # behind the last one: float32
     ]  # fmt: skip
-    twin = _fp16.typed(m.quantized(nodes, c=np.float32(0.1)))
+    twin = fp16.typed(m.quantized(nodes, c=np.float32(0.1)))
     held = {i.name: numpy_helper.to_array(i) for i in twin.graph.initializer}
     assert held["ws"].dtype == np.float16 and held["ws"].astype(np.float32).tobytes() == m.SCALES.tobytes()
     assert held["c"].dtype == np.float16 and held["c/float32"] == np.float32(0.1)
@@ -240,7 +240,7 @@ def test_scales_are_bit_equal_and_shared_constants_are_kept_in_both_types() -> N
 
 def test_a_scale_that_float16_would_round_is_refused() -> None:
     with pytest.raises(CheckFailed, match="s: 0.1 is no float16 number"):
-        _fp16.typed(m.conv(scale=np.float32(0.1)))
+        fp16.typed(m.conv(scale=np.float32(0.1)))
 
 
 # ---- opening, and the script for the device

@@ -15,7 +15,7 @@ from edgemtl.ground.errors import CheckFailed, UsageError, needs, unknown
 from edgemtl.targets.tensorrt.devices import JETPACKS
 
 if TYPE_CHECKING:
-    from edgemtl.targets.tensorrt._rule import Rule, Version
+    from edgemtl.targets.tensorrt.lint.rule import Rule, Version
 
 SEVERITIES = {"E": "refused", "S": "silently different", "P": "slower", "W": "look at"}
 FATAL = ("E", "S")
@@ -72,8 +72,8 @@ def print_findings(
 def rules() -> tuple[Rule, ...]:
     """All of them; UsageError where onnx is missing."""
     with needs("tensorrt"):
-        from edgemtl.targets.tensorrt import _operators, _quantization, _support
-    return (*_operators.RULES, *_support.RULES, *_quantization.RULES)
+        from edgemtl.targets.tensorrt.lint import operators, quantization, support
+    return (*operators.RULES, *support.RULES, *quantization.RULES)
 
 
 def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
@@ -88,7 +88,7 @@ def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     every = rules()
     from onnx.shape_inference import InferenceError
 
-    from edgemtl.targets.tensorrt._graph import Graph
+    from edgemtl.targets.tensorrt.graph import Graph
 
     try:
         graph = Graph(_read(model))

@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgemtl.ground.errors import CheckFailed
-from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, readable_name
+from edgemtl.targets.tensorrt.graph import WEIGHTED, Graph, readable_name
 
 OPSET, IR = 19, 9  # with Q/DQ
 LARGEST_FLOAT16 = 65504.0

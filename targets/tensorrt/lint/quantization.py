@@ -7,8 +7,8 @@ from typing import Iterator
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from edgemtl.targets.tensorrt._graph import WEIGHTED, Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
+from edgemtl.targets.tensorrt.graph import WEIGHTED, Graph, attribute, readable_name
+from edgemtl.targets.tensorrt.lint.rule import Finding, Rule, Version, nodes
 
 GUIDE = "NVIDIA TensorRT, Working with Quantized Types"
 BOTH = QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"

@@ -6,7 +6,7 @@ from typing import Callable, Iterator, NamedTuple
 
 from onnx import NodeProto
 
-from edgemtl.targets.tensorrt._graph import Graph, attributes, readable_name
+from edgemtl.targets.tensorrt.graph import Graph, attributes, readable_name
 
 Version = tuple[int, ...]
 Finding = tuple[str, str]  # which node or tensor, and what about it

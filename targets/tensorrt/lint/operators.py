@@ -7,8 +7,8 @@ from typing import Iterator
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from edgemtl.targets.tensorrt._graph import Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
+from edgemtl.targets.tensorrt.graph import Graph, attribute, readable_name
+from edgemtl.targets.tensorrt.lint.rule import Finding, Rule, Version, nodes
 
 OPERATORS_DOC = "onnx-tensorrt docs/operators.md"
 TYPES_DOC = "NVIDIA TensorRT Python API, DataType"

@@ -11,9 +11,9 @@ from typing import Iterator
 
 from onnx import NodeProto, TensorProto
 
-from edgemtl.targets.tensorrt._graph import NO_NUMBERS, Graph, attribute, readable_name
-from edgemtl.targets.tensorrt._operators import FIRST_OUTPUT, names_others, reduces
-from edgemtl.targets.tensorrt._rule import Finding, Rule, Version, nodes
+from edgemtl.targets.tensorrt.graph import NO_NUMBERS, Graph, attribute, readable_name
+from edgemtl.targets.tensorrt.lint.operators import FIRST_OUTPUT, names_others, reduces
+from edgemtl.targets.tensorrt.lint.rule import Finding, Rule, Version, nodes
 
 LIST = "onnx-tensorrt docs/operators.md"
 CHANGES = "onnx-tensorrt docs/Changelog.md"
@@ -37,7 +37,7 @@ IMPORTED = {
     "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan",
     "Tanh", "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where", "Xor",
 }  # fmt: skip
-OWN_RULES = {"Attention", "DeformConv", "DFT", "LayerNormalization"}  # see _operators.py
+OWN_RULES = {"Attention", "DeformConv", "DFT", "LayerNormalization"}  # see operators.py
 # The first release that imports an operator, of those that came later.
 SINCE: dict[str, Version] = {
     "GroupNormalization": (8, 6), "IsInf": (8, 6), "CastLike": (10,), "Gelu": (10,), "Hardmax": (10,), "Mish": (10,),
