@@ -1,8 +1,9 @@
 """What the NYUD-v2 recipes share: the four tasks, the papers' training, and that of the networks for devices."""
 
+from functools import partial
 from typing import Any
 
-from edgemtl.recipes._papers import demt_training, published_network
+from edgemtl.recipes._papers import demt_recipe
 from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
 from edgemtl.tasks import Size, Task
 from edgemtl.tasks.depth import Depth
@@ -26,22 +27,14 @@ CLASS_WEIGHTS = (
     1.21, 1.00,
 )  # fmt: skip
 
-
-def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
-    """The settings that DeMT and MQTransformer publish, at 425x560.
-
-    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
-    """
-    return Recipe(
-        name=name,
-        summary=summary,
-        data=Data(name="nyud"),
-        tasks=TASKS,
-        size=(425, 560),
-        network=published_network(method, backbone, **options),
-        augment=Augment(scale=(0.5, 2.0)),
-        training=demt_training(rate, {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0}),
-    )
+paper = partial(
+    demt_recipe,
+    data="nyud",
+    tasks=TASKS,
+    size=(425, 560),
+    augment=Augment(scale=(0.5, 2.0)),
+    weights={"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0},
+)
 
 
 def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:

@@ -1,8 +1,8 @@
 """What the PASCAL-Context recipes share: the five tasks and the papers' trainings."""
 
-from typing import Any
+from functools import partial
 
-from edgemtl.recipes._papers import demt_training, published_network, sca_training
+from edgemtl.recipes._papers import demt_recipe, published_network, sca_training
 from edgemtl.records.recipe import Augment, Data, Recipe
 from edgemtl.tasks import Task
 from edgemtl.tasks.edge import Edge
@@ -21,22 +21,14 @@ TASKS: dict[str, Task] = {
     "edge": Edge(tolerance=0.0075, positive=0.95),
 }
 
-
-def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
-    """The settings that DeMT and MQTransformer publish, at 512x512.
-
-    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
-    """
-    return Recipe(
-        name=name,
-        summary=summary,
-        data=Data(name="pascal_context"),
-        tasks=TASKS,
-        size=SIZE,
-        network=published_network(method, backbone, **options),
-        augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
-        training=demt_training(rate, {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}),
-    )
+paper = partial(
+    demt_recipe,
+    data="pascal_context",
+    tasks=TASKS,
+    size=SIZE,
+    augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
+    weights={"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0},
+)
 
 
 def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int, weights: dict[str, float]) -> Recipe:

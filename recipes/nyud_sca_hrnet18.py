@@ -9,16 +9,13 @@ from edgemtl.recipes._papers import published_network, reported, sca_training
 from edgemtl.records.recipe import Augment, Data, Recipe
 
 published = reported("SCA-MTL")
-
-
-def recipe() -> Recipe:
-    return Recipe(
-        name="nyud_sca_hrnet18",
-        summary="SCA-MTL, HRNet18-S, two tasks, 480x640",
-        data=Data(name="nyud"),
-        tasks={name: TASKS[name] for name in ("semseg", "depth")},
-        size=(480, 640),
-        network=published_network("sca", "hrnet18"),
-        augment=Augment(scales=(1.0, 1.2, 1.5), colour=0.0, class_ratio=1.0),
-        training=sca_training(10, 100, FRAMES, {"semseg": 1.44, "depth": 1.15}),
-    )
+recipe = Recipe(
+    name="nyud_sca_hrnet18",
+    summary="SCA-MTL, HRNet18-S, two tasks, 480x640",
+    data=Data(name="nyud"),
+    tasks={name: TASKS[name] for name in ("semseg", "depth")},
+    size=(480, 640),
+    network=published_network("sca", "hrnet18"),
+    augment=Augment(scales=(1.0, 1.2, 1.5), colour=0.0, class_ratio=1.0),
+    training=sca_training(10, 100, FRAMES, {"semseg": 1.44, "depth": 1.15}),
+)
