@@ -3,8 +3,6 @@
 A function's signature is its command line, and its docstring the help. Each imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 import inspect
 import json as jsons
 import math

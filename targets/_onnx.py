@@ -1,7 +1,5 @@
 """One ONNX file (opset 17, IR 8) with Q/DQ int8, which more than one target ships."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile
@@ -9,7 +7,7 @@ import warnings
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -21,9 +19,6 @@ from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Session
 from edgemtl.targets import _places
 from edgemtl.tasks import Size
-
-if TYPE_CHECKING:
-    from torch import nn
 
 OPSET, IR = 17, 8
 # Without torch, which onnxsim imports where it is there, for what is not asked of it: two of its three seconds.
@@ -64,14 +59,14 @@ def build(original: Original, extra: str) -> Any:
     return model
 
 
-def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
+def _export(deployed: Any, size: Size, names: list[str], path: Path) -> None:
     import torch
 
     from edgemtl.networks.session import Camera
     from edgemtl.quantization.names import tagged
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -80,10 +75,10 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
         )  # fmt: skip
 
 
-def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
+def _codes(deployed: Any) -> dict[str, np.ndarray]:
     from edgemtl.quantization import quantizers
 
-    return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}  # type: ignore[arg-type]
+    return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}
 
 
 def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
@@ -257,7 +252,7 @@ class RuntimeSession(Session):
         return {name: map[0] for name, map in zip(self._names, maps)}
 
 
-def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
+def read_quantized(graph: Any, reading: "Reading | None" = None) -> list[Found]:
     """An entry for each DequantizeLinear of the graph, for each QuantizeLinear without one, and for each output."""
     constants, reading = _constants(graph), reading or Reading(graph)
     entries, paired = [], set()

@@ -5,8 +5,6 @@ runs the file computes them as well, once, when it loads it: the same bits, sinc
 rounded in one way only.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 

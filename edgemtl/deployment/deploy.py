@@ -8,8 +8,6 @@ which fills an empty folder from the artifact in `source` and says what to type 
 targets whose artifacts it takes, best first, if not those of all.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Every target has two methods: `convert` in the workshop and `open` on the device
 is a method here with a default, so a target inherits from `Target`, and its sessions from `Session`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +35,7 @@ class Session(Protocol):
         """
         ...
 
-    def of(self, tasks: Collection[str]) -> Session:
+    def of(self, tasks: Collection[str]) -> "Session":
         """A session of the same network cut to these of its tasks; the maps are the same bits.
 
         UsageError where the runtime computes all tasks or none.

@@ -1,19 +1,15 @@
 """Core ML packages (ML programs) for iPhone, iPad and Mac; evaluated here, executed on a Mac."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator
+
+import numpy as np
 
 from edgemtl.ground.errors import unknown
 from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Session, Target
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from edgemtl.records.ledger import Found
 
 IOS = 17  # the oldest that has quantize and dequantize
 

@@ -5,8 +5,6 @@ It reads only the package, its protobuf and weight.bin, and computes what Apple'
 tell how a phone's kernels round, or on which unit they run.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass, field
 from functools import cache

@@ -3,8 +3,6 @@
 Every node gets a number, coremltools' `debug_handle`; all operations that its passes make of the node carry it.
 """
 
-from __future__ import annotations
-
 from typing import Any, Iterable, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Translations from torch to Core ML's operations that coremltools 9.0 lacks or makes otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

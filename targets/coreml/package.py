@@ -5,8 +5,6 @@ The formats are Apple's: MIL.proto and Model.proto (https://apple.github.io/core
 StorageFormat.hpp of the coremltools repository.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `open` gives back: Core ML itself on a Mac, the evaluator everywhere."""
 
-from __future__ import annotations
-
 import json
 import platform
 import sys
@@ -24,7 +22,7 @@ LAYERS_KEY = "edgemtl.layers"  # metadata: value -> path of the module that give
 EVALUATED = {"declared": "declared types", "float32": "float32 throughout"}
 
 
-def open_session(folder: Path, manifest: Manifest, device: str | None = None) -> RuntimeSession | EvaluatorSession:
+def open_session(folder: Path, manifest: Manifest, device: str | None = None) -> "RuntimeSession | EvaluatorSession":
     """A session on a compute unit of a Mac (ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE) or of the evaluator.
 
     The evaluator computes in the "declared" types or in "float32". By default it is ALL on a Mac, "declared" elsewhere.

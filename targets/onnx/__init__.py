@@ -1,7 +1,5 @@
 """ONNX (opset 17, IR 8) with Q/DQ int8, for ONNX Runtime and whatever else reads the format, and for WebGPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Iterator
@@ -52,7 +50,7 @@ class ONNX(Target):
             found = {name: cpu.quantized(folder / name) for name in (FILE, WASM) if (folder / name).is_file()}
             return found | {WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> "ONNXSession":
         """A session of ONNX Runtime on the CPU; with CPU:webgpu and CPU:wasm of the files that browsers take.
 
         UsageError for any other device, or where there is no such file.
@@ -108,7 +106,7 @@ class ONNXSession(_onnx.RuntimeSession):  # type: ignore[misc]  # mypy does not 
         self._name, self._cut = device, cut  # makes a session of these outputs alone
         self.device = f"{device} (f32)"
 
-    def of(self, tasks: Collection[str]) -> ONNXSession:
+    def of(self, tasks: Collection[str]) -> "ONNXSession":
         """A session of the same model with these tasks' outputs alone."""
         names = [name for name in self._names if name in tasks]
         return ONNXSession(self._cut(names), names, self._name, self._cut)

@@ -1,7 +1,5 @@
 """OpenVINO IR for Intel and ARM CPUs, Intel GPUs and NPUs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Iterator
 

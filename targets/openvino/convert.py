@@ -1,7 +1,5 @@
 """From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest, with the same results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

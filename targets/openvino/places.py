@@ -3,8 +3,6 @@
 A device computes them once, when it compiles the model.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from edgemtl.networks import places

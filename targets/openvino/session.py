@@ -1,7 +1,5 @@
 """An OpenVINO IR compiled for a device, with arithmetic that is right there."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -48,7 +46,7 @@ class OpenVINOSession(Session):
         results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
-    def of(self, tasks: Collection[str]) -> OpenVINOSession:
+    def of(self, tasks: Collection[str]) -> "OpenVINOSession":
         """A session of the same model with these tasks' outputs alone, on the same device."""
         assert self._cut is not None
         names = [name for name in self._ports if name in tasks]

@@ -1,7 +1,5 @@
 """TensorRT for Jetson: ONNX files that its parser takes, linted, and the engine built on the device at first open."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path

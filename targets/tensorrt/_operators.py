@@ -1,7 +1,5 @@
 """The lint's rules about operators, types and limits. A rule yields (where, what) for a Graph and a version."""
 
-from __future__ import annotations
-
 from typing import Callable, Iterator
 
 import numpy as np

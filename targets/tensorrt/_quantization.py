@@ -1,7 +1,5 @@
 """The lint's rules about QuantizeLinear and DequantizeLinear. A rule yields (where, what) for a Graph and version."""
 
-from __future__ import annotations
-
 from typing import Iterator
 
 import numpy as np

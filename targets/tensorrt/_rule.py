@@ -1,7 +1,5 @@
 """What a rule of the lint is."""
 
-from __future__ import annotations
-
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 from onnx import NodeProto

@@ -5,8 +5,6 @@ importer of TensorRT 11 takes, and limits that the list leaves out, come from Te
 ran on the small models that ONNX has for each operator.
 """
 
-from __future__ import annotations
-
 from typing import Iterator
 
 from onnx import NodeProto, TensorProto

@@ -4,8 +4,6 @@ An engine belongs to one TensorRT, one GPU and one ONNX file, and its file is na
 holds these facts in full and the engine's SHA-256, so that no other's or damaged engine is ever loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -70,7 +68,7 @@ def version() -> str:
     return str(import_module("tensorrt").__version__)
 
 
-def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
+def open_engine(folder: Path, manifest: Manifest) -> "TensorRTSession":
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
     trt, runtime = import_module("tensorrt"), _cuda()
     half = (folder / devices.TYPED).is_file()

@@ -3,8 +3,6 @@
 This takes neither TensorRT nor a GPU. A clean file proves nothing: the rules know only what is documented or was seen.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -26,7 +24,7 @@ OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
 class Problem(NamedTuple):
     """What a rule found at one place."""
 
-    rule: Rule
+    rule: "Rule"
     where: str
     text: str
 
@@ -69,7 +67,7 @@ def print_findings(
         raise CheckFailed(f"{file} is not for TensorRT {version}: {summary(problems)}")
 
 
-def rules() -> tuple[Rule, ...]:
+def rules() -> "tuple[Rule, ...]":
     """All of them; UsageError where onnx is missing."""
     with needs("tensorrt"):
         from edgemtl.targets.tensorrt import _operators, _quantization, _support
@@ -102,7 +100,7 @@ def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     ]
 
 
-def parse_version(version: str) -> Version:
+def parse_version(version: str) -> "Version":
     """ "10.3" and "10.3.0.26" as (10, 3); UsageError for what is no version or not one the rules know of."""
     parts = version.split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):

@@ -1,7 +1,5 @@
 """Any phone's or laptop's browser: a static page, the model, and its self-test, ready for any host of files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

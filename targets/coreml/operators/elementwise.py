@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as functional
@@ -13,7 +13,7 @@ from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, U, along, cho
 # ---- two tensors, broadcast as NumPy does
 
 
-def _binary(compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[T, T], T]:
+def _binary(compute: Any) -> Callable[[T, T], T]:
     def apply(x: T, y: T) -> T:
         return compute(x, y)
 
@@ -47,7 +47,7 @@ def select(cond: U, a: T, b: T) -> T:
 # ---- one tensor
 
 
-def _unary(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[T], T]:
+def _unary(compute: Any) -> Callable[[T], T]:
     def apply(x: T) -> T:
         return compute(x)
 
