@@ -78,6 +78,16 @@ Trust = Annotated[
 Untested = Annotated[Flag, Parameter(help="go on whatever the artifact's self-test says on this machine")]
 
 
+def _folder(model: str | Path | None, trust: Path | None = None) -> Path:
+    """The artifact that is meant, signed by whom the user trusts."""
+    from edgemtl import bundled
+    from edgemtl.ground import signing
+
+    folder = bundled.folder(model)
+    signing.require_signatures(trust, folder)
+    return folder
+
+
 def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
     """List recipes (with what their networks cost), targets, apps and the bundled models.
 
@@ -410,13 +420,10 @@ def predict(
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
     """
-    from edgemtl import bundled
     from edgemtl.device.predict import predict
     from edgemtl.device.selftest import open_tested
-    from edgemtl.ground import signing
 
-    signing.require_signatures(trust, bundled.folder(model))
-    predictor = open_tested(bundled.folder(model), device, untested=untested)
+    predictor = open_tested(_folder(model, trust), device, untested=untested)
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
@@ -431,13 +438,9 @@ def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = Non
         edgemtl selftest runs/nyud/openvino --device CPU
         edgemtl selftest nyud_edge/onnx
     """
-    from edgemtl import bundled
     from edgemtl.device.selftest import selftest
-    from edgemtl.ground import signing
 
-    artifact = bundled.folder(artifact)
-    signing.require_signatures(trust, artifact)
-    return selftest(artifact, device=device, as_json=as_json)
+    return selftest(_folder(artifact, trust), device=device, as_json=as_json)
 
 
 def deploy(
@@ -519,10 +522,9 @@ def record(
     Example:
         edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE
     """
-    from edgemtl import bundled
     from edgemtl.device.record import record
 
-    record(bundled.folder(artifact), out=out, frames=frames, source=source, device=device)
+    record(_folder(artifact), out=out, frames=frames, source=source, device=device)
 
 
 def bench(
@@ -550,26 +552,24 @@ def bench(
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
         edgemtl bench nyud_edge/openvino nyud_edge/onnx
     """
-    from edgemtl import bundled
     from edgemtl.device import bench as one
     from edgemtl.device import side_by_side
-    from edgemtl.ground import show, signing
-    from edgemtl.ground.files import add_json, dumps
+    from edgemtl.ground import show
+    from edgemtl.ground.files import add_json
     from edgemtl.records.run import Run, run_of
 
-    artifacts = [bundled.folder(artifact) for artifact in artifacts]
-    signing.require_signatures(trust, *artifacts)
+    artifacts = [_folder(artifact, trust) for artifact in artifacts]
     if len(artifacts) > 1:
         if threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(artifacts)} in turns, about {seconds:g} seconds each"):
             results = side_by_side.in_turns(artifacts, seconds=seconds, device=device, untested=untested)
-        print(dumps(results, indent=1)) if as_json else side_by_side.show_table(results)
+        show.result(results, as_json, side_by_side.show_table)
         return results
     [folder] = artifacts
     with show.err.status(f"measuring {folder} for about {seconds:g} seconds"):
         result = one.bench(folder, seconds=seconds, device=device, threads=threads, untested=untested)
-    print(dumps(result, indent=1)) if as_json else one.show_table(result)
+    show.result(result, as_json, one.show_table)
     run, name = (Run(folder), "float") if Run(folder).exists else (run_of(folder), folder.resolve().name)
     if run.exists:
         add_json(run.measured, name, result)
@@ -627,29 +627,28 @@ def demo(
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
         edgemtl demo --source 0 --every normals=4,edge=4
     """
-    from edgemtl import bundled
     from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import open_tested
-    from edgemtl.ground import registry, signing
+    from edgemtl.ground import registry
     from edgemtl.ground import show as display
     from edgemtl.ground.files import dumps
 
-    signing.require_signatures(trust, bundled.folder(artifact))
+    folder = _folder(artifact, trust)
     module = registry.load("apps", app)
     run = module.app()
     if to := getattr(module, "DEPLOYED", None):
         from edgemtl.deployment.deploy import deployed
 
-        with deployed(artifact, to, untested=untested) as folder:
-            run(folder)
+        with deployed(artifact, to, untested=untested) as site:
+            run(site)
         return
     own = settings_of(app, run, settings or [], view)
     wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
     paces = rates.parse(every or [])
     predictor, camera = beside(
-        lambda: open_tested(bundled.folder(artifact), device, untested=untested, every=paces),
+        lambda: open_tested(folder, device, untested=untested, every=paces),
         lambda: open_source(source, wanted),
     )
     with camera as frames:

@@ -224,10 +224,7 @@ def selftest(folder: Path, *, device: str | None = None, as_json: bool = False) 
         raise UsageError(f"{folder} has no self-test (made by an older edgemtl, or removed since); convert again")
     result = run(predictor)
     _remember(predictor, result)
-    if as_json:
-        print(files.dumps(result, indent=1))
-    else:
-        _show_table(result)
+    show.result(result, as_json, _show_table)
     if not result["ok"]:
         raise CheckFailed(failure(result))
     return result

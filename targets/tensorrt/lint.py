@@ -3,7 +3,6 @@
 This takes neither TensorRT nor a GPU. A clean file proves nothing: the rules know only what is documented or was seen.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,14 +53,9 @@ def print_findings(
         for p in sorted(problems, key=lambda p: order.index(p.rule.severity))
     ]
     header = ("rule", "severity", "where", "what", "source")
-    if as_json:
-        print(
-            json.dumps(
-                {"file": str(file), "tensorrt": version, "found": [dict(zip(header, r)) for r in rows]}, indent=1
-            )
-        )
-    else:
-        show.table(f"{file} for TensorRT {version}: {len(rows)} findings", header, rows, left=len(header))
+    title = f"{file} for TensorRT {version}: {len(rows)} findings"
+    found = {"file": str(file), "tensorrt": version, "found": [dict(zip(header, r)) for r in rows]}
+    show.result(found, as_json, lambda _: show.table(title, header, rows, left=len(header)))
     worst = fatal(problems)
     if worst:
         raise CheckFailed(f"{file} is not for TensorRT {version}: {summary(problems)}")
