@@ -380,7 +380,7 @@ def at_point(scale: str) -> bool:
 
 def doubled(program: ExportedProgram) -> list[str]:
     """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
-    scale_of = scales(program)
+    scale_of = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
     names = []
     for node, name in scale_of.items():
         sources = reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
