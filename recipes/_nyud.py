@@ -37,13 +37,14 @@ paper = partial(
 )
 
 
-def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
-    """nyud_edge's network, or one like it: another backbone, other options."""
+def narrow_demt(backbone: str = "tf_efficientnet_lite0", weights: str | None = None, **options: Any) -> Network:
+    """nyud_edge's network, or one like it: another backbone, other options, other weights than ImageNet's."""
     usual = {
         "width": 96, "key_width": 32, "heads": 4, "share_keys": True, "offset_groups": 8, "offset_gain": 0.1,
         "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
     }  # fmt: skip
-    return Network(method="demt", backbone=backbone, pretrained=True, options=usual | options)
+    options = usual | options
+    return Network(method="demt", backbone=backbone, weights=weights, pretrained=weights is None, options=options)
 
 
 def edge(

@@ -1,7 +1,8 @@
 """All six tasks on rendered rooms in minutes: a small DeMT decoder on the bundled model's backbone, at 160x224."""
 
 from edgemtl.data.scenes import CLASSES
-from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
+from edgemtl.recipes._nyud import narrow_demt
+from edgemtl.records.recipe import Augment, Compression, Data, Losses, Recipe, Training
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.human_parts import HumanParts
@@ -32,15 +33,7 @@ recipe = Recipe(
     },
     size=(160, 224),
     map_stride=2,
-    network=Network(
-        method="demt",
-        backbone="tf_efficientnet_lite0",
-        weights="zoo:nyud_edge",
-        options={
-            "width": 64, "key_width": 32, "heads": 4, "share_keys": True, "offset_groups": 8, "offset_gain": 0.1,
-            "head_width": 32, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
-        },
-    ),
+    network=narrow_demt(weights="zoo:nyud_edge", width=64, head_width=32),
     augment=Augment(scale=(1.0, 1.3)),
     training=Training(
         iterations=500, batch=8, optimizer="adamw", rate=4e-3, backbone_rate=0.25, schedule="one-cycle", warmup=0.1,

@@ -7,7 +7,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from edgemtl.device import overflow
-from edgemtl.ground.errors import UsageError, needs, unknown
+from edgemtl.ground.errors import UsageError, needs, spelled
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Target
@@ -88,9 +88,7 @@ class ONNX(Target):
 
 def _device(folder: Path, text: str | None) -> str:
     """The device's name as in DEVICES; UsageError where there is none, or no file for it."""
-    name = next((known for known in DEVICES if known.upper() == (text or "CPU").upper()), None)
-    if name is None:
-        raise unknown("ONNX Runtime device", str(text), DEVICES)
+    name = spelled("ONNX Runtime device", text or "CPU", DEVICES)
     if not (folder / DEVICES[name]).is_file():
         raise UsageError(f"{folder} has no {DEVICES[name]}, which {name} runs")
     return name

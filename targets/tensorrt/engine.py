@@ -111,12 +111,8 @@ def load(place: Path, facts: Facts) -> tuple[bytes | None, str]:
     for other in sorted(place.glob("*.json")) if place.is_dir() else []:
         with suppress(UsageError, KeyError, TypeError):
             kept = read_json(other)
-            others.append(
-                (
-                    sum(kept[key] != value for key, value in facts._asdict().items()),
-                    _difference(kept, facts),
-                )
-            )
+            differing = sum(kept[key] != value for key, value in facts._asdict().items())
+            others.append((differing, _difference(kept, facts)))
     return None, min(others)[1] if others else "there is none yet"
 
 
