@@ -6,7 +6,7 @@ A function's signature is its command line, and its docstring the help. Each imp
 import inspect
 import json as jsons
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,14 @@ from edgemtl.ground.errors import UsageError, needs
 KINDS = ("recipes", "targets", "apps", "models")
 
 
-def _positive(_: Any, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{value} is not a positive whole number")
+def _must(fits: Callable[[float], bool], what: str) -> Parameter:
+    """The option's value, if there is one, must fit."""
+
+    def check(_: Any, value: float | None) -> None:
+        if value is not None and not fits(value):
+            raise ValueError(f"{value:g} is not {what}")
+
+    return Parameter(validator=check)
 
 
 def _size(_: Any, tokens: Sequence[Any]) -> tuple[int, int]:
@@ -30,22 +35,8 @@ def _size(_: Any, tokens: Sequence[Any]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _duration(_: Any, value: float | None) -> None:
-    if value is not None and not value >= 0:
-        raise ValueError(f"{value:g} is not a number of at least 0")
-
-
-def _rate(_: Any, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{value:g} is not a number above 0")
-
-
-def _module(_: Any, tokens: Sequence[Any]) -> str:
-    return str(tokens[0].value).replace("-", "_")  # a package's hyphen is an underscore in Python
-
-
 def _modules(_: Any, tokens: Sequence[Any]) -> list[str]:
-    return [str(token.value).replace("-", "_") for token in tokens]
+    return [str(token.value).replace("-", "_") for token in tokens]  # a package's hyphen is an underscore in Python
 
 
 def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
@@ -54,11 +45,11 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
-Count = Annotated[int, Parameter(validator=_positive)]
+Count = Annotated[int, _must(lambda value: value >= 1, "a positive whole number")]
 DATA = Parameter(env_var="EDGEMTL_DATA", show_env_var=False)
 DATA_HELP = Parameter(help="where the data set lies (default: the variable EDGEMTL_DATA)")
 DataFolder = Annotated[Path | None, DATA, DATA_HELP]
-FrameRate = Annotated[float, Parameter(validator=_rate)]
+FrameRate = Annotated[float, _must(lambda value: 0 < value < math.inf, "a number above 0")]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
 FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="", **WXH)]
@@ -66,9 +57,9 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 Paths = Annotated[list[Path] | None, SEVERAL]
-Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
+Seconds = Annotated[float, _must(lambda value: value >= 0, "a number of at least 0"), Parameter(show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
-TargetName = Annotated[str, Parameter(converter=_module)]
+TargetName = Annotated[str, Parameter(converter=lambda *given: _modules(*given)[0])]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
 Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
 Trust = Annotated[

@@ -247,7 +247,6 @@ class RuntimeSession(Session):
         self.session, self._names = session, names
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
         return {name: map[0] for name, map in zip(self._names, maps)}
 

@@ -72,7 +72,6 @@ class TorchTensorRTSession(Session):
         self._busy = threading.Lock()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         batch = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
         with self._busy, self._torch.inference_mode():
             return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(batch))}

@@ -57,7 +57,6 @@ class CoreML(Target):
         return open_session(folder, manifest, device)
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by Core ML on a Mac or phone; elsewhere evaluated in float on the same codes, on every CPU"
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:

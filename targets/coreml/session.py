@@ -76,7 +76,6 @@ class EvaluatorSession(Session):
                 raise UsageError(f"{path} has no output {name}; it has {', '.join(self.program.outputs)}")
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         made = dict.fromkeys(self._names)
         made.update((name, value) for name, value in self.tensors(frame) if name in made)
         return {name: map[0] for name, map in made.items() if map is not None}
@@ -116,7 +115,6 @@ class RuntimeSession(Session):
         self.device = f"Core ML {device} on {platform.machine()}, macOS {platform.mac_ver()[0]}"
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         with self._busy:
             made = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
         maps = {}

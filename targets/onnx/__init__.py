@@ -68,12 +68,10 @@ class ONNX(Target):
         return ONNXSession(_onnx.runtime(file, file, names), names, name, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
-        """The devices that run what `device` does not run of the artifact."""
         ran = _device(folder, device)
         return [name for name, file in DEVICES.items() if name != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "7-bit weights beside unsigned codes, 8-bit ones beside signed codes: right on every CPU, VNNI or not"
 
     def tensors(
@@ -105,7 +103,6 @@ class ONNXSession(_onnx.RuntimeSession):  # type: ignore[misc]  # mypy does not 
         self.device = f"{device} (f32)"
 
     def of(self, tasks: Collection[str]) -> "ONNXSession":
-        """A session of the same model with these tasks' outputs alone."""
         names = [name for name in self._names if name in tasks]
         return ONNXSession(self._cut(names), names, self._name, self._cut)
 

@@ -65,7 +65,6 @@ class OpenVINO(Target):
         return ["CPU"] if other and manifest.precision == "int8" else []
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         words, overflows = processor.describe_instructions(), processor.overflows()
         if processor.arm():
             return f"{words}: int8 kernels round up between two codes; int8 artifacts compute in float, slower"

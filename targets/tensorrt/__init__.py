@@ -107,7 +107,6 @@ class TensorRT(Target):
         return [name for file, name in stand_ins.items() if file != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by the GPU; where ONNX Runtime stands in, in float on the same codes, on every CPU"
 
     def machine(self) -> list[Check]:

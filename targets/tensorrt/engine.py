@@ -76,7 +76,8 @@ def open_engine(folder: Path, manifest: Manifest) -> "TensorRTSession":
     name, sm, free = _gpu(runtime)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     signed = (folder / SIGNATURE).is_file()  # such a folder stays as it is
-    place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / sha256_of_path(folder)
+    name_of_folder = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / name_of_folder
     log = trt.Logger(trt.Logger.WARNING)
     plan, reason = load(place, facts)
     engine = plan and trt.Runtime(log).deserialize_cuda_engine(plan)
@@ -133,11 +134,6 @@ def store(place: Path, facts: Facts, plan: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(plan)
     write_json(path.with_suffix(".json"), {**facts._asdict(), "engine": hashlib.sha256(plan).hexdigest()})
-
-
-def sha256_of_path(folder: Path) -> str:
-    """A name for an artifact that lies where nothing can be written."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 # ---- building
@@ -261,7 +257,6 @@ class TensorRTSession(Session):
             self._context.set_tensor_address(name, int(self._memory[name]))
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         with self._busy:
             maps = self._run(np.ascontiguousarray(frame))
         return {name: batch[0] for name, batch in maps.items()}
