@@ -69,6 +69,8 @@ class Target(Protocol):
 
     precisions: tuple[str, ...]  # that it converts to, of "fp32", "fp16" and "int8"
     packages: tuple[str, ...] = ()  # whose versions have a say in its files
+    runtime: str = ""  # the module that runs its artifacts; empty of those that one machine alone can run
+    rank: int = 0  # of several targets whose runtime is installed, the lowest goes first
     options: type[Any] = NoOptions  # a frozen dataclass of all that `convert --set key=value` can change
     # How far maps may lie from torch's where the usual bounds do not fit: by precision, fields of device.bounds.Bounds.
     bounds: Mapping[str, Mapping[str, float]] = {}

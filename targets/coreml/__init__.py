@@ -31,6 +31,7 @@ class CoreML(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("coremltools",)
+    runtime, rank = "coremltools", 4
     options = Options
     exactly = "float32"  # the device on which what is exact must be equal, whatever the package declares
     # How far the evaluator's maps may lie from torch's (fields of bounds.Bounds), with what was measured of the edge

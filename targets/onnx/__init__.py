@@ -25,6 +25,7 @@ class ONNX(Target):
 
     precisions: tuple[str, ...] = ("fp32", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+    runtime, rank = "onnxruntime", 2
 
     def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""

@@ -18,6 +18,7 @@ class OpenVINO(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("openvino",)
+    runtime, rank = "openvino", 1
     careful = f"CPU:{FLOAT}"  # the device that computes right on every CPU, though slower
 
     def convert(self, original: Original, folder: Path) -> list[str]:

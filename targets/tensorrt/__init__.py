@@ -44,6 +44,7 @@ class TensorRT(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+    runtime, rank = "tensorrt", 3
     options = Options
 
     def convert(self, original: Original, folder: Path) -> list[str]:
