@@ -17,7 +17,7 @@ from edgemtl.ground.threads import threads
 from edgemtl.records import ledger
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Session
-from edgemtl.targets import _places
+from edgemtl.targets import _positions
 from edgemtl.tasks import Size
 
 OPSET, IR = 17, 8
@@ -50,7 +50,7 @@ def build(original: Original, extra: str) -> Any:
             err.print(f"onnx: keeping the unsimplified graph: {problem}", style="yellow", highlight=False)
         else:
             model = onnx.load(simple)
-    _places.spread_when_loaded(model)
+    _positions.spread_when_loaded(model)
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"

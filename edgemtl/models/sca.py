@@ -79,8 +79,8 @@ class WindowBlock(nn.Module):
         """What rows x columns windows add to their logits: learned by relative position; other regions are masked."""
         assert self.table is not None
         n, device = self.window, self.table.device
-        places = torch.cartesian_prod(*[torch.arange(n, device=device)] * 2)
-        apart = places[:, None] - places + n - 1
+        pixels = torch.cartesian_prod(*[torch.arange(n, device=device)] * 2)
+        apart = pixels[:, None] - pixels + n - 1
         bias = self.table[apart[..., 0] * (2 * n - 1) + apart[..., 1]].permute(2, 0, 1)[None]
         if not self.shift:
             return bias

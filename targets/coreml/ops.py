@@ -81,7 +81,7 @@ def bordered_grid_sample(x: Any, grid: Any, align_corners: bool) -> Any:
 
 
 def bordered(x: Any, grid: Any, align_corners: bool) -> tuple[Any, Any]:
-    """The map (B, C, H + 2, W + 2) with a border of zeros, and the grid of the same places in it.
+    """The map (B, C, H + 2, W + 2) with a border of zeros, and the grid of the same positions in it.
 
     Torch pads with zeros neighbour by neighbour: half a pixel outside the map it returns half the border's value. Of
     Core ML's `resample` coremltools says (apple/coremltools pull request #2752) that its constant padding holds for
