@@ -191,15 +191,15 @@ def cut(model: Any, names: Iterable[str]) -> Any:
     import onnx
 
     graph, needed = model.graph, set(names)
-    outputs = [made for made in graph.output if made.name in needed]
+    outputs = [output for output in graph.output if output.name in needed]
     nodes: list[Any] = []
     for node in reversed(graph.node):  # they are in the order in which they run
         if needed.intersection(node.output):
             needed.update(node.input)
             nodes.insert(0, node)
-    constants = [made for made in graph.initializer if made.name in needed]
-    made = onnx.helper.make_graph(nodes, graph.name, list(graph.input), outputs, constants)
-    return onnx.helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
+    part = onnx.helper.make_graph(nodes, graph.name, list(graph.input), outputs, constants)
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 # ---- reading back
@@ -369,12 +369,12 @@ def places(graph: Any) -> dict[str, str]:
     operation that reads a module's bias, or else its weight, gives the module's output.
     """
     makers = {output: node for node in graph.node for output in node.output}
-    stored = {made.name for made in graph.initializer}
-    found, modules = {}, {"bias": {}, "weight": {}}  # type: ignore[var-annotated]
+    stored = {tensor.name for tensor in graph.initializer}
+    values, modules = {}, {"bias": {}, "weight": {}}  # type: ignore[var-annotated]
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", *MOVES):
             if node.op_type == "DequantizeLinear" and node.input[0] not in stored:
-                found[node.name] = node.output[0]
+                values[node.name] = node.output[0]
             continue
         for value in node.input:
             while value in makers and makers[value].op_type in ("DequantizeLinear", *MOVES):
@@ -384,8 +384,8 @@ def places(graph: Any) -> dict[str, str]:
                 path = f"network.{path.removeprefix('deployed.').removeprefix('network.')}"
                 modules[kind].setdefault(path, []).append(node.output[0])
     for path, outputs in (modules["weight"] | modules["bias"]).items():
-        found |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
-    return found
+        values |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
+    return values
 
 
 def tensors(

@@ -210,13 +210,13 @@ def _shell(b: _Builder) -> None:
     accent, rail = int(rng.integers(8)), rng.uniform(0.06, 0.14)
     for wall in range(4):
         long = b.length(wall)
-        made = Thing("wall", (0, 0, 0))
-        made.add(
+        thing = Thing("wall", (0, 0, 0))
+        thing.add(
             box(long + 1, 0.5, height + 0.6).at(0, 0.25, -0.3), textures.walling(rng) if wall == accent else common
         )
-        made.add(box(long, 0.03, rail).at(0, 0, 0), skirting)
+        thing.add(box(long, 0.03, rail).at(0, 0, 0), skirting)
         (x, y), angle = b.wall_point(wall, long / 2, 0.0)
-        b.place(made, (x, y, 0), angle)
+        b.place(thing, (x, y, 0), angle)
     if rng.random() < 0.2:  # a pillar or a boxed-in pipe in a corner
         side, x, y = rng.uniform(0.2, 0.5), int(rng.integers(2)) * width, int(rng.integers(2)) * depth
         pillar = Thing("wall", (0, 0, 0))
