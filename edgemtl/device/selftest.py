@@ -345,15 +345,10 @@ def _show_table(result: dict[str, Any]) -> None:
     title = "{artifact} {how} on {device}: {frames} frames, {seconds:.1f} s; {processor}, {instructions}".format(
         **result
     )
-    rows = [
-        (
-            name,
-            task["verdict"].upper() if task["verdict"] == WRONG else task["verdict"],
-            task["text"],
-            f"{task['max']:.2g}" if "max" in task else "",
-        )
-        for name, task in result["tasks"].items()
-    ]
+    rows = []
+    for name, task in result["tasks"].items():
+        verdict = task["verdict"].upper() if task["verdict"] == WRONG else task["verdict"]
+        rows.append((name, verdict, task["text"], f"{task['max']:.2g}" if "max" in task else ""))
     show.table(title, ("task", "against torch", "difference", "largest"), rows, left=3)
 
 

@@ -15,6 +15,7 @@ is left out.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -488,15 +489,11 @@ class SCA(nn.Module):
             if exchanged:
                 size = (x.shape[2], x.shape[3])
                 coarser = self.propagate[k](exchanged[0])
-                inputs = {task: torch.cat([x, self._resized(k, task, y, size)], 1) for task, y in coarser.items()}
+                resizes: Any = self.resizes[k]
+                inputs = {task: torch.cat([x, resizes[task](y, size)], 1) for task, y in coarser.items()}
             refined.insert(0, {task: layer(inputs[task]) for task, layer in layers.items()})
             exchanged.insert(0, self.exchange[k](refined[0]))
         return refined, exchanged
-
-    def _resized(self, k: int, task: str, x: Tensor, size: tuple[int, int]) -> Tensor:
-        resizes = self.resizes[k]
-        assert isinstance(resizes, nn.ModuleDict)
-        return resizes[task](x, size)
 
     def _final(self, exchanged: list[dict[str, Tensor]], stage: Tensor) -> dict[str, Tensor]:
         return {task: head([x[task] for x in exchanged], stage) for task, head in self.heads.items()}

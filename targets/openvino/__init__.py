@@ -10,7 +10,7 @@ from edgemtl.ground.errors import needs, reading
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Target
-from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, compiler_for, parse, read
+from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compiler_for, parse, read
 
 
 class OpenVINO(Target):
@@ -97,7 +97,8 @@ class OpenVINO(Target):
         inside = readback.places(model)
         first = len(model.outputs)
         model.add_results([opset13.result(output) for output in inside.values()])
-        compiled, _ = compile(core, model, device)
+        compiler, _ = compiler_for(core, model, device)
+        compiled = compiler(model)
         values = compiled([np.ascontiguousarray(frame)[None]])
         for name in manifest.tasks:
             yield name, values[compiled.output(name)]

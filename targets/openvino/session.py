@@ -51,12 +51,6 @@ class OpenVINOSession(Session):
         return OpenVINOSession(self._cut(names), names, self.device)
 
 
-def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
-    """The model (or the IR in a file) compiled for a device, and the device's name in full."""
-    compiler, device = compiler_for(core, model, device)
-    return compiler(model), device
-
-
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:
     """A function that compiles the model (or the IR in a file) for a device, and the device's name in full."""
     name, arithmetic, hint = parse(device or "CPU")
