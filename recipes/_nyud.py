@@ -3,21 +3,10 @@
 from functools import partial
 from typing import Any
 
+from edgemtl.data.nyud import TASKS
 from edgemtl.recipes._papers import demt_recipe
 from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
-from edgemtl.tasks import Size, Task
-from edgemtl.tasks.depth import Depth
-from edgemtl.tasks.edge import Edge
-from edgemtl.tasks.normals import Normals
-from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
-
-FRAMES = 795  # of the training split
-TASKS: dict[str, Task] = {
-    "semseg": Semseg(classes=NYUD_CLASSES),
-    "depth": Depth(),
-    "normals": Normals(),
-    "edge": Edge(),
-}
+from edgemtl.tasks import Size
 
 # A class' share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel. otherprop is absent in some
 # packagings: 1.
@@ -37,14 +26,18 @@ paper = partial(
 )
 
 
-def narrow_demt(backbone: str = "tf_efficientnet_lite0", weights: str | None = None, **options: Any) -> Network:
-    """nyud_edge's network, or one like it: another backbone, other options, other weights than ImageNet's."""
+def small_network(method: str, backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
+    """A method's network on a backbone for devices, which begins with ImageNet's weights."""
+    return Network(method=method, backbone=backbone, pretrained=True, options=options)
+
+
+def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
+    """nyud_edge's network, or one like it: another backbone, other options."""
     usual = {
         "width": 96, "key_width": 32, "heads": 4, "share_keys": True, "offset_groups": 8, "offset_gain": 0.1,
         "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
     }  # fmt: skip
-    options = usual | options
-    return Network(method="demt", backbone=backbone, weights=weights, pretrained=weights is None, options=options)
+    return small_network("demt", backbone, **(usual | options))
 
 
 def edge(

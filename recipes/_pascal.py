@@ -2,24 +2,14 @@
 
 from functools import partial
 
+from edgemtl.data import pascal_context
 from edgemtl.recipes._papers import demt_recipe, published_network, sca_training
 from edgemtl.records.recipe import Augment, Data, Recipe
 from edgemtl.tasks import Task
-from edgemtl.tasks.edge import Edge
-from edgemtl.tasks.human_parts import HumanParts
-from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.sal import Saliency
-from edgemtl.tasks.semseg import PASCAL_CLASSES, Semseg
 
-FRAMES = 4998  # of the training split
 SIZE = (512, 512)
-TASKS: dict[str, Task] = {
-    "semseg": Semseg(classes=PASCAL_CLASSES),
-    "human_parts": HumanParts(),
-    "sal": Saliency(outputs=2),
-    "normals": Normals(),
-    "edge": Edge(tolerance=0.0075, positive=0.95),
-}
+TASKS: dict[str, Task] = pascal_context.TASKS | {"sal": Saliency(outputs=2)}
 
 paper = partial(
     demt_recipe,
@@ -45,5 +35,5 @@ def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int
         size=SIZE,
         network=published_network("sca", "hrnet18"),
         augment=Augment(scale=(0.75, 1.25), turn=20.0, colour=0.0, class_ratio=1.0, hide_empty=("human_parts",)),
-        training=sca_training(batch, epochs, FRAMES, weights),
+        training=sca_training(batch, epochs, pascal_context.FRAMES["train"], weights),
     )

@@ -4,7 +4,7 @@ What differs: a crop of the enlarged frame lies anywhere, not in its middle. The
 auxiliary task, fails in their code and is no recipe.
 """
 
-from edgemtl.recipes._nyud import FRAMES, TASKS
+from edgemtl.data.nyud import FRAMES, TASKS
 from edgemtl.recipes._papers import published_network, reported, sca_training
 from edgemtl.records.recipe import Augment, Data, Recipe
 
@@ -17,5 +17,5 @@ recipe = Recipe(
     size=(480, 640),
     network=published_network("sca", "hrnet18"),
     augment=Augment(scales=(1.0, 1.2, 1.5), colour=0.0, class_ratio=1.0),
-    training=sca_training(10, 100, FRAMES, {"semseg": 1.44, "depth": 1.15}),
+    training=sca_training(10, 100, FRAMES["train"], {"semseg": 1.44, "depth": 1.15}),
 )

@@ -33,7 +33,7 @@ recipe = Recipe(
     },
     size=(160, 224),
     map_stride=2,
-    network=narrow_demt(weights="zoo:nyud_edge", width=64, head_width=32),
+    network=narrow_demt(width=64, head_width=32).blank().model_copy(update={"weights": "zoo:nyud_edge"}),
     augment=Augment(scale=(1.0, 1.3)),
     training=Training(
         iterations=500, batch=8, optimizer="adamw", rate=4e-3, backbone_rate=0.25, schedule="one-cycle", warmup=0.1,
