@@ -45,10 +45,12 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
+Artifact = Annotated[Path, Parameter(help="an artifact folder or the name of a bundled model")]
 Count = Annotated[int, _must(lambda value: value >= 1, "a positive whole number")]
 DATA = Parameter(env_var="EDGEMTL_DATA", show_env_var=False)
 DATA_HELP = Parameter(help="where the data set lies (default: the variable EDGEMTL_DATA)")
 DataFolder = Annotated[Path | None, DATA, DATA_HELP]
+Device = Annotated[str | None, Parameter(help="where to compute, such as GPU (openvino)")]
 FrameRate = Annotated[float, _must(lambda value: 0 < value < math.inf, "a number above 0")]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
@@ -57,6 +59,7 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 Paths = Annotated[list[Path] | None, SEVERAL]
+Scored = Annotated[Count | None, Parameter(help="score only this many frames, evenly spaced")]
 Seconds = Annotated[float, _must(lambda value: value >= 0, "a number of at least 0"), Parameter(show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
 TargetName = Annotated[str, Parameter(converter=lambda *given: _modules(*given)[0])]
@@ -259,7 +262,7 @@ def evaluate(
     settings: Settings = None,
     weights: str = "float",
     split: str = "val",
-    limit: Count | None = None,
+    limit: Scored = None,
     budget: str | None = None,
     baseline: Path | None = None,
     device: str | None = None,
@@ -275,7 +278,6 @@ def evaluate(
         settings: override fields of the recipe, with --reference
         weights: of a run: float, int8 or calibrated
         split: of the data set
-        limit: score only this many frames, evenly spaced
         budget: allowed changes against the float model; worse ones end with status 1
         baseline: the run to compare with (default: the artifact's own)
         device: where to compute, such as GPU (openvino) or cuda (a run)
@@ -318,14 +320,14 @@ def scores(runs: Folders, /, *, baseline: Paths = None, curves: Path | None = No
 
 
 def verify(
-    artifact: Path,
+    artifact: Artifact,
     /,
     *,
     run: Path | None = None,
     recording: Path | None = None,
     data: DataFolder = None,
     frames: Count = 8,
-    device: str | None = None,
+    device: Device = None,
     blame: Flag = False,
     bound: float | None = None,
     ledger: Flag = False,
@@ -334,11 +336,9 @@ def verify(
     """Compare an artifact with the torch model it came from.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         run: the run it came from, or the name of a bundled model (default: the folder it lies in)
         recording: compare what `edgemtl record` wrote on another machine
         frames: how many frames to compare
-        device: where to compute, such as GPU (openvino)
         blame: walk the layers on one frame and name the first that differs
         bound: with --blame: of one layer's RMS difference / standard deviation
         ledger: only read an int8 artifact's files back and compare with scales.json
@@ -393,7 +393,7 @@ def predict(
     save: Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)] = None,
     view: Literal["tiles", "overlay", "plain", "none"] = "tiles",
     limit: Count | None = None,
-    device: str | None = None,
+    device: Device = None,
     untested: Untested = False,
     trust: Trust = None,
 ) -> Any:
@@ -406,7 +406,6 @@ def predict(
         save: tasks whose predictions to write as arrays, NAME_TASK.npy
         view: what to paint: tiles, overlay (the first task over the frame), plain (each task alone) or none
         limit: end after this many frames
-        device: where to compute, such as GPU (openvino)
 
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
@@ -418,11 +417,10 @@ def predict(
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
-def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = None, as_json: Json = False) -> Any:
+def selftest(artifact: Artifact, /, *, device: str | None = None, trust: Trust = None, as_json: Json = False) -> Any:
     """Check that an artifact computes on this machine what torch computed, without torch.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         device: where to compute, such as GPU or CPU:float (openvino)
 
     Example:
@@ -478,7 +476,7 @@ def matrix(
     *,
     target: Targets = None,
     data: DataFolder = None,
-    limit: Count | None = None,
+    limit: Scored = None,
     out: Path | None = None,
 ) -> Any:
     """Convert, verify and score every target of runs, as far as not done yet, and table it all.
@@ -486,7 +484,6 @@ def matrix(
     Args:
         runs: run folders
         target: these targets alone (default: all)
-        limit: score only this many frames, evenly spaced
         out: write the tables as a Markdown page
 
     Example:
@@ -499,12 +496,11 @@ def matrix(
 
 
 def record(
-    artifact: Path, /, *, out: Path, frames: Count = 8, source: str | None = None, device: str | None = None
+    artifact: Artifact, /, *, out: Path, frames: Count = 8, source: str | None = None, device: str | None = None
 ) -> None:
     """Write down what an artifact computes on this machine, to be verified on another.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         out: the .npz file to write
         frames: how many frames
         source: where frames come from, as in `edgemtl demo` (default: made up)
@@ -522,7 +518,7 @@ def bench(
     artifacts: Folders,
     /,
     *,
-    device: str | None = None,
+    device: Device = None,
     seconds: float = 5.0,
     threads: Count | None = None,
     untested: Untested = False,
@@ -534,7 +530,6 @@ def bench(
     Args:
         artifacts: an artifact folder, the name of a bundled model, or a run's folder for its float network in torch;
             several are measured in turns
-        device: where to compute, such as GPU (openvino)
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
 
@@ -587,7 +582,7 @@ def demo(
     limit: Count | None = None,
     app: str = "camera",
     settings: Settings = None,
-    device: str | None = None,
+    device: Device = None,
     untested: Untested = False,
     trust: Trust = None,
 ) -> None:
@@ -612,7 +607,6 @@ def demo(
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
         settings: what the app alone knows: density=0.2 (fog)
-        device: where to compute, such as GPU (openvino)
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
