@@ -2,16 +2,13 @@
 
 The int8 weights and the artifacts of all targets hold the same codes. Compressed together, in one archive, they take
 hardly more room than one of them. It is unpacked once into the user's cache, where the model is a run like any other.
-
-    python -m edgemtl.bundled RUN NAME        # writes a run's weights and int8 artifacts into zoo/NAME
+`edgemtl/deployment/bundle.py` packs it.
 """
 
-import argparse
 import atexit
 import hashlib
 import io
 import shutil
-import sys
 import tarfile
 import tempfile
 from collections.abc import Collection
@@ -20,10 +17,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError, unknown
-from edgemtl.ground.files import replacing, sha256, user_cache
+from edgemtl.ground.files import user_cache
 from edgemtl.records.artifact import FILE, read
 from edgemtl.records.run import Run
+from edgemtl.records.target import load_target
 
 ZOO = Path(__file__).parent / "zoo"
 ARCHIVE = "int8.tar.xz"  # int8 weights, ledger, artifacts; beside it model card, recipe and float weights
@@ -31,8 +30,6 @@ DEFAULT = "nyud_edge"
 # Core ML's codes are 128 higher: with each byte's highest bit flipped they are found again among the others.
 FLIPPED = "/weight.bin"
 FLIP = bytes(byte ^ 128 for byte in range(256))
-# The modules that run a target's artifacts; where several are installed, the first one does.
-RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime", "tensorrt": "tensorrt", "coreml": "coremltools"}
 
 
 def names(form: str = "") -> list[str]:
@@ -55,14 +52,15 @@ def folder(model: str | Path | None = None, targets: Collection[str] = ()) -> Pa
             raise unknown("model", str(path), names())
         return path
     run = unpacked(name)
-    held = [known for known in RUNTIMES if (run / known / FILE).is_file()]
+    held = {known: load_target(known) for known in registry.names("targets") if (run / known / FILE).is_file()}
+    held = dict(sorted(held.items(), key=lambda item: item[1].rank))
     if target and target not in held:
         raise UsageError(
             f"{name} comes for {', '.join(held)}, not for {target}; `edgemtl convert {name} --target TARGET --out DIR`"
             " makes another artifact of it"
         )
-    fitting = [known for known in held if known in targets] or held
-    return run / (target or next((known for known in fitting if find_spec(RUNTIMES[known])), fitting[0]))
+    fitting = [known for known in held if known in targets] or list(held)
+    return run / (target or next((known for known in fitting if find_spec(held[known].runtime)), fitting[0]))
 
 
 def run(path: str | Path) -> Path:
@@ -74,7 +72,7 @@ def summaries() -> dict[str, str]:
     """What each bundled model is, in a line."""
     lines = {}
     for name in names():
-        manifest = read(folder(name))
+        manifest = read(next(unpacked(name).glob(f"*/{FILE}")).parent)  # whichever: no target is imported for that
         height, width = manifest.size
         lines[name] = f"{', '.join(manifest.tasks)} at {height}x{width}, {manifest.precision}"
     return lines
@@ -115,7 +113,7 @@ def _unpack(name: str, content: bytes, folder: Path) -> Path:
                     stream = archive.extractfile(entry)
                     assert stream is not None, entry.name  # `pack` puts files in, and nothing else
                     (whole / entry.name).parent.mkdir(parents=True, exist_ok=True)
-                    (whole / entry.name).write_bytes(_flipped(entry.name, stream.read()))
+                    (whole / entry.name).write_bytes(flipped(entry.name, stream.read()))
         except tarfile.CompressionError:
             raise UsageError(f"the bundled model {name} cannot be unpacked: this Python lacks lzma") from None
         try:
@@ -126,49 +124,6 @@ def _unpack(name: str, content: bytes, folder: Path) -> Path:
     return folder
 
 
-def pack(source: Path, name: str) -> Path:
-    """The archive of a bundled model, written from a run with its recipe and float weights, if it has those, beside it.
-
-    Same run, same bytes. UsageError where an artifact is not of the run's int8 weights.
-    """
-    run = Run(source)
-    files, weights = [run.need("int8"), run.ledger], sha256(run.need("int8"))
-    for folder, manifest in run.artifacts().items():
-        if manifest.precision == "int8" and folder.name in RUNTIMES:
-            if manifest.weights_sha256 != weights:
-                raise UsageError(f"{folder} is of other weights than {run.weights('int8')}; convert again")
-            files += [folder / file for file in (FILE, *manifest.files)]
-    place = ZOO / name
-    place.mkdir(exist_ok=True)
-    for file in filter(Path.is_file, (run.recipe_file, run.weights("float"))):
-        with replacing(place / file.name) as temporary:
-            shutil.copyfile(file, temporary)
-    with replacing(place / ARCHIVE) as temporary, tarfile.open(temporary, "w:xz", preset=9) as archive:
-        for file in files:
-            entry = tarfile.TarInfo(file.relative_to(run.folder).as_posix())
-            entry.size = file.stat().st_size
-            archive.addfile(entry, io.BytesIO(_flipped(entry.name, file.read_bytes())))
-    return place / ARCHIVE
-
-
-def _flipped(name: str, content: bytes) -> bytes:
+def flipped(name: str, content: bytes) -> bytes:
     """What the archive holds of a file, and the other way round."""
     return content.translate(FLIP) if name.endswith(FLIPPED) else content
-
-
-def _main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m edgemtl.bundled", description="Writes a run into zoo/NAME.")
-    parser.add_argument("run", type=Path, help="with int8 weights and an artifact for each target")
-    parser.add_argument("name", help="of the bundled model")
-    args = parser.parse_args()
-    try:
-        file = pack(args.run, args.name)
-    except UsageError as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -3,12 +3,10 @@
 A function's signature is its command line, and its docstring the help. Each imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 import inspect
 import json as jsons
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +17,14 @@ from edgemtl.ground.errors import UsageError, needs
 KINDS = ("recipes", "targets", "apps", "models")
 
 
-def _positive(_: Any, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{value} is not a positive whole number")
+def _must(fits: Callable[[float], bool], what: str) -> Parameter:
+    """The option's value, if there is one, must fit."""
+
+    def check(_: Any, value: float | None) -> None:
+        if value is not None and not fits(value):
+            raise ValueError(f"{value:g} is not {what}")
+
+    return Parameter(validator=check)
 
 
 def _size(_: Any, tokens: Sequence[Any]) -> tuple[int, int]:
@@ -32,22 +35,8 @@ def _size(_: Any, tokens: Sequence[Any]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _duration(_: Any, value: float | None) -> None:
-    if value is not None and not value >= 0:
-        raise ValueError(f"{value:g} is not a number of at least 0")
-
-
-def _rate(_: Any, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{value:g} is not a number above 0")
-
-
-def _module(_: Any, tokens: Sequence[Any]) -> str:
-    return str(tokens[0].value).replace("-", "_")  # a package's hyphen is an underscore in Python
-
-
 def _modules(_: Any, tokens: Sequence[Any]) -> list[str]:
-    return [str(token.value).replace("-", "_") for token in tokens]
+    return [str(token.value).replace("-", "_") for token in tokens]  # a package's hyphen is an underscore in Python
 
 
 def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
@@ -56,11 +45,13 @@ def _commas(_: Any, tokens: Sequence[Any]) -> list[str]:
 
 
 SEVERAL = Parameter(consume_multiple=True, negative="")
-Count = Annotated[int, Parameter(validator=_positive)]
+Artifact = Annotated[Path, Parameter(help="an artifact folder or the name of a bundled model")]
+Count = Annotated[int, _must(lambda value: value >= 1, "a positive whole number")]
 DATA = Parameter(env_var="EDGEMTL_DATA", show_env_var=False)
 DATA_HELP = Parameter(help="where the data set lies (default: the variable EDGEMTL_DATA)")
 DataFolder = Annotated[Path | None, DATA, DATA_HELP]
-FrameRate = Annotated[float, Parameter(validator=_rate)]
+Device = Annotated[str | None, Parameter(help="where to compute, such as GPU (openvino)")]
+FrameRate = Annotated[float, _must(lambda value: 0 < value < math.inf, "a number above 0")]
 # The newest cyclopts for Python 3.10 has no such word.
 WXH: dict[str, Any] = {"metavar": "WxH"} if "metavar" in inspect.signature(Parameter).parameters else {}
 FrameSize = Annotated[tuple[int, int], Parameter(converter=_size, n_tokens=1, accepts_keys=False, negative="", **WXH)]
@@ -68,9 +59,10 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Folders = Annotated[list[Path], SEVERAL]
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 Paths = Annotated[list[Path] | None, SEVERAL]
-Seconds = Annotated[float, Parameter(validator=_duration, show_default=False)]
+Scored = Annotated[Count | None, Parameter(help="score only this many frames, evenly spaced")]
+Seconds = Annotated[float, _must(lambda value: value >= 0, "a number of at least 0"), Parameter(show_default=False)]
 Settings = Annotated[list[str] | None, SEVERAL, Parameter(name="--set")]
-TargetName = Annotated[str, Parameter(converter=_module)]
+TargetName = Annotated[str, Parameter(converter=lambda *given: _modules(*given)[0])]
 Targets = Annotated[list[str] | None, SEVERAL, Parameter(converter=_modules)]
 Tasks = Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)]
 Trust = Annotated[
@@ -78,6 +70,16 @@ Trust = Annotated[
     Parameter(help="open only what the owner of this public key (PEM) signed with `edgemtl deploy --sign`"),
 ]
 Untested = Annotated[Flag, Parameter(help="go on whatever the artifact's self-test says on this machine")]
+
+
+def _folder(model: str | Path | None, trust: Path | None = None) -> Path:
+    """The artifact that is meant, signed by whom the user trusts."""
+    from edgemtl import bundled
+    from edgemtl.ground import signing
+
+    folder = bundled.folder(model)
+    signing.require_signatures(trust, folder)
+    return folder
 
 
 def entries(kind: Literal["recipes", "targets", "apps", "models"] | None = None, /, *, as_json: Json = False) -> None:
@@ -260,7 +262,7 @@ def evaluate(
     settings: Settings = None,
     weights: str = "float",
     split: str = "val",
-    limit: Count | None = None,
+    limit: Scored = None,
     budget: str | None = None,
     baseline: Path | None = None,
     device: str | None = None,
@@ -276,7 +278,6 @@ def evaluate(
         settings: override fields of the recipe, with --reference
         weights: of a run: float, int8 or calibrated
         split: of the data set
-        limit: score only this many frames, evenly spaced
         budget: allowed changes against the float model; worse ones end with status 1
         baseline: the run to compare with (default: the artifact's own)
         device: where to compute, such as GPU (openvino) or cuda (a run)
@@ -319,14 +320,14 @@ def scores(runs: Folders, /, *, baseline: Paths = None, curves: Path | None = No
 
 
 def verify(
-    artifact: Path,
+    artifact: Artifact,
     /,
     *,
     run: Path | None = None,
     recording: Path | None = None,
     data: DataFolder = None,
     frames: Count = 8,
-    device: str | None = None,
+    device: Device = None,
     blame: Flag = False,
     bound: float | None = None,
     ledger: Flag = False,
@@ -335,11 +336,9 @@ def verify(
     """Compare an artifact with the torch model it came from.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         run: the run it came from, or the name of a bundled model (default: the folder it lies in)
         recording: compare what `edgemtl record` wrote on another machine
         frames: how many frames to compare
-        device: where to compute, such as GPU (openvino)
         blame: walk the layers on one frame and name the first that differs
         bound: with --blame: of one layer's RMS difference / standard deviation
         ledger: only read an int8 artifact's files back and compare with scales.json
@@ -394,7 +393,7 @@ def predict(
     save: Annotated[list[str] | None, SEVERAL, Parameter(converter=_commas)] = None,
     view: Literal["tiles", "overlay", "plain", "none"] = "tiles",
     limit: Count | None = None,
-    device: str | None = None,
+    device: Device = None,
     untested: Untested = False,
     trust: Trust = None,
 ) -> Any:
@@ -407,39 +406,30 @@ def predict(
         save: tasks whose predictions to write as arrays, NAME_TASK.npy
         view: what to paint: tiles, overlay (the first task over the frame), plain (each task alone) or none
         limit: end after this many frames
-        device: where to compute, such as GPU (openvino)
 
     Example:
         edgemtl predict room.jpg clip.mp4 --out predictions --save depth,semseg
     """
-    from edgemtl import bundled
     from edgemtl.device.predict import predict
     from edgemtl.device.selftest import open_tested
-    from edgemtl.ground import signing
 
-    signing.require_signatures(trust, bundled.folder(model))
-    predictor = open_tested(bundled.folder(model), device, untested=untested)
+    predictor = open_tested(_folder(model, trust), device, untested=untested)
     return predict(predictor, sources, out=out, save=save or [], view=view, limit=limit)
 
 
-def selftest(artifact: Path, /, *, device: str | None = None, trust: Trust = None, as_json: Json = False) -> Any:
+def selftest(artifact: Artifact, /, *, device: str | None = None, trust: Trust = None, as_json: Json = False) -> Any:
     """Check that an artifact computes on this machine what torch computed, without torch.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         device: where to compute, such as GPU or CPU:float (openvino)
 
     Example:
         edgemtl selftest runs/nyud/openvino --device CPU
         edgemtl selftest nyud_edge/onnx
     """
-    from edgemtl import bundled
     from edgemtl.device.selftest import selftest
-    from edgemtl.ground import signing
 
-    artifact = bundled.folder(artifact)
-    signing.require_signatures(trust, artifact)
-    return selftest(artifact, device=device, as_json=as_json)
+    return selftest(_folder(artifact, trust), device=device, as_json=as_json)
 
 
 def deploy(
@@ -486,7 +476,7 @@ def matrix(
     *,
     target: Targets = None,
     data: DataFolder = None,
-    limit: Count | None = None,
+    limit: Scored = None,
     out: Path | None = None,
 ) -> Any:
     """Convert, verify and score every target of runs, as far as not done yet, and table it all.
@@ -494,7 +484,6 @@ def matrix(
     Args:
         runs: run folders
         target: these targets alone (default: all)
-        limit: score only this many frames, evenly spaced
         out: write the tables as a Markdown page
 
     Example:
@@ -507,12 +496,11 @@ def matrix(
 
 
 def record(
-    artifact: Path, /, *, out: Path, frames: Count = 8, source: str | None = None, device: str | None = None
+    artifact: Artifact, /, *, out: Path, frames: Count = 8, source: str | None = None, device: str | None = None
 ) -> None:
     """Write down what an artifact computes on this machine, to be verified on another.
 
     Args:
-        artifact: an artifact folder or the name of a bundled model
         out: the .npz file to write
         frames: how many frames
         source: where frames come from, as in `edgemtl demo` (default: made up)
@@ -521,17 +509,16 @@ def record(
     Example:
         edgemtl record runs/nyud/coreml --out macbook.npz --device CPU_AND_NE
     """
-    from edgemtl import bundled
     from edgemtl.device.record import record
 
-    record(bundled.folder(artifact), out=out, frames=frames, source=source, device=device)
+    record(_folder(artifact), out=out, frames=frames, source=source, device=device)
 
 
 def bench(
     artifacts: Folders,
     /,
     *,
-    device: str | None = None,
+    device: Device = None,
     seconds: float = 5.0,
     threads: Count | None = None,
     untested: Untested = False,
@@ -543,7 +530,6 @@ def bench(
     Args:
         artifacts: an artifact folder, the name of a bundled model, or a run's folder for its float network in torch;
             several are measured in turns
-        device: where to compute, such as GPU (openvino)
         seconds: how long to measure
         threads: threads of the runtime (default: its own choice)
 
@@ -552,26 +538,24 @@ def bench(
         edgemtl bench runs/nyud runs/nyud/openvino-fp32 runs/nyud/openvino
         edgemtl bench nyud_edge/openvino nyud_edge/onnx
     """
-    from edgemtl import bundled
     from edgemtl.device import bench as one
     from edgemtl.device import side_by_side
-    from edgemtl.ground import show, signing
-    from edgemtl.ground.files import add_json, dumps
+    from edgemtl.ground import show
+    from edgemtl.ground.files import add_json
     from edgemtl.records.run import Run, run_of
 
-    artifacts = [bundled.folder(artifact) for artifact in artifacts]
-    signing.require_signatures(trust, *artifacts)
+    artifacts = [_folder(artifact, trust) for artifact in artifacts]
     if len(artifacts) > 1:
         if threads:
             raise UsageError("--threads goes with one artifact; side by side, set EDGEMTL_THREADS and OMP_NUM_THREADS")
         with show.err.status(f"measuring {len(artifacts)} in turns, about {seconds:g} seconds each"):
             results = side_by_side.in_turns(artifacts, seconds=seconds, device=device, untested=untested)
-        print(dumps(results, indent=1)) if as_json else side_by_side.show_table(results)
+        show.result(results, as_json, side_by_side.show_table)
         return results
     [folder] = artifacts
     with show.err.status(f"measuring {folder} for about {seconds:g} seconds"):
         result = one.bench(folder, seconds=seconds, device=device, threads=threads, untested=untested)
-    print(dumps(result, indent=1)) if as_json else one.show_table(result)
+    show.result(result, as_json, one.show_table)
     run, name = (Run(folder), "float") if Run(folder).exists else (run_of(folder), folder.resolve().name)
     if run.exists:
         add_json(run.measured, name, result)
@@ -598,7 +582,7 @@ def demo(
     limit: Count | None = None,
     app: str = "camera",
     settings: Settings = None,
-    device: str | None = None,
+    device: Device = None,
     untested: Untested = False,
     trust: Trust = None,
 ) -> None:
@@ -623,35 +607,33 @@ def demo(
         limit: end after this many frames
         app: a name that `edgemtl list apps` shows
         settings: what the app alone knows: density=0.2 (fog)
-        device: where to compute, such as GPU (openvino)
 
     Example:
         edgemtl demo runs/nyud/openvino --source clip.mp4 --record out.mp4 --headless
         edgemtl demo --source 0 --every normals=4,edge=4
     """
-    from edgemtl import bundled
     from edgemtl.device import rates
     from edgemtl.device.camera import Wanted, open_source
     from edgemtl.device.play import beside, settings_of
     from edgemtl.device.selftest import open_tested
-    from edgemtl.ground import registry, signing
+    from edgemtl.ground import registry
     from edgemtl.ground import show as display
     from edgemtl.ground.files import dumps
 
-    signing.require_signatures(trust, bundled.folder(artifact))
+    folder = _folder(artifact, trust)
     module = registry.load("apps", app)
     run = module.app()
     if to := getattr(module, "DEPLOYED", None):
         from edgemtl.deployment.deploy import deployed
 
-        with deployed(artifact, to, untested=untested) as folder:
-            run(folder)
+        with deployed(artifact, to, untested=untested) as site:
+            run(site)
         return
     own = settings_of(app, run, settings or [], view)
     wanted = Wanted(size=size, rate=rate, flip=flip, wait=wait, loop=loop)
     paces = rates.parse(every or [])
     predictor, camera = beside(
-        lambda: open_tested(bundled.folder(artifact), device, untested=untested, every=paces),
+        lambda: open_tested(folder, device, untested=untested, every=paces),
         lambda: open_source(source, wanted),
     )
     with camera as frames:

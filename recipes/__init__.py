@@ -1,1 +1,1 @@
-"""What to train: one file each, defining `recipe()`."""
+"""What to train: one file each, defining `recipe`."""

@@ -1,22 +1,12 @@
 """What the NYUD-v2 recipes share: the four tasks, the papers' training, and that of the networks for devices."""
 
+from functools import partial
 from typing import Any
 
-from edgemtl.recipes._papers import demt_training, published_network
+from edgemtl.data.nyud import TASKS
+from edgemtl.recipes._papers import demt_recipe
 from edgemtl.records.recipe import Augment, Compression, Data, Losses, Network, Recipe, Training
-from edgemtl.tasks import Size, Task
-from edgemtl.tasks.depth import Depth
-from edgemtl.tasks.edge import Edge
-from edgemtl.tasks.normals import Normals
-from edgemtl.tasks.semseg import NYUD_CLASSES, Semseg
-
-FRAMES = 795  # of the training split
-TASKS: dict[str, Task] = {
-    "semseg": Semseg(classes=NYUD_CLASSES),
-    "depth": Depth(),
-    "normals": Normals(),
-    "edge": Edge(),
-}
+from edgemtl.tasks import Size
 
 # A class' share of the training pixels to the power -1/3, scaled to a mean of 1 per pixel. otherprop is absent in some
 # packagings: 1.
@@ -26,22 +16,19 @@ CLASS_WEIGHTS = (
     1.21, 1.00,
 )  # fmt: skip
 
+paper = partial(
+    demt_recipe,
+    data="nyud",
+    tasks=TASKS,
+    size=(425, 560),
+    augment=Augment(scale=(0.5, 2.0)),
+    weights={"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0},
+)
 
-def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
-    """The settings that DeMT and MQTransformer publish, at 425x560.
 
-    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
-    """
-    return Recipe(
-        name=name,
-        summary=summary,
-        data=Data(name="nyud"),
-        tasks=TASKS,
-        size=(425, 560),
-        network=published_network(method, backbone, **options),
-        augment=Augment(scale=(0.5, 2.0)),
-        training=demt_training(rate, {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0}),
-    )
+def small_network(method: str, backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
+    """A method's network on a backbone for devices, which begins with ImageNet's weights."""
+    return Network(method=method, backbone=backbone, pretrained=True, options=options)
 
 
 def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Network:
@@ -50,7 +37,7 @@ def narrow_demt(backbone: str = "tf_efficientnet_lite0", **options: Any) -> Netw
         "width": 96, "key_width": 32, "heads": 4, "share_keys": True, "offset_groups": 8, "offset_gain": 0.1,
         "head_width": 48, "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
     }  # fmt: skip
-    return Network(method="demt", backbone=backbone, pretrained=True, options=usual | options)
+    return small_network("demt", backbone, **(usual | options))
 
 
 def edge(

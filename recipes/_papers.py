@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from edgemtl.records.recipe import Losses, Network, Published, Training
+from edgemtl.records.recipe import Augment, Data, Losses, Network, Published, Recipe, Training
+from edgemtl.tasks import Size, Task
 
 LINKS = {
     "ATRC": "https://arxiv.org/abs/2104.13874",
@@ -31,14 +32,32 @@ def reported(paper: str, parameters: float | None = None, flops: float | None = 
     return Published(paper=paper, link=LINKS[paper], parameters=parameters, flops=flops, scores=scores)
 
 
-def demt_training(rate: float, weights: dict[str, float]) -> Training:
-    """The training of DeMT and MQTransformer, which is ATRC's: 40 000 steps of 8 images, SGD, no warm-up.
+def demt_recipe(
+    name: str,
+    summary: str,
+    method: str,
+    backbone: str,
+    rate: float = 1e-3,
+    *,
+    data: str,
+    tasks: dict[str, Task],
+    size: Size,
+    augment: Augment,
+    weights: dict[str, float],
+    **options: Any,
+) -> Recipe:
+    """The settings that DeMT and MQTransformer publish; they train as ATRC does, without a warm-up.
 
-    What differs: norms and biases do not decay.
+    What differs: norms and biases do not decay. Their Swins begin with the weights of an ADE20K segmentation network,
+    ours with ImageNet's.
     """
-    return Training(
-        iterations=40_000, batch=8, optimizer="sgd", rate=rate, momentum=0.9, weight_decay=5e-4,
-        schedule="poly", power=0.9, validate_every=4000, save_every=1000, weights=weights,
+    return Recipe(
+        name=name, summary=summary, data=Data(name=data), tasks=tasks, size=size, augment=augment,
+        network=published_network(method, backbone, **options),
+        training=Training(
+            iterations=40_000, batch=8, optimizer="sgd", rate=rate, momentum=0.9, weight_decay=5e-4,
+            schedule="poly", power=0.9, validate_every=4000, save_every=1000, weights=weights,
+        ),
     )  # fmt: skip
 
 

@@ -1,42 +1,24 @@
 """What the PASCAL-Context recipes share: the five tasks and the papers' trainings."""
 
-from typing import Any
+from functools import partial
 
-from edgemtl.recipes._papers import demt_training, published_network, sca_training
+from edgemtl.data import pascal_context
+from edgemtl.recipes._papers import demt_recipe, published_network, sca_training
 from edgemtl.records.recipe import Augment, Data, Recipe
 from edgemtl.tasks import Task
-from edgemtl.tasks.edge import Edge
-from edgemtl.tasks.human_parts import HumanParts
-from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.sal import Saliency
-from edgemtl.tasks.semseg import PASCAL_CLASSES, Semseg
 
-FRAMES = 4998  # of the training split
 SIZE = (512, 512)
-TASKS: dict[str, Task] = {
-    "semseg": Semseg(classes=PASCAL_CLASSES),
-    "human_parts": HumanParts(),
-    "sal": Saliency(outputs=2),
-    "normals": Normals(),
-    "edge": Edge(tolerance=0.0075, positive=0.95),
-}
+TASKS: dict[str, Task] = pascal_context.TASKS | {"sal": Saliency(outputs=2)}
 
-
-def paper(name: str, summary: str, method: str, backbone: str, rate: float = 1e-3, **options: Any) -> Recipe:
-    """The settings that DeMT and MQTransformer publish, at 512x512.
-
-    Their Swins begin with the weights of an ADE20K segmentation network, ours with ImageNet's.
-    """
-    return Recipe(
-        name=name,
-        summary=summary,
-        data=Data(name="pascal_context"),
-        tasks=TASKS,
-        size=SIZE,
-        network=published_network(method, backbone, **options),
-        augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
-        training=demt_training(rate, {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}),
-    )
+paper = partial(
+    demt_recipe,
+    data="pascal_context",
+    tasks=TASKS,
+    size=SIZE,
+    augment=Augment(scale=(0.5, 2.0), native=True, hide_empty=("human_parts",)),
+    weights={"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0},
+)
 
 
 def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int, weights: dict[str, float]) -> Recipe:
@@ -53,5 +35,5 @@ def sca(name: str, summary: str, tasks: dict[str, Task], batch: int, epochs: int
         size=SIZE,
         network=published_network("sca", "hrnet18"),
         augment=Augment(scale=(0.75, 1.25), turn=20.0, colour=0.0, class_ratio=1.0, hide_empty=("human_parts",)),
-        training=sca_training(batch, epochs, FRAMES, weights),
+        training=sca_training(batch, epochs, pascal_context.FRAMES["train"], weights),
     )

@@ -5,10 +5,6 @@ The paper's row needs width 128. Its HRNet schedule is not published; the rate i
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=4.76, flops=22.07, semseg=39.18, depth=0.5922, normals=20.21, edge=76.4)
-
-
-def recipe() -> Recipe:
-    return paper("nyud_demt_hrnet18", "DeMT, HRNet18-S, 425x560", "demt", "hrnet18", width=128, rate=0.01)
+recipe = paper("nyud_demt_hrnet18", "DeMT, HRNet18-S, 425x560", "demt", "hrnet18", width=128, rate=0.01)

@@ -5,10 +5,6 @@ The authors' code has no Swin-L; this is their other Swins' network on it, and h
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", parameters=201.64, semseg=56.94, depth=0.5007, normals=19.14, edge=78.8)
-
-
-def recipe() -> Recipe:
-    return paper("nyud_demt_swin_l", "DeMT, Swin-L, 425x560", "demt", "swin_l", width=256)
+recipe = paper("nyud_demt_swin_l", "DeMT, Swin-L, 425x560", "demt", "swin_l", width=256)

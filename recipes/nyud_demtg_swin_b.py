@@ -2,12 +2,6 @@
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", parameters=94.4, semseg=54.45, depth=0.5228, normals=19.33, edge=78.6)
-
-
-def recipe() -> Recipe:
-    return paper(
-        "nyud_demtg_swin_b", "DeMTG, Swin-B, 425x560", "demt", "swin_b", width=256, depth=2, heads=2, gated=True
-    )
+recipe = paper("nyud_demtg_swin_b", "DeMTG, Swin-B, 425x560", "demt", "swin_b", width=256, depth=2, heads=2, gated=True)

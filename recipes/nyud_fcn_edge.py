@@ -1,17 +1,9 @@
 """The baseline of nyud_edge: the same backbone, fusion and heads without exchange between tasks (or one task alone)."""
 
-from edgemtl.recipes._nyud import edge
-from edgemtl.records.recipe import Network, Recipe
+from edgemtl.recipes._nyud import edge, small_network
 
-
-def recipe() -> Recipe:
-    return edge(
-        name="nyud_fcn_edge",
-        summary="EfficientNet-Lite0 and plain heads at 240x320",
-        network=Network(
-            method="fcn",
-            backbone="tf_efficientnet_lite0",
-            pretrained=True,
-            options={"width": 96, "head_width": 48, "fuse_stride": 8},
-        ),
-    )
+recipe = edge(
+    name="nyud_fcn_edge",
+    summary="EfficientNet-Lite0 and plain heads at 240x320",
+    network=small_network("fcn", width=96, head_width=48, fuse_stride=8),
+)

@@ -5,10 +5,6 @@ One head per task and no exchange between them; `--tasks depth` and the like giv
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("ATRC", semseg=36.35, depth=0.6248, normals=21.02)
-
-
-def recipe() -> Recipe:
-    return paper("nyud_fcn_hrnet18", "Plain heads, HRNet18-S, 425x560", "fcn", "hrnet18", rate=0.01)
+recipe = paper("nyud_fcn_hrnet18", "Plain heads, HRNet18-S, 425x560", "fcn", "hrnet18", rate=0.01)

@@ -4,8 +4,5 @@ One head per task and no exchange between them; `--tasks depth` and the like giv
 """
 
 from edgemtl.recipes._nyud import paper
-from edgemtl.records.recipe import Recipe
 
-
-def recipe() -> Recipe:
-    return paper("nyud_fcn_swin_t", "Plain heads, Swin-T, 425x560", "fcn", "swin_t")
+recipe = paper("nyud_fcn_swin_t", "Plain heads, Swin-T, 425x560", "fcn", "swin_t")

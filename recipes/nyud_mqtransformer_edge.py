@@ -6,22 +6,13 @@ attention and decoder at stride 8 (a quarter of the pixels; the first stage come
 its convolutions; only the 64 queries keep LayerNorm. Fewer paths are dropped: the training is short.
 """
 
-from edgemtl.recipes._nyud import edge
-from edgemtl.records.recipe import Network, Recipe
+from edgemtl.recipes._nyud import edge, small_network
 
-
-def recipe() -> Recipe:
-    return edge(
-        name="nyud_mqtransformer_edge",
-        summary="EfficientNet-Lite0 and a narrow MQTransformer at 240x320",
-        network=Network(
-            method="mqtransformer",
-            backbone="tf_efficientnet_lite0",
-            pretrained=True,
-            options={
-                "width": 96, "queries": 16, "heads": 4, "key_width": 32, "pixel_hidden": 96, "head_width": 48,
-                "fuse_stride": 8, "norm": "batch", "activation": "relu", "keep_query_key": False,
-                "drop": 0.0, "task_drop": 0.1,
-            },
-        ),
-    )  # fmt: skip
+recipe = edge(
+    name="nyud_mqtransformer_edge",
+    summary="EfficientNet-Lite0 and a narrow MQTransformer at 240x320",
+    network=small_network(
+        "mqtransformer", width=96, queries=16, heads=4, key_width=32, pixel_hidden=96, head_width=48, fuse_stride=8,
+        norm="batch", activation="relu", keep_query_key=False, drop=0.0, task_drop=0.1,
+    ),
+)  # fmt: skip

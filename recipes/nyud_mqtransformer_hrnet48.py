@@ -5,12 +5,6 @@ The authors' code builds it; no scores and no schedule are published. The rate i
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer")
-
-
-def recipe() -> Recipe:
-    return paper(
-        "nyud_mqtransformer_hrnet48", "MQTransformer, HRNet-W48, 425x560", "mqtransformer", "hrnet48", rate=0.01
-    )
+recipe = paper("nyud_mqtransformer_hrnet48", "MQTransformer, HRNet-W48, 425x560", "mqtransformer", "hrnet48", rate=0.01)

@@ -2,12 +2,8 @@
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported(
     "MQTransformer", parameters=204.3, flops=365.25, semseg=54.84, depth=0.5325, normals=19.67, edge=78.2
 )
-
-
-def recipe() -> Recipe:
-    return paper("nyud_mqtransformer_swin_l", "MQTransformer, Swin-L, 425x560", "mqtransformer", "swin_l")
+recipe = paper("nyud_mqtransformer_swin_l", "MQTransformer, Swin-L, 425x560", "mqtransformer", "swin_l")

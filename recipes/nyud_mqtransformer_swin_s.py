@@ -5,10 +5,6 @@ The authors' code builds no Swin-S; this is their network on it. The paper's sco
 
 from edgemtl.recipes._nyud import paper
 from edgemtl.recipes._papers import reported
-from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer")
-
-
-def recipe() -> Recipe:
-    return paper("nyud_mqtransformer_swin_s", "MQTransformer, Swin-S, 425x560", "mqtransformer", "swin_s")
+recipe = paper("nyud_mqtransformer_swin_s", "MQTransformer, Swin-S, 425x560", "mqtransformer", "swin_s")

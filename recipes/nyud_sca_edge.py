@@ -7,24 +7,16 @@ projection of queries and one of keys and values at each scale, not one for each
 enters the reduction once. Windows are 5x5, which divide the maps of strides 8 and 16 evenly, with 4 heads.
 """
 
-from edgemtl.recipes._nyud import edge
-from edgemtl.records.recipe import Network, Recipe
+from edgemtl.recipes._nyud import edge, small_network
 
-
-def recipe() -> Recipe:
-    return edge(
-        name="nyud_sca_edge",
-        summary="EfficientNet-Lite0 and a slim SCA-MTL at 240x320",
-        network=Network(
-            method="sca",
-            backbone="tf_efficientnet_lite0",
-            pretrained=True,
-            options={
-                "strides": (8, 16, 32), "widths": (32, 48, 64), "heads": 4, "window": 5, "separable": True,
-                "pairwise": False, "head_width": 48,
-            },
-        ),
-        # In int8 all that a concatenation puts side by side shares one scale, and the answers of an exchange have
-        # another range than the map that they come beside: with one scale for both depth's RMSE was half as high again.
-        keep_float=(r"(^|/)cat/",),
-    )  # fmt: skip
+recipe = edge(
+    name="nyud_sca_edge",
+    summary="EfficientNet-Lite0 and a slim SCA-MTL at 240x320",
+    network=small_network(
+        "sca", strides=(8, 16, 32), widths=(32, 48, 64), heads=4, window=5, separable=True, pairwise=False,
+        head_width=48,
+    ),
+    # In int8 all that a concatenation puts side by side shares one scale, and the answers of an exchange have
+    # another range than the map that they come beside: with one scale for both depth's RMSE was half as high again.
+    keep_float=(r"(^|/)cat/",),
+)  # fmt: skip

@@ -6,10 +6,6 @@ single-task HRNets on this data set.
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMT", semseg=59.23, human_parts=57.93, sal=83.93, normals=14.02, edge=69.8)
-
-
-def recipe() -> Recipe:
-    return paper("pascal_demt_hrnet18", "DeMT, HRNet18-S, 512x512", "demt", "hrnet18", width=128, rate=0.005)
+recipe = paper("pascal_demt_hrnet18", "DeMT, HRNet18-S, 512x512", "demt", "hrnet18", width=128, rate=0.005)

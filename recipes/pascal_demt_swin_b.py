@@ -5,12 +5,8 @@ The authors' code has 2 % fewer parameters than they report.
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported(
     "DeMT", parameters=94.9, flops=143.0, semseg=75.33, human_parts=63.11, sal=83.42, normals=14.54, edge=73.2
 )
-
-
-def recipe() -> Recipe:
-    return paper("pascal_demt_swin_b", "DeMT, Swin-B, 512x512", "demt", "swin_b", width=256)
+recipe = paper("pascal_demt_swin_b", "DeMT, Swin-B, 512x512", "demt", "swin_b", width=256)

@@ -2,12 +2,8 @@
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported(
     "DeMT", parameters=54.3, flops=112.3, semseg=72.01, human_parts=58.96, sal=83.2, normals=14.57, edge=72.1
 )
-
-
-def recipe() -> Recipe:
-    return paper("pascal_demt_swin_s", "DeMT, Swin-S, 512x512", "demt", "swin_s", width=256)
+recipe = paper("pascal_demt_swin_s", "DeMT, Swin-S, 512x512", "demt", "swin_s", width=256)

@@ -2,12 +2,8 @@
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=78.54, human_parts=67.42, sal=83.74, normals=14.17, edge=74.9)
-
-
-def recipe() -> Recipe:
-    return paper(
-        "pascal_demtg_swin_l", "DeMTG, Swin-L, 512x512", "demt", "swin_l", width=256, depth=2, heads=2, gated=True
-    )
+recipe = paper(
+    "pascal_demtg_swin_l", "DeMTG, Swin-L, 512x512", "demt", "swin_l", width=256, depth=2, heads=2, gated=True
+)

@@ -2,12 +2,8 @@
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported("DeMTG", semseg=71.54, human_parts=61.49, sal=83.7, normals=14.9, edge=72.2)
-
-
-def recipe() -> Recipe:
-    return paper(
-        "pascal_demtg_swin_s", "DeMTG, Swin-S, 512x512", "demt", "swin_s", width=256, depth=2, heads=2, gated=True
-    )
+recipe = paper(
+    "pascal_demtg_swin_s", "DeMTG, Swin-S, 512x512", "demt", "swin_s", width=256, depth=2, heads=2, gated=True
+)

@@ -5,8 +5,5 @@ that of ATRC's single-task networks.
 """
 
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
-
-def recipe() -> Recipe:
-    return paper("pascal_fcn_hrnet18", "Plain heads, HRNet18-S, 512x512", "fcn", "hrnet18", rate=0.005)
+recipe = paper("pascal_fcn_hrnet18", "Plain heads, HRNet18-S, 512x512", "fcn", "hrnet18", rate=0.005)

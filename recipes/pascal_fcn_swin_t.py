@@ -4,8 +4,5 @@ One head per task and no exchange between them; `--tasks edge` and the like give
 """
 
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
-
-def recipe() -> Recipe:
-    return paper("pascal_fcn_swin_t", "Plain heads, Swin-T, 512x512", "fcn", "swin_t")
+recipe = paper("pascal_fcn_swin_t", "Plain heads, Swin-T, 512x512", "fcn", "swin_t")

@@ -5,10 +5,6 @@ The authors' code builds no Swin-S; this is their network on it.
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import paper
-from edgemtl.records.recipe import Recipe
 
 published = reported("MQTransformer", semseg=71.25, human_parts=60.11, sal=84.05, normals=14.74, edge=71.8)
-
-
-def recipe() -> Recipe:
-    return paper("pascal_mqtransformer_swin_s", "MQTransformer, Swin-S, 512x512", "mqtransformer", "swin_s")
+recipe = paper("pascal_mqtransformer_swin_s", "MQTransformer, Swin-S, 512x512", "mqtransformer", "swin_s")

@@ -2,17 +2,13 @@
 
 from edgemtl.recipes._papers import reported
 from edgemtl.recipes._pascal import TASKS, sca
-from edgemtl.records.recipe import Recipe
 
 published = reported("SCA-MTL")
-
-
-def recipe() -> Recipe:
-    return sca(
-        name="pascal_sca_hrnet18",
-        summary="SCA-MTL, HRNet18-S, two tasks, 512x512",
-        tasks={name: TASKS[name] for name in ("semseg", "normals")},
-        batch=16,
-        epochs=100,
-        weights={"semseg": 1.1, "normals": 40.0},
-    )
+recipe = sca(
+    name="pascal_sca_hrnet18",
+    summary="SCA-MTL, HRNet18-S, two tasks, 512x512",
+    tasks={name: TASKS[name] for name in ("semseg", "normals")},
+    batch=16,
+    epochs=100,
+    weights={"semseg": 1.1, "normals": 40.0},
+)

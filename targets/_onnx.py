@@ -1,7 +1,5 @@
 """One ONNX file (opset 17, IR 8) with Q/DQ int8, which more than one target ships."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile
@@ -9,7 +7,7 @@ import warnings
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -19,11 +17,8 @@ from edgemtl.ground.threads import threads
 from edgemtl.records import ledger
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Session
-from edgemtl.targets import _places
+from edgemtl.targets import _positions
 from edgemtl.tasks import Size
-
-if TYPE_CHECKING:
-    from torch import nn
 
 OPSET, IR = 17, 8
 # Without torch, which onnxsim imports where it is there, for what is not asked of it: two of its three seconds.
@@ -55,7 +50,7 @@ def build(original: Original, extra: str) -> Any:
             err.print(f"onnx: keeping the unsimplified graph: {problem}", style="yellow", highlight=False)
         else:
             model = onnx.load(simple)
-    _places.spread_when_loaded(model)
+    _positions.spread_when_loaded(model)
     _name_quantized(model.graph)
     model.ir_version = IR
     model.producer_name = "edgemtl"
@@ -64,14 +59,14 @@ def build(original: Original, extra: str) -> Any:
     return model
 
 
-def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> None:
+def _export(deployed: Any, size: Size, names: list[str], path: Path) -> None:
     import torch
 
     from edgemtl.networks.session import Camera
     from edgemtl.quantization.names import tagged
 
     frame = torch.zeros(1, *size, 3, dtype=torch.uint8)
-    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):  # type: ignore[arg-type]
+    with torch.no_grad(), warnings.catch_warnings(), tagged(deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a static shape makes constant, and about its age
         # The TorchScript exporter: the newer one starts at opset 18 and has no translation of fake_quantize.
         torch.onnx.export(
@@ -80,10 +75,10 @@ def _export(deployed: nn.Module, size: Size, names: list[str], path: Path) -> No
         )  # fmt: skip
 
 
-def _codes(deployed: nn.Module) -> dict[str, np.ndarray]:
+def _codes(deployed: Any) -> dict[str, np.ndarray]:
     from edgemtl.quantization import quantizers
 
-    return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}  # type: ignore[arg-type]
+    return {name: code.numpy() for name, code in quantizers.weight_codes(deployed.network).items()}
 
 
 def store_int8(model: Any, codes: dict[str, np.ndarray]) -> None:
@@ -196,15 +191,15 @@ def cut(model: Any, names: Iterable[str]) -> Any:
     import onnx
 
     graph, needed = model.graph, set(names)
-    outputs = [made for made in graph.output if made.name in needed]
+    outputs = [output for output in graph.output if output.name in needed]
     nodes: list[Any] = []
     for node in reversed(graph.node):  # they are in the order in which they run
         if needed.intersection(node.output):
             needed.update(node.input)
             nodes.insert(0, node)
-    constants = [made for made in graph.initializer if made.name in needed]
-    made = onnx.helper.make_graph(nodes, graph.name, list(graph.input), outputs, constants)
-    return onnx.helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
+    part = onnx.helper.make_graph(nodes, graph.name, list(graph.input), outputs, constants)
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 # ---- reading back
@@ -252,12 +247,11 @@ class RuntimeSession(Session):
         self.session, self._names = session, names
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         maps = self.session.run(self._names, {"frame": np.ascontiguousarray(frame)[None]})
         return {name: map[0] for name, map in zip(self._names, maps)}
 
 
-def read_quantized(graph: Any, reading: Reading | None = None) -> list[Found]:
+def read_quantized(graph: Any, reading: "Reading | None" = None) -> list[Found]:
     """An entry for each DequantizeLinear of the graph, for each QuantizeLinear without one, and for each output."""
     constants, reading = _constants(graph), reading or Reading(graph)
     entries, paired = [], set()
@@ -375,12 +369,12 @@ def places(graph: Any) -> dict[str, str]:
     operation that reads a module's bias, or else its weight, gives the module's output.
     """
     makers = {output: node for node in graph.node for output in node.output}
-    stored = {made.name for made in graph.initializer}
-    found, modules = {}, {"bias": {}, "weight": {}}  # type: ignore[var-annotated]
+    stored = {tensor.name for tensor in graph.initializer}
+    values, modules = {}, {"bias": {}, "weight": {}}  # type: ignore[var-annotated]
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", *MOVES):
             if node.op_type == "DequantizeLinear" and node.input[0] not in stored:
-                found[node.name] = node.output[0]
+                values[node.name] = node.output[0]
             continue
         for value in node.input:
             while value in makers and makers[value].op_type in ("DequantizeLinear", *MOVES):
@@ -390,8 +384,8 @@ def places(graph: Any) -> dict[str, str]:
                 path = f"network.{path.removeprefix('deployed.').removeprefix('network.')}"
                 modules[kind].setdefault(path, []).append(node.output[0])
     for path, outputs in (modules["weight"] | modules["bias"]).items():
-        found |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
-    return found
+        values |= {ledger.node_name(path, index): output for index, output in enumerate(outputs)}
+    return values
 
 
 def tensors(

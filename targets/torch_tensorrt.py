@@ -4,22 +4,16 @@ Compiling takes a GPU. Without one, tests/benchmarks/converters.py says whether 
 operation of a recipe: it reads the names in the sources of its wheel.
 """
 
-from __future__ import annotations
-
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgemtl.ground.errors import CheckFailed, UsageError, needs, reading
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.target import How, Original, Session, Target
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 FILE = "model.pt2"
 QUANTIZE = "tensorrt.quantize_op.default"  # of nvidia-modelopt; the only quantizer that has a converter
@@ -55,7 +49,7 @@ class TorchTensorRT(Target):
             compiler.save(compiled, str(folder / FILE), output_format="exported_program", arg_inputs=[frame])
         return [FILE]
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> TorchTensorRTSession:
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> "TorchTensorRTSession":
         """A session on the GPU; UsageError where it or Torch-TensorRT is missing."""
         torch, compiler = _there()
         name = device or "cuda"
@@ -78,7 +72,6 @@ class TorchTensorRTSession(Session):
         self._busy = threading.Lock()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         batch = self._torch.from_numpy(np.ascontiguousarray(frame))[None].to(self._where)
         with self._busy, self._torch.inference_mode():
             return {name: map[0].cpu().numpy() for name, map in zip(self._names, self._program(batch))}
@@ -100,7 +93,7 @@ def _there(also: str = "") -> tuple[Any, Any]:
     return torch, torch_tensorrt
 
 
-def quantize_by_amax(deployed: nn.Module) -> None:
+def quantize_by_amax(deployed: Any) -> None:
     """Puts modelopt's operation in every quantizer's place, in place, with the same scales.
 
     The operation takes the largest value, which is 127 scales, and Torch-TensorRT divides it by 127 again. A float16
@@ -122,16 +115,14 @@ def quantize_by_amax(deployed: nn.Module) -> None:
             largest = self.largest.reshape([-1] + [1] * (x.ndim - 1)) if self.largest.ndim else self.largest
             return torch.ops.tensorrt.quantize_op(x, largest, 8, 0, False, False)
 
-    network = deployed.network
-    assert isinstance(network, torch.nn.Module)
-    for quantizer, places in quantizers.quantizers(network).items():
+    for quantizer, places in quantizers.quantizers(deployed.network).items():
         if quantizer.axis not in (None, 0):
             raise CheckFailed(
                 f"{quantizer.name}: scales along axis {quantizer.axis}; Torch-TensorRT takes axis 0 alone"
             )
         replacement = Quantize(quantizer.scale)
         for slot in places:
-            quantizers.refill(network, slot, replacement)
+            quantizers.refill(deployed.network, slot, replacement)
 
 
 target = TorchTensorRT()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgemtl import Predictor, bundled, cli
+from edgemtl.deployment import bundle
 from edgemtl.device import selftest
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.files import sha256
@@ -151,7 +152,7 @@ def test_a_run_is_packed_and_comes_out_again(
     (tmp_path / "zoo").mkdir()
     monkeypatch.setattr(bundled, "ZOO", tmp_path / "zoo")
     monkeypatch.setattr(bundled, "user_cache", lambda: tmp_path / "cache")
-    packed = [bundled.pack(run.folder, name).read_bytes() for name in ("one", "two")]
+    packed = [bundle.pack(run.folder, name).read_bytes() for name in ("one", "two")]
     assert packed[0] == packed[1] and len(packed[0]) < 1.1 * len(codes)
     assert bundled.names() == ["one", "two"]
     unpacked = Run(bundled.run("two"))
@@ -160,4 +161,4 @@ def test_a_run_is_packed_and_comes_out_again(
         assert (unpacked.folder / name).read_bytes() == (run.folder / name).read_bytes()
     run.weights("int8").write_bytes(b"other")
     with pytest.raises(UsageError, match="coreml is of other weights than .*int8.safetensors; convert again"):
-        bundled.pack(run.folder, "one")
+        bundle.pack(run.folder, "one")

@@ -9,9 +9,9 @@ import numpy as np
 
 from edgemtl.data import Named
 from edgemtl.data import _description as lines
-from edgemtl.data._files import check_size, read_image, read_names
+from edgemtl.data._files import read_names
 from edgemtl.ground.errors import UsageError, unknown
-from edgemtl.tasks import Task
+from edgemtl.tasks import Size, Task
 
 NAME = "folder"
 WHERE = lines.HELP
@@ -50,12 +50,8 @@ class Folder(Named):
                 files[task] = (path,)
         return files
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        paths = self.paths(index)
-        sample: dict[str, np.ndarray] = {"image": read_image(paths.pop("image")[0])}
-        for task, (path,) in paths.items():
-            sample[task] = check_size(path, self.labels[task].read(path), sample["image"].shape[:2])
-        return sample
+    def label(self, task: str, files: tuple[Path, ...], size: Size) -> np.ndarray:
+        return self.labels[task].read(files[0])
 
     def _label(self, labels: lines.Labels, name: str) -> Path:
         return self.root / lines.fill_pattern(labels.files, name)

@@ -5,7 +5,7 @@ edge/*.npy; both have segmentation/*.png (0 void, 1..40), depth/*.npy (metres) a
 """
 
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from edgemtl.data import Named
 from edgemtl.data._files import (
     PICTURES,
     check_array,
-    check_size,
     directions,
     find,
     read_array,
@@ -23,7 +22,7 @@ from edgemtl.data._files import (
     unpacked_folder,
 )
 from edgemtl.ground.errors import UsageError
-from edgemtl.tasks import Task
+from edgemtl.tasks import Size, Task
 from edgemtl.tasks.depth import Depth
 from edgemtl.tasks.edge import Edge
 from edgemtl.tasks.normals import Normals
@@ -97,13 +96,10 @@ class Nyud(Named):
         name = self.names[index]
         return {kind: (find(folder, name, ends),) for kind, (folder, ends) in self.places.items()}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        paths = self.paths(index)
-        sample = {"image": read_image(paths.pop("image")[0])}
-        for task, (path,) in paths.items():
-            raw = READ.get(task, read_numbers)(path) if path.suffix.lower() in PICTURES else read_array(path)
-            sample[task] = check_size(path, FOLDERS[task][2](path, raw), sample["image"].shape[:2])
-        return sample
+    def label(self, task: str, files: tuple[Path, ...], size: Size) -> np.ndarray:
+        (path,) = files
+        raw = READ.get(task, read_numbers)(path) if path.suffix.lower() in PICTURES else read_array(path)
+        return FOLDERS[task][2](path, raw)
 
 
 def open(root: Path | None, split: str, tasks: tuple[str, ...]) -> Nyud:

@@ -86,10 +86,6 @@ INDOOR = np.array([
 ])  # fmt: skip
 
 
-def _semseg(files: tuple[Path, ...], size: Size) -> np.ndarray:
-    return read_classes(files[0])
-
-
 def _human_parts(files: tuple[Path, ...], size: Size) -> np.ndarray:
     """Later objects and parts lie over earlier ones; a person without parts is background."""
     (path,) = files
@@ -100,10 +96,6 @@ def _human_parts(files: tuple[Path, ...], size: Size) -> np.ndarray:
                 raise UsageError(f"{path} holds the part {name!r}; known: {', '.join(sorted(PART_IDS))}")
             label[check_size(path, mask, size) > 0] = PART_IDS[name]
     return label if label.any() else TASKS["human_parts"].unlabelled(size)
-
-
-def _sal(files: tuple[Path, ...], size: Size) -> np.ndarray:
-    return (read_plane(files[0]) > 127).astype(np.uint8)
 
 
 def _normals(files: tuple[Path, ...], size: Size) -> np.ndarray:
@@ -118,9 +110,9 @@ def _edge(files: tuple[Path, ...], size: Size) -> np.ndarray:
 
 
 READ: dict[str, Callable[[tuple[Path, ...], Size], np.ndarray]] = {
-    "semseg": _semseg,
+    "semseg": lambda files, size: read_classes(files[0]),
     "human_parts": _human_parts,
-    "sal": _sal,
+    "sal": lambda files, size: (read_plane(files[0]) > 127).astype(np.uint8),
     "normals": _normals,
     "edge": _edge,
 }
@@ -160,15 +152,8 @@ class PascalContext(Named):
                 files[task] = (picture, regions) if task == "normals" else (picture,)
         return files
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        paths = self.paths(index)
-        sample = {"image": read_image(paths.pop("image")[0])}
-        size = sample["image"].shape[:2]
-        for task, files in paths.items():
-            complete = all(file.is_file() for file in files)
-            label = READ[task](files, size) if complete else TASKS[task].unlabelled(size)
-            sample[task] = check_size(files[0], label, size)
-        return sample
+    def label(self, task: str, files: tuple[Path, ...], size: Size) -> np.ndarray:
+        return READ[task](files, size) if all(map(Path.is_file, files)) else TASKS[task].unlabelled(size)
 
     def _with_people(self) -> list[str]:
         """The frames whose part labels show a person, looked up in the data set's own list, in ours, or in each file.

@@ -6,7 +6,7 @@ replace torch's, so that every layer works on the artifact's inputs and shows on
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from edgemtl.deployment.pictures import frames_of
 from edgemtl.ground import show
 from edgemtl.ground.errors import CheckFailed, UsageError
-from edgemtl.ground.files import dumps
 from edgemtl.networks.session import one
+from edgemtl.networks.watching import watching
 from edgemtl.quantization import quantizers, weights
 from edgemtl.quantization.quantizers import FakeQuantize
 from edgemtl.records import artifact, ledger
@@ -78,10 +78,7 @@ def blame(
         "first": first.name if first else None,
         "layers": [layer._asdict() for layer in layers],
     }
-    if as_json:
-        print(dumps(result, indent=1))
-    else:
-        _print(path, source, layers, first)
+    show.result(result, as_json, lambda _: _print(path, source, layers, first))
     if first:
         raise CheckFailed(
             f"{path}: {first.name} is the first that differs: {first.own:.3g} of its standard deviation,"
@@ -179,13 +176,8 @@ def _run(deployed: nn.Module, image: Tensor, instead: dict[Place, np.ndarray] | 
             quantized.append(value)
         return value
 
-    hooks = [h for m in modules for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
-    try:
-        with torch.inference_mode():
-            maps = deployed(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.inference_mode(), watching(modules, enter, leave):
+        maps = deployed(image)
     for task, map in maps.items():
         note(task, None, map)
     return [call for call in calls if call.place[0] not in outer]
@@ -210,15 +202,10 @@ def layer_difference(got: np.ndarray, wanted: np.ndarray, scale: float | None = 
 
 
 def _print(path: Path, source: str, layers: list[Layer], first: Layer | None) -> None:
-    rows: Iterator[tuple[str, ...]] = (
-        (
-            layer.name,
-            f"{layer.own:.2g}",
-            f"{layer.drift:.2g}",
-            "" if layer.moved is None else f"{100 * layer.moved:.3f} %",
-            "FIRST" if layer is first else "",
-        )
-        for layer in layers
-    )
+    rows = []
+    for layer in layers:
+        moved = "" if layer.moved is None else f"{100 * layer.moved:.3f} %"
+        mark = "FIRST" if layer is first else ""
+        rows.append((layer.name, f"{layer.own:.2g}", f"{layer.drift:.2g}", moved, mark))
     title = f"{path} against torch on one frame of {source}: RMS difference / standard deviation"
     show.table(title, ("layer", "its own", "with what came before", "codes moved", ""), rows)

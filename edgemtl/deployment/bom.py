@@ -1,7 +1,5 @@
 """A deployed folder's contents as a CycloneDX bill of materials, with the model card's figures. No torch here."""
 
-from __future__ import annotations
-
 import uuid
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ which fills an empty folder from the artifact in `source` and says what to type 
 targets whose artifacts it takes, best first, if not those of all.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from edgemtl.device import selftest
 from edgemtl.device.predictor import Predictor
 from edgemtl.ground import registry, show, signing
 from edgemtl.ground.errors import CheckFailed, UsageError
-from edgemtl.ground.files import dumps, read_entries, read_json, replacing_folder, write_json
+from edgemtl.ground.files import read_entries, read_json, replacing_folder, write_json
 from edgemtl.records import artifact
 from edgemtl.records.artifact import SELFTEST, Manifest
 from edgemtl.records.run import run_of
@@ -66,7 +64,7 @@ def deploy(
     a folder that deploy did not write. CheckFailed if the artifact's self-test fails here, unless it is `untested`.
     """
     result = _write(source, folder, to, untested, sign)
-    print(dumps(result, indent=1)) if as_json else _show(result)
+    show.result(result, as_json, _show)
     return result
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgemtl.device.selftest import canonical
 from edgemtl.networks.prepare import Kept
 from edgemtl.networks.session import TorchSession
+from edgemtl.networks.watching import watching
 from edgemtl.quantization import quantizers
 from edgemtl.quantization.proof import Proof
 from edgemtl.quantization.quantizers import FakeQuantize
@@ -85,13 +86,8 @@ def quantizer_outputs(reference: TorchSession, frame: np.ndarray) -> dict[str, l
         outputs.setdefault(module.name, []).append(output.numpy().copy())
 
     deployed: Any = reference.network
-    watched = [q for q in quantizers.quantizers(deployed.network) if q.role == "activation"]
-    hooks = [q.register_forward_hook(note) for q in watched]
-    try:
+    with watching((q for q in quantizers.quantizers(deployed.network) if q.role == "activation"), after=note):
         reference(frame)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return outputs
 
 

@@ -176,7 +176,7 @@ def _artifact(run: Run, target: str, precision: str, data: Path | None, limit: i
     row = _row(run, target, precision, scores, limit)
     return row._replace(
         megabytes=artifact.size(manifest) / 1e6,
-        ledger=_ledger(verification.get("ledger")),
+        ledger="{matches} of {entries}".format(**kept) if (kept := verification.get("ledger")) else "",
         difference=_difference(verification["tasks"]),
         how=verification["how"],
         machine=verification.get("machine", ""),
@@ -221,10 +221,6 @@ def _row(run: Run, target: str, precision: str, scores: Scores, limit: int | Non
     )
     gain = delta_m(headlines, floats, tasks) if headlines and floats else None
     return MatrixRow(target, precision, headlines=headlines, delta_m=gain)
-
-
-def _ledger(found: dict[str, Any] | None) -> str:
-    return "" if found is None else f"{found['matches']} of {found['entries']}"
 
 
 def _difference(tasks: dict[str, Any]) -> str:

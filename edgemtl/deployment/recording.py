@@ -10,7 +10,7 @@ from edgemtl.device.predictor import Predictor
 from edgemtl.device.record import Recording, read, told
 from edgemtl.ground import show
 from edgemtl.ground.errors import CheckFailed, UsageError
-from edgemtl.ground.files import dumps, keep, sha256
+from edgemtl.ground.files import keep, sha256
 from edgemtl.quantization import weights
 from edgemtl.records import artifact
 from edgemtl.records.artifact import Manifest
@@ -67,7 +67,7 @@ def check_recording(
         "against": compared,
         "ok": all(task["ok"] for tasks in compared.values() for task in tasks.values()),
     }
-    _print(result, as_json)
+    show.result(result, as_json, _print)
     unkept = keep(run.verified, f"{path.resolve().name} recorded", result)
     wrong = [f"{task} against {by}" for by, tasks in compared.items() for task, one in tasks.items() if not one["ok"]]
     if wrong:
@@ -95,10 +95,7 @@ def _compared(got: np.ndarray, wanted: np.ndarray, bounds: Bounds, task: str) ->
     return differences(got, wanted, bounds)
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(dumps(result, indent=1))
-        return
+def _print(result: dict[str, Any]) -> None:
     rows = [
         (by, task, *cells(one), "ok" if one["ok"] else "DIFFERS")
         for by, tasks in result["against"].items()

@@ -114,7 +114,10 @@ def report(run: Path | Run, *, out: Path | None = None, data: Path | None = None
     with replacing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     lines = zip(table["header"], *table["rows"])  # the page's table on its side, as terminals are narrow
-    rows = [[f"{name} {unit}".strip(), *(_words(cell) for cell in cells)] for (name, unit), *cells in lines]
+    rows = [
+        [f"{name} {unit}".strip(), *(f"{cell['text']} {cell.get('small', '')}".strip() for cell in cells)]
+        for (name, unit), *cells in lines
+    ]
     show.table(f"{run}: {stated.summary}", ["", *(form.name for form in listed)], rows[1:])
     if SLOWER in notes:
         show.line(SLOWER)
@@ -199,10 +202,6 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _words(cell: dict[str, Any]) -> str:
-    return f"{cell['text']} {cell.get('small', '')}".strip()
-
-
 def _column(values: Sequence[float | None], bars: bool = False) -> list[dict[str, Any]]:
     """Cells with as many decimals as the largest value needs, and a bar's share of it where `bars`."""
     values = [None if value is None or not math.isfinite(value) else value for value in values]
@@ -281,7 +280,7 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
     raw, weights = run.about, run.weights("float")
     date = time.localtime((weights if weights.is_file() else run.recipe_file).stat().st_mtime)
     network, training = stated.network, stated.training
-    facts = [
+    return [
         ("Recipe", stated.name),
         ("Data set", stated.data.name),
         ("Input", f"{stated.size[0]} x {stated.size[1]} pixels (height x width), maps at 1/{stated.map_stride}"),
@@ -293,7 +292,6 @@ def _facts(run: Run, stated: Recipe, parameters: int | None) -> list[tuple[str, 
         ("Commit", str(raw.get("commit") or DASH)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in raw.get("versions", {}).items()) or DASH),
     ]
-    return facts
 
 
 # ---- pictures

@@ -13,7 +13,7 @@ from edgemtl.device.bounds import COLUMNS, bounds_of, cells, differences
 from edgemtl.device.predictor import Predictor
 from edgemtl.ground import show
 from edgemtl.ground.errors import CheckFailed, UsageError
-from edgemtl.ground.files import difference, dumps, keep, sha256
+from edgemtl.ground.files import difference, keep, sha256
 from edgemtl.networks.prepare import narrow
 from edgemtl.networks.session import TorchSession
 from edgemtl.quantization import proof, weights
@@ -128,7 +128,7 @@ def verify(
         "sha256": equality.hash_maps({task: p[index][0] for task, p in pairs.items()} for index in range(len(images))),
         "ok": all(part["ok"] for part in (*tasks.values(), ledger, codes) if part) and all(c.ok for c in checks),
     }
-    _print(result, as_json)
+    show.result(result, as_json, _print)
     unkept = keep(run.verified, path.resolve().name, result)
     problems = [f"{check.name}: {check.text}" for check in checks if not check.ok]
     if ledger and not ledger["ok"]:
@@ -224,10 +224,7 @@ def _check_of_layers(
     return Check(f"layers on {device}", not wrong and bool(layers), "; ".join(wrong[:3]) or text)
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(dumps(result, indent=1))
-        return
+def _print(result: dict[str, Any]) -> None:
     rows = [
         (name, *cells(task), ("equal" if task["equal"] else "ok") if task["ok"] else "DIFFERS")
         for name, task in result["tasks"].items()

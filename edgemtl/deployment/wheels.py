@@ -1,7 +1,5 @@
 """Packages of PyPI for another machine: what pip would install there, as wheels and as pinned lines. No torch."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

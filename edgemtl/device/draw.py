@@ -64,13 +64,8 @@ def overlay(
 ) -> np.ndarray:
     """The frame with one prediction (of any size) laid over it, titled and with its legend."""
     size = cell(frame.shape[:2], 1, canvas)
-    picture = blend(_resize(frame, size), prediction, task)
-    return _page(
-        [_cell(_titled(task.title, notes.get(task.name)), picture, size, _key(task, prediction, size[1]))],
-        1,
-        head,
-        foot,
-    )
+    picture, title = blend(_resize(frame, size), prediction, task), _titled(task.title, notes.get(task.name))
+    return _page([_cell(title, picture, size, _key(task, prediction, size[1]))], 1, head, foot)
 
 
 def page(title: str, picture: np.ndarray, *, head: tuple[str, str] = ("", ""), foot: str = "") -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 from edgemtl.device import overflow
 from edgemtl.ground import show
 from edgemtl.ground.errors import CheckFailed, UsageError
-from edgemtl.ground.files import dumps, keep, read_entries
+from edgemtl.ground.files import keep, read_entries
 from edgemtl.records import artifact, ledger
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.run import Run, run_of
@@ -29,10 +29,7 @@ def read_back(path: Path, *, run: Path | Run | None = None, as_json: bool = Fals
     found = compare_with_ledger(path, manifest, run)
     if found is None:
         raise UsageError(f"target {manifest.target} cannot read its files back")
-    if as_json:
-        print(dumps(found, indent=1))
-    else:
-        show_result(found)
+    show.result(found, as_json, show_result)
     unkept = _note(run.verified, path, found)
     if not found["ok"]:
         raise CheckFailed("; ".join([f"{path}: {reason(found)}", *unkept]))

@@ -224,10 +224,7 @@ def selftest(folder: Path, *, device: str | None = None, as_json: bool = False) 
         raise UsageError(f"{folder} has no self-test (made by an older edgemtl, or removed since); convert again")
     result = run(predictor)
     _remember(predictor, result)
-    if as_json:
-        print(files.dumps(result, indent=1))
-    else:
-        _show_table(result)
+    show.result(result, as_json, _show_table)
     if not result["ok"]:
         raise CheckFailed(failure(result))
     return result
@@ -348,15 +345,10 @@ def _show_table(result: dict[str, Any]) -> None:
     title = "{artifact} {how} on {device}: {frames} frames, {seconds:.1f} s; {processor}, {instructions}".format(
         **result
     )
-    rows = [
-        (
-            name,
-            task["verdict"].upper() if task["verdict"] == WRONG else task["verdict"],
-            task["text"],
-            f"{task['max']:.2g}" if "max" in task else "",
-        )
-        for name, task in result["tasks"].items()
-    ]
+    rows = []
+    for name, task in result["tasks"].items():
+        verdict = task["verdict"].upper() if task["verdict"] == WRONG else task["verdict"]
+        rows.append((name, verdict, task["text"], f"{task['max']:.2g}" if "max" in task else ""))
     show.table(title, ("task", "against torch", "difference", "largest"), rows, left=3)
 
 

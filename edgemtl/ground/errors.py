@@ -22,6 +22,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
+def spelled(kind: str, name: str, known: Iterable[str]) -> str:
+    """A known name as it is spelled, whatever the letters' case of `name`; UsageError where there is none."""
+    for each in known:
+        if each.upper() == name.upper():
+            return each
+    raise unknown(kind, name, known)
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Around imports of an optional package: UsageError naming the extra to install where it is missing."""

@@ -1,17 +1,20 @@
 """Progress bars with an ETA and tables, for people who watch."""
 
 from importlib.util import find_spec
-from typing import Any, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from edgemtl.ground.files import dumps
+
 out = Console()
 # A notebook shows bars by ipywidgets alone; without them it is treated as any other place that is no terminal.
 err = Console(stderr=True, force_jupyter=None if find_spec("ipywidgets") else False)
 WIDEST = 1000  # columns of what is no terminal
+Shown = TypeVar("Shown")
 
 
 def note(text: str) -> None:
@@ -22,6 +25,11 @@ def note(text: str) -> None:
 def line(text: str) -> None:
     """One line on standard output, as it is."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def result(found: Shown, as_json: bool, table: Callable[[Shown], None]) -> None:
+    """Prints a result as JSON, or as the table that `table` prints of it."""
+    print(dumps(found, indent=1)) if as_json else table(found)
 
 
 def progress() -> Progress:

@@ -5,8 +5,6 @@ A key is one of an elliptic curve in PEM:
     openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out key.pub
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

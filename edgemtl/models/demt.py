@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemtl.ground.errors import UsageError
-from edgemtl.networks import places, purposes
+from edgemtl.networks import positions, purposes
 from edgemtl.networks.backbones import Backbone
 from edgemtl.networks.chains import chain, conv1x1
 from edgemtl.networks.exact import scale_of
@@ -165,7 +165,7 @@ def _part(height: int, width: int) -> float:
 class ExactGrid(nn.Module):
     """A Grid whose offsets are whole parts of a pixel; the positions they are added to are rounded to the same.
 
-    Of the positions tables are stored, see `places`: of 128 groups on 107x140 pixels they are a fortieth.
+    Of the positions tables are stored, see `positions`: of 128 groups on 107x140 pixels they are a fortieth.
     """
 
     purpose = purposes.COORDINATES
@@ -213,12 +213,12 @@ class ExactGrid(nn.Module):
         self.base.copy_(self._spread())
 
     def _tables(self, base: Tensor) -> dict[str, Tensor]:
-        rows, columns = places.tables(base.cpu().numpy(), self.groups // 2)
+        rows, columns = positions.tables(base.cpu().numpy(), self.groups // 2)
         return {"rows": torch.from_numpy(rows), "columns": torch.from_numpy(columns)}
 
     def _spread(self) -> Tensor:
         tables = self.rows.cpu().numpy(), self.columns.cpu().numpy()
-        return torch.from_numpy(places.spread(tables, self.rows.shape[2], self.columns.shape[3]))
+        return torch.from_numpy(positions.spread(tables, self.rows.shape[2], self.columns.shape[3]))
 
 
 class ExactSampler(nn.Module):
@@ -246,7 +246,7 @@ class ExactSampler(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The deformable mixer: a 1x1 convolution mixes channels, a deformable one mixes places, in either order."""
+    """The deformable mixer: a 1x1 convolution mixes channels, a deformable one mixes positions, in either order."""
 
     def __init__(self, width: int, groups: int, gain: float, activation: str, spatial_first: bool):
         super().__init__()

@@ -87,16 +87,16 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training, the branch (B, C, h, w) with whole images, or each of their places, zeroed and the rest enlarged."""
+    """In training, the branch (B, C, h, w) with whole images, or each of their pixels, zeroed and the rest enlarged."""
 
-    def __init__(self, probability: float, places: bool = False):
+    def __init__(self, probability: float, pixels: bool = False):
         super().__init__()
-        self.probability, self.places = probability, places
+        self.probability, self.pixels = probability, pixels
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return x
-        shape = (len(x), 1, *x.shape[2:]) if self.places else (len(x), 1, 1, 1)
+        shape = (len(x), 1, *x.shape[2:]) if self.pixels else (len(x), 1, 1, 1)
         return x * (x.new_empty(shape).bernoulli_(1 - self.probability) / (1 - self.probability))
 
 
@@ -208,7 +208,7 @@ class CrossTask(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
         self.norm = TokenNorm(width)
         self.mlp = Mlp(width, hidden, "layer", activation)
-        self.drop = DropPath(drop, places=True)
+        self.drop = DropPath(drop, pixels=True)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))

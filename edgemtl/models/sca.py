@@ -15,6 +15,7 @@ is left out.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,8 @@ class WindowBlock(nn.Module):
         """What rows x columns windows add to their logits: learned by relative position; other regions are masked."""
         assert self.table is not None
         n, device = self.window, self.table.device
-        places = torch.cartesian_prod(*[torch.arange(n, device=device)] * 2)
-        apart = places[:, None] - places + n - 1
+        pixels = torch.cartesian_prod(*[torch.arange(n, device=device)] * 2)
+        apart = pixels[:, None] - pixels + n - 1
         bias = self.table[apart[..., 0] * (2 * n - 1) + apart[..., 1]].permute(2, 0, 1)[None]
         if not self.shift:
             return bias
@@ -488,15 +489,11 @@ class SCA(nn.Module):
             if exchanged:
                 size = (x.shape[2], x.shape[3])
                 coarser = self.propagate[k](exchanged[0])
-                inputs = {task: torch.cat([x, self._resized(k, task, y, size)], 1) for task, y in coarser.items()}
+                resizes: Any = self.resizes[k]
+                inputs = {task: torch.cat([x, resizes[task](y, size)], 1) for task, y in coarser.items()}
             refined.insert(0, {task: layer(inputs[task]) for task, layer in layers.items()})
             exchanged.insert(0, self.exchange[k](refined[0]))
         return refined, exchanged
-
-    def _resized(self, k: int, task: str, x: Tensor, size: tuple[int, int]) -> Tensor:
-        resizes = self.resizes[k]
-        assert isinstance(resizes, nn.ModuleDict)
-        return resizes[task](x, size)
 
     def _final(self, exchanged: list[dict[str, Tensor]], stage: Tensor) -> dict[str, Tensor]:
         return {task: head([x[task] for x in exchanged], stage) for task, head in self.heads.items()}

@@ -20,6 +20,7 @@ from edgemtl import models, objectives
 from edgemtl.ground.errors import CheckFailed
 from edgemtl.networks import checkpoint, reference
 from edgemtl.networks.backbones import join_branches
+from edgemtl.networks.watching import watching
 from edgemtl.records.recipe import Recipe
 from edgemtl.records.run import Run
 from edgemtl.tasks import Size
@@ -145,11 +146,8 @@ def shapes(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torch.Si
         taken = [x.shape if isinstance(x, Tensor) else x for x in inputs]
         found.setdefault(module, [torch.Size(shape) for shape in taken if isinstance(shape, tuple)])
 
-    handles = [module.register_forward_pre_hook(before) for module in network.modules()]
-    with torch.no_grad():
+    with torch.no_grad(), watching(network.modules(), before):
         network(example)
-    for handle in handles:
-        handle.remove()
     return found
 
 
@@ -161,12 +159,8 @@ def fold_norms(network: nn.Module, example: Tensor) -> dict[nn.Module, list[torc
     run shows who reads what, which does not depend on the weights. A norm that cannot be folded stays.
     """
     watch = _Watch(network)
-    handles = [m.register_forward_pre_hook(watch.enter) for m in network.modules()]
-    handles += [m.register_forward_hook(watch.leave) for m in network.modules()]
-    with torch.no_grad(), watch:
+    with torch.no_grad(), watching(network.modules(), watch.enter, watch.leave), watch:
         outputs = network(example)
-    for handle in handles:
-        handle.remove()
     watch.read(outputs, None)
     for norm, layers in watch.sources.items():
         layer = next(iter(layers))
@@ -190,7 +184,9 @@ class _Watch(TorchDispatchMode):
         self.shapes: dict[nn.Module, list[torch.Size]] = {}  # that each module takes
         self.sources: dict[nn.BatchNorm2d, set[nn.Module | None]] = {}  # None: something that is no such layer
         self.readers: dict[nn.Module, set[nn.Module | None]] = {}  # None: anything but a BatchNorm
-        self._weights = {id(m.weight): m for m in network.modules() if _takes_norms(m)}
+        # Of a layer that a BatchNorm behind it can go into, if that is what its convolution computes with.
+        taking = (m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)))
+        self._weights = {id(m.weight): m for m in taking if isinstance(m, nn.Conv2d) or m.groups == 1}
         self._made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept so that its id stays its own
         self._running: list[nn.Module] = []
         self._direct: set[nn.Module] = set()  # whose weight a convolution took as it is kept
@@ -219,11 +215,6 @@ class _Watch(TorchDispatchMode):
         if func is torch.ops.aten.convolution.default and self._weights.get(id(args[1])) is running is not None:
             self._direct.add(running)
         return func(*args, **(kwargs or {}))
-
-
-def _takes_norms(module: nn.Module) -> bool:
-    """Whether a BatchNorm behind it can go into the module's weight, if that is what its convolution computes with."""
-    return isinstance(module, nn.Conv2d) or (isinstance(module, nn.ConvTranspose2d) and module.groups == 1)
 
 
 def replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -59,8 +59,10 @@ class Objective:
         return (raw - teacher).abs().mean()
 
     def noise(self, raw: Tensor, teacher: Tensor) -> float:
-        """A distance that adds up over independent errors: the mean square, as a share of the variance of what is
-        wanted, where the distance itself does not."""
+        """A distance that adds up over independent errors: of a distance between numbers, which does not, the mean
+        square as a share of the variance of what is wanted."""
+        if not self.regression:
+            return float(self.distance(raw, teacher))
         return float((raw - teacher).square().mean() / teacher.var())
 
     # The exact form, see quantization/exact.py. A lift is a constant that keeps a map away from what rounding decides.

@@ -48,9 +48,6 @@ class ClassesObjective(Objective):
     def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         return divergence(raw, teacher)
 
-    def noise(self, raw: Tensor, teacher: Tensor) -> float:
-        return float(self.distance(raw, teacher))
-
     def lift(self, channels: int) -> Tensor:
         return torch.zeros(1, channels, 1, 1)
 

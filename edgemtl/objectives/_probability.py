@@ -46,9 +46,6 @@ class ProbabilityObjective(Objective):
         entropy = F.binary_cross_entropy_with_logits(teacher, goal)
         return F.binary_cross_entropy_with_logits(raw, goal) - entropy
 
-    def noise(self, raw: Tensor, teacher: Tensor) -> float:
-        return float(self.distance(raw, teacher))
-
     def lift(self, channels: int) -> Tensor:
         return torch.full((), 0.5)
 

@@ -63,7 +63,7 @@ def deform_sample(
     # align_corners=True reaches a single position. At +-4 a point is more than one pixel outside a map of any size:
     # the clamp changes no value, and offsets of any magnitude stay within what float32 resolves and int32 holds.
     size = torch.tensor([height, width], dtype=wide, device=input.device).reshape(2, 1, 1)
-    place = _places(kernel, stride, padding, dilation, (h, w), wide, input.device)
+    place = _positions(kernel, stride, padding, dilation, (h, w), wide, input.device)
     if torch.is_grad_enabled() and (input.requires_grad or offset.requires_grad):
         values = _Read.apply(input, offset.to(wide), (place + 0.5) * (2 / size) - 1)
     else:
@@ -142,7 +142,7 @@ def _transposed(x: Tensor) -> Tensor:
     return result
 
 
-def _places(
+def _positions(
     kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],

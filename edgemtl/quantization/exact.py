@@ -21,6 +21,7 @@ from edgemtl.models import MEAN, STD
 from edgemtl.networks.chains import scaling
 from edgemtl.networks.points import Point
 from edgemtl.networks.prepare import Activate, Deployed, Maps, replace, shapes
+from edgemtl.networks.watching import watching
 from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Size
 
@@ -107,11 +108,8 @@ def _centre(deployed: Deployed, frame: Tensor) -> None:
         if inputs and inputs[0] is image and isinstance(module, nn.Conv2d):
             readers.append(module)
 
-    handles = [module.register_forward_pre_hook(before) for module in deployed.network.modules()]
-    with torch.no_grad():
+    with torch.no_grad(), watching(deployed.network.modules(), before):
         deployed.network(image)
-    for handle in handles:
-        handle.remove()
     if len(readers) != 1 or readers[0].groups != 1:
         return
     [stem] = readers

@@ -4,8 +4,6 @@ All of NNCF's private names are here. A hook's slot says whether it is before or
 name, and which of its inputs or outputs, such as "pre_hooks.stem/conv2d/0__1.0".
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

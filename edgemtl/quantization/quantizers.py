@@ -27,6 +27,7 @@ from torch.export import ExportedProgram
 from edgemtl.ground.errors import UsageError
 from edgemtl.networks import checkpoint, purposes
 from edgemtl.networks.points import Point
+from edgemtl.networks.watching import watching
 from edgemtl.quantization import nncf
 from edgemtl.records.ledger import CODES, FORMAT, HIGH, LARGEST, LOW, SMALLEST, reached
 
@@ -211,11 +212,8 @@ def arrivals(network: nn.Module, example: Tensor, modules: Iterable[nn.Module]) 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         first.setdefault(module, inputs[0])
 
-    hooks = [module.register_forward_pre_hook(note) for module in modules]
-    with torch.no_grad():
+    with torch.no_grad(), watching(modules, note):
         network(example)
-    for hook in hooks:
-        hook.remove()
     return first
 
 
@@ -226,12 +224,15 @@ def ledger(network: nn.Module) -> list[dict[str, Any]]:
     """Every quantized tensor: name, role, bits, axis, scale(s), slots and the SHA-256 of a weight's int8 codes."""
     rows, weights = [], weight_codes(network)
     for quantizer, places in quantizers(network).items():
-        row: dict[str, Any] = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
-        row |= {"scale": quantizer.scale.tolist(), "slots": places}
+        row = _entry(quantizer) | {"scale": quantizer.scale.tolist(), "slots": places}
         if quantizer.role == "weight":
             row["sha256"] = hashlib.sha256(weights[quantizer.name].numpy().tobytes()).hexdigest()
         rows.append(row)
     return rows
+
+
+def _entry(quantizer: FakeQuantize) -> dict[str, Any]:
+    return {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
 
 
 def weight_codes(network: nn.Module) -> dict[str, Tensor]:
@@ -253,8 +254,7 @@ def save(path: Path, network: nn.Module, about: dict[str, Any]) -> None:
     placed = []
     for index, (quantizer, places) in enumerate(quantizers(network).items()):
         tensors[f"scale/{index}"] = quantizer.scale
-        entry = {key: getattr(quantizer, key) for key in ("name", "role", "bits", "axis")}
-        placed.append(entry | {"slots": places})
+        placed.append(_entry(quantizer) | {"slots": places})
     checkpoint.save(path, tensors, {**about, "format": FORMAT, "quantizers": placed})
 
 
@@ -291,10 +291,9 @@ def load(path: Path, network: nn.Module, example: Tensor, *, tuned: bool = False
     network.eval()
     inputs, parameters = arrivals(network, example, slots_of), dict(network.named_parameters())
     for quantizer in slots_of:
-        wrong = quantizer not in inputs or (
+        if quantizer not in inputs or (
             quantizer.role == "weight" and inputs[quantizer] is not parameters[quantizer.name]
-        )
-        if wrong:
+        ):
             raise UsageError(f"{path} does not fit the recipe's network: no {quantizer.name} where it has a quantizer")
     return network
 
@@ -334,10 +333,6 @@ def called(node: torch.fx.Node) -> str:
     return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
-def _weighted(node: torch.fx.Node) -> bool:
-    return called(node) in WEIGHTED
-
-
 def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
     """The name of the buffer that holds a quantizing node's scale."""
     scale = node.args[1]
@@ -355,7 +350,7 @@ def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
 
     Also those before operations that only move values.
     """
-    if not _weighted(node):
+    if called(node) not in WEIGHTED:
         return []
     passed = reached(node.all_input_nodes, lambda n: n.all_input_nodes if called(n) in MOVES else ())
     return [n for n in passed if quantizes(n)]
@@ -369,16 +364,12 @@ def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
     """
 
     def upstream(node: torch.fx.Node) -> Iterable[torch.fx.Node]:
-        if not _weighted(node) or purposes.belongs(node, network, purposes.COORDINATES):
+        if called(node) not in WEIGHTED or purposes.belongs(node, network, purposes.COORDINATES):
             return node.all_input_nodes
         return []
 
-    grids = [
-        node.args[1]
-        for node in program.graph.nodes
-        if node.op == "call_function" and "grid_sampler" in str(node.target)
-    ]
-    path = reached([g for g in grids if isinstance(g, torch.fx.Node)], upstream)
+    samplings = [n for n in program.graph.nodes if n.op == "call_function" and "grid_sampler" in str(n.target)]
+    path = reached([n.args[1] for n in samplings if isinstance(n.args[1], torch.fx.Node)], upstream)
     return sorted({scale_name(program, node) for node in path if quantizes(node)})
 
 
@@ -416,7 +407,7 @@ def idle(program: ExportedProgram) -> list[str]:
         if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
             after = reached(node.users, lambda n: n.users)
             readers = reached(node.users, lambda n: n.users if called(n) in MOVES else ())
-            needed = any(_weighted(n) for n in readers) or called(node.args[0]) in SUMS
-            if not (needed and any(_weighted(n) for n in after)):
+            needed = any(called(n) in WEIGHTED for n in readers) or called(node.args[0]) in SUMS
+            if not (needed and any(called(n) in WEIGHTED for n in after)):
                 names.append(scale_name(program, node))
     return names

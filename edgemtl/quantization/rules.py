@@ -244,10 +244,6 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("val"), "shape", ()))
 
 
-def _gelu(x: Array) -> Array:
-    return np.asarray(x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
-
-
 STILL = {
     "_assert_tensor_metadata", "_to_copy", "alias", "clone", "contiguous", "dropout", "slice", "to",
     "upsample_nearest2d",
@@ -258,8 +254,8 @@ MOVING = {
 }  # fmt: skip
 PLACING = MOVING | {"cat"}  # whose values may be of several grids side by side, too far apart for a sum
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "exp": np.exp, "gelu": _gelu, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x),
-    "sqrt": np.sqrt,
+    "exp": np.exp, "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))), "sqrt": np.sqrt,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.logaddexp(0, x),
 }  # fmt: skip
 RULES: dict[str, Callable[..., Result]] = {
     **dict.fromkeys(MOVING, move), **dict.fromkeys(FUNCTIONS, function),

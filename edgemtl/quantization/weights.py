@@ -34,8 +34,7 @@ def load(run: Path | Run, form: str) -> Deployed:
 
     run = Run(run)
     recipe, file = run.recipe, run.weights(form)
-    blank = recipe.network.model_copy(update={"pretrained": False, "weights": None})
-    deployed = prepare(models.build(blank, recipe.tasks), recipe, blank=True)
+    deployed = prepare(models.build(recipe.network.blank(), recipe.tasks), recipe, blank=True)
     about = checkpoint.about(file)
     quantizers.check_format(file, about)
     if about["exact"]:

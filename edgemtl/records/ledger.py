@@ -282,12 +282,9 @@ def compare_files(ledger: Ledger, files: Files) -> Comparison:
     for file, result in results.items():
         for name, count in result.places.items():
             total.places[name] = total.places.get(name, 0) + count
-        for texts, more in (
-            (total.wrong, result.wrong),
-            (total.merged, result.merged),
-            (total.unknown, result.unknown),
-        ):
-            for name, text in more.items():
+        for kind in ("wrong", "merged", "unknown"):
+            texts = getattr(total, kind)
+            for name, text in getattr(result, kind).items():
                 texts[name] = f"{texts[name]}; {file}: {text}" if name in texts else f"{file}: {text}"
     return total
 

@@ -153,11 +153,13 @@ class Recipe(Section):
 def load(name: str, settings: list[str] | None = None, data: Path | None = None) -> Recipe:
     """The recipe of that name with `key=value` settings applied; UsageError for a wrong name, key or type.
 
-    One whose function takes `data` follows what describes the data set there; without it, an example.
+    A file's `recipe` may be a function that gives it. One that takes `data` follows what describes the data set there;
+    without it, an example.
     """
     stated = registry.load("recipes", name).recipe
-    recipe: Recipe = stated(data) if inspect.signature(stated).parameters else stated()
-    return override(recipe, settings or [])
+    if not isinstance(stated, Recipe):
+        stated = stated(data) if inspect.signature(stated).parameters else stated()
+    return override(stated, settings or [])
 
 
 def read(path: Path) -> Recipe:

@@ -1,7 +1,5 @@
 """A run's folder: what the stages from training to the report leave in it for each other, and under which names."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from functools import cached_property

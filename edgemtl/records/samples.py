@@ -23,11 +23,9 @@ class _Samples(DataSet):
         return len(self.samples)
 
     def name(self, index: int) -> str:
-        """The frame's name."""
         return self.samples.name(index)
 
     def paths(self, index: int) -> dict[str, tuple[Path, ...]]:
-        """The files that a sample is read from."""
         return self.samples.paths(index)
 
 

@@ -4,8 +4,6 @@ Every target has two methods: `convert` in the workshop and `open` on the device
 is a method here with a default, so a target inherits from `Target`, and its sessions from `Session`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +35,7 @@ class Session(Protocol):
         """
         ...
 
-    def of(self, tasks: Collection[str]) -> Session:
+    def of(self, tasks: Collection[str]) -> "Session":
         """A session of the same network cut to these of its tasks; the maps are the same bits.
 
         UsageError where the runtime computes all tasks or none.
@@ -71,6 +69,8 @@ class Target(Protocol):
 
     precisions: tuple[str, ...]  # that it converts to, of "fp32", "fp16" and "int8"
     packages: tuple[str, ...] = ()  # whose versions have a say in its files
+    runtime: str = ""  # the module that runs its artifacts; empty of those that one machine alone can run
+    rank: int = 0  # of several targets whose runtime is installed, the lowest goes first
     options: type[Any] = NoOptions  # a frozen dataclass of all that `convert --set key=value` can change
     # How far maps may lie from torch's where the usual bounds do not fit: by precision, fields of device.bounds.Bounds.
     bounds: Mapping[str, Mapping[str, float]] = {}

@@ -50,21 +50,6 @@ def scale(colour_map: int) -> np.ndarray:
     return np.ascontiguousarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], colour_map)[:, 0, ::-1])
 
 
-def paint_probability(prediction: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: probabilities (float) or a label (uint8) in the colours of `table`; grey where ignored."""
-    if prediction.dtype != np.uint8:
-        return look_up(cv2.convertScaleAbs(prediction, alpha=255), table)
-    return look_up(prediction, np.concatenate([table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
-
-
-def probability_picture(table: np.ndarray, least: str, most: str) -> dict[str, Any]:
-    """The `Task.picture` of probabilities that are painted in the colours of `table`; words for 0 and for 1."""
-    return {
-        "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": table.tolist(),
-        "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, least], [1, most]],
-    }  # fmt: skip
-
-
 def past(label: np.ndarray, values: int, what: str) -> str:
     """The values of a label that are neither below `values` nor IGNORED; empty where there are none."""
     largest = int(label.max(initial=0, where=label != IGNORED))
@@ -75,12 +60,6 @@ def single_value(tally: np.ndarray, names: tuple[str, ...]) -> str | None:
     """The name of the one value that a tally has; None where it has none or several."""
     values = np.flatnonzero(tally)
     return names[values[0]] if len(values) == 1 and values[0] < len(names) else None
-
-
-def ignored_row(prediction: np.ndarray | None) -> list[tuple[str, Colour]]:
-    """The legend's row for ignored pixels, if the label has some or no label is given; else no row."""
-    shown = prediction is None or (prediction.dtype == np.uint8 and bool((prediction == IGNORED).any()))
-    return [("ignored", GREY)] if shown else []
 
 
 @cache
@@ -185,10 +164,31 @@ class Probability(SmallIntegers):
     """A task whose prediction and map are a probability, float32 (H, W); its label uint8 0 or 1, 255 ignored."""
 
     unit: ClassVar[str] = "%"
+    table: ClassVar[np.ndarray]  # (256, 3) uint8 RGB: its colours, from 0 to 1
+    marks: ClassVar[tuple[tuple[str, int], ...]]  # what some rows of the table mean, 0 and 255 among them
 
     @property
     def channels(self) -> int:
         return 1
+
+    def paint(self, prediction: np.ndarray) -> np.ndarray:
+        """In the colours of the table; grey where a label is ignored."""
+        if prediction.dtype != np.uint8:
+            return look_up(cv2.convertScaleAbs(prediction, alpha=255), self.table)
+        return look_up(prediction, np.concatenate([self.table[[0, 255]], np.full((254, 3), GREY[0], np.uint8)]))
+
+    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
+        rows = [(text, colour(self.table[row])) for text, row in self.marks]
+        label = prediction is not None and prediction.dtype == np.uint8
+        ignored = prediction is None or (label and bool((prediction == IGNORED).any()))
+        return rows + [("ignored", GREY)] * ignored
+
+    def picture(self) -> dict[str, Any]:
+        words = {row: text for text, row in self.marks}
+        return {
+            "kind": "numbers", "factor": 255, "first": 0, "last": 255, "table": self.table.tolist(),
+            "unit": "%", "scale": 100, "digits": 0, "ticks": [[0, words[0]], [1, words[255]]],
+        }  # fmt: skip
 
     def wrong(self, label: np.ndarray) -> str:
         return past(label, 2, f"{self.name} value")

@@ -1,25 +1,15 @@
 """Edges: the probability that a pixel lies on an object's boundary, scored by the boundary F-measure (odsF)."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from edgemtl.tasks import Size
 from edgemtl.tasks._boundary import counts, flat_lines, matches, thin
-from edgemtl.tasks._labels import (
-    IGNORED,
-    Colour,
-    Probability,
-    Sums,
-    ignored_row,
-    nearest,
-    paint_probability,
-    probability_picture,
-)
+from edgemtl.tasks._labels import IGNORED, Probability, Sums, nearest
 
 QUICK = 9  # thresholds instead of 99
-_BRIGHTNESS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 class Edge(Probability):
@@ -36,6 +26,8 @@ class Edge(Probability):
     scores: ClassVar[dict[str, bool]] = {"odsf": True}
     words: ClassVar[str] = "probability of an edge"
     over: ClassVar[tuple[float, float]] = (0.6, 1.0)
+    table: ClassVar[np.ndarray] = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)  # white on black
+    marks: ClassVar[tuple[tuple[str, int], ...]] = (("edge", 255), ("no edge", 0))
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.011
     positive: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -52,17 +44,6 @@ class Edge(Probability):
                 starts = np.ceil(np.arange(length) * label.shape[axis] / length - 0.5).astype(np.intp)
                 label = np.maximum.reduceat(label, starts, axis=axis)
         return nearest(label, size) - np.uint8(1)
-
-    def paint(self, prediction: np.ndarray) -> np.ndarray:
-        """White lines on black, as bright as they are probable; grey where a label is ignored."""
-        return paint_probability(prediction, _BRIGHTNESS)
-
-    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
-        rows: list[tuple[str, Colour]] = [("edge", (255, 255, 255)), ("no edge", (0, 0, 0))]
-        return rows + ignored_row(prediction)
-
-    def picture(self) -> dict[str, Any]:
-        return probability_picture(_BRIGHTNESS, "no edge", "edge")
 
     def meter(self) -> "EdgeMeter":
         return EdgeMeter(self)

@@ -1,20 +1,11 @@
 """Saliency: the probability that a pixel belongs to what catches the eye, scored by the best F-measure."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 
-from edgemtl.tasks._labels import (
-    Colour,
-    Probability,
-    Sums,
-    colour,
-    ignored_row,
-    paint_probability,
-    probability_picture,
-    scale,
-)
+from edgemtl.tasks._labels import Probability, Sums, scale
 
 
 class Saliency(Probability):
@@ -28,24 +19,14 @@ class Saliency(Probability):
     headline: ClassVar[str] = "maxf"
     scores: ClassVar[dict[str, bool]] = {"maxf": True}
     words: ClassVar[str] = "probability of being salient"
+    table: ClassVar[np.ndarray] = scale(cv2.COLORMAP_INFERNO)  # from black to pale yellow
+    marks: ClassVar[tuple[tuple[str, int], ...]] = (("not salient", 0), ("50 %", 128), ("salient", 255))
 
     outputs: Literal[1, 2] = 1
 
     @property
     def channels(self) -> int:
         return self.outputs
-
-    def paint(self, prediction: np.ndarray) -> np.ndarray:
-        """Inferno, from black (not salient) to pale yellow (salient); grey where a label is ignored."""
-        return paint_probability(prediction, scale(cv2.COLORMAP_INFERNO))
-
-    def legend(self, prediction: np.ndarray | None = None) -> list[tuple[str, Colour]]:
-        table = scale(cv2.COLORMAP_INFERNO)
-        rows = [(text, colour(table[k])) for text, k in (("not salient", 0), ("50 %", 128), ("salient", 255))]
-        return rows + ignored_row(prediction)
-
-    def picture(self) -> dict[str, Any]:
-        return probability_picture(scale(cv2.COLORMAP_INFERNO), "not salient", "salient")
 
     def meter(self) -> "SaliencyMeter":
         return SaliencyMeter()

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.utils.data import Subset
 
 from edgemtl.device.evaluate import Scores, take_scores
 from edgemtl.ground import show
@@ -15,23 +16,6 @@ from edgemtl.networks.prepare import Deployed
 from edgemtl.networks.session import TorchSession
 from edgemtl.records.recipe import Recipe
 from edgemtl.tasks import Task
-
-
-class Share:
-    """Every n-th sample, starting with sample `number`: one process' share."""
-
-    def __init__(self, samples: Any, number: int, n: int) -> None:
-        self.samples, self.indices = samples, range(number, len(samples), n)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        """The frame's name."""
-        return self.samples.name(self.indices[index])
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.samples[self.indices[index]]
 
 
 def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, stop: Stop) -> Scores:
@@ -44,7 +28,8 @@ def validate(network: nn.Module, samples: Any, recipe: Recipe, fabric: Fabric, s
     if processes > 1:
         for value in network.state_dict().values():
             torch.distributed.broadcast(value, 0)
-    part, rounds = Share(samples, fabric.global_rank, processes), -(-len(samples) // processes)
+    part = Subset(samples, range(fabric.global_rank, len(samples), processes))
+    rounds = -(-len(samples) // processes)
     tasks = {name: task.quick() for name, task in recipe.tasks.items()}
     session = TorchSession(Deployed(network, recipe.size, recipe.map_stride), device)
 

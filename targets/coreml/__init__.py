@@ -1,19 +1,15 @@
 """Core ML packages (ML programs) for iPhone, iPad and Mac; evaluated here, executed on a Mac."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator
+
+import numpy as np
 
 from edgemtl.ground.errors import unknown
 from edgemtl.records.artifact import Manifest
+from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Session, Target
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from edgemtl.records.ledger import Found
 
 IOS = 17  # the oldest that has quantize and dequantize
 
@@ -35,6 +31,7 @@ class CoreML(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("coremltools",)
+    runtime, rank = "coremltools", 4
     options = Options
     exactly = "float32"  # the device on which what is exact must be equal, whatever the package declares
     # How far the evaluator's maps may lie from torch's (fields of bounds.Bounds), with what was measured of the edge
@@ -61,7 +58,6 @@ class CoreML(Target):
         return open_session(folder, manifest, device)
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by Core ML on a Mac or phone; elsewhere evaluated in float on the same codes, on every CPU"
 
     def quantized(self, folder: Path) -> dict[str, list[Found]]:

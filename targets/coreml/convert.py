@@ -1,7 +1,5 @@
 """From the deployed network to a .mlpackage, the same bytes each time."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -5,8 +5,6 @@ It reads only the package, its protobuf and weight.bin, and computes what Apple'
 tell how a phone's kernels round, or on which unit they run.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass, field
 from functools import cache
@@ -137,11 +135,11 @@ class Program:
         UsageError if it is not, or if the package describes other outputs than the program has.
         """
         described = self.package.model.description
-        for made in described.output:
-            self._describes(made)
-        if missing := set(self.outputs) - {made.name for made in described.output}:
+        for output in described.output:
+            self._describes(output)
+        if missing := set(self.outputs) - {output.name for output in described.output}:
             raise UsageError(f"{self.path}: the output {min(missing)} is not described")
-        if len(self.inputs) != 1 or [made.name for made in described.input] != list(self.inputs):
+        if len(self.inputs) != 1 or [value.name for value in described.input] != list(self.inputs):
             raise UsageError(f"{self.path}: the inputs are {', '.join(self.inputs)}, expected one image")
         [(name, declared)] = self.inputs.items()
         image = described.input[0].type.imageType
@@ -161,10 +159,10 @@ class Program:
 
     # ---- reading
 
-    def _type(self, made: Any, name: str) -> Type:
-        if made.WhichOneof("type") != "tensorType":
-            raise UsageError(f"{self.path}: {name} is a {made.WhichOneof('type')}, not a tensor")
-        tensor = made.tensorType
+    def _type(self, value_type: Any, name: str) -> Type:
+        if value_type.WhichOneof("type") != "tensorType":
+            raise UsageError(f"{self.path}: {name} is a {value_type.WhichOneof('type')}, not a tensor")
+        tensor = value_type.tensorType
         if any(d.WhichOneof("dimension") != "constant" for d in tensor.dimensions):
             raise UsageError(f"{self.path}: {name} has no fixed shape")
         if tensor.dataType not in TYPE_NAMES or tensor.rank != len(tensor.dimensions):
@@ -175,16 +173,16 @@ class Program:
         """Adds one operation: computes it at once if all its inputs are constant, else keeps it as a step."""
         name = operation.outputs[0].name if operation.outputs else "without outputs"
         label = f"{self.path}: {operation.type} {name}"
-        outputs = [(made.name, self._type(made.type, made.name)) for made in operation.outputs]
+        outputs = [(value.name, self._type(value.type, value.name)) for value in operation.outputs]
         for output, _ in outputs:
             if output in self._types:
                 raise UsageError(f"{label}: there is a {output} already")
         if operation.type == "const":
             constant = self.package.constant(operation.attributes["val"], name)
-            held = self._type(operation.attributes["val"].type, name)
-            if held != outputs[0][1]:
-                raise UsageError(f"{label}: declared as {outputs[0][1]}, but the value is {held}")
-            self._types[name], self._constants[name] = held, _tensor(constant, held.dtype)
+            stored = self._type(operation.attributes["val"].type, name)
+            if stored != outputs[0][1]:
+                raise UsageError(f"{label}: declared as {outputs[0][1]}, but the value is {stored}")
+            self._types[name], self._constants[name] = stored, _tensor(constant, stored.dtype)
             return
         if operation.type not in OPERATORS:
             raise UsageError(f"{label}: the operation {operation.type} is not known to the evaluator")
@@ -216,16 +214,16 @@ class Program:
             elif len(names) != 1:
                 raise UsageError(f"{label}: {key} takes one tensor, not {len(names)}")
             for dtype in sorted(dtypes) if kind in LETTERS else ():
-                held, where = letters.setdefault(kind, (dtype, key))
-                if dtype != held:
-                    raise UsageError(f"{label}: {key} is {dtype}, {where} is {held}; they must be the same")
+                first, where = letters.setdefault(kind, (dtype, key))
+                if dtype != first:
+                    raise UsageError(f"{label}: {key} is {dtype}, {where} is {first}; they must be the same")
                 if kind in "FG" and dtype not in FLOATS:
                     raise UsageError(f"{label}: {key} is {dtype}, which is no float")
             if kind in PYTHON:
-                known, rank = PYTHON[kind]
-                [made] = (self._types[n] for n in names)
-                if made.dtype not in known or len(made.shape) != rank:
-                    raise UsageError(f"{label}: {key} is {made}, expected {kind}")
+                dtypes_of_kind, rank = PYTHON[kind]
+                [constant] = (self._types[n] for n in names)
+                if constant.dtype not in dtypes_of_kind or len(constant.shape) != rank:
+                    raise UsageError(f"{label}: {key} is {constant}, expected {kind}")
                 if names[0] not in self._constants:
                     raise UsageError(f"{label}: {key} is not constant")
                 constants[key] = _python(self._constants[names[0]])
@@ -237,14 +235,14 @@ class Program:
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in arguments:
                 raise UsageError(f"{label}: the input {key} is missing")
-        given = getattr(compute, "gives", None)
-        if given is None:
-            given = letters[signature.return_annotation][0]
-        elif given in parameters:
-            given = constants.get(given, parameters[given].default)
+        result = getattr(compute, "gives", None)
+        if result is None:
+            result = letters[signature.return_annotation][0]
+        elif result in parameters:
+            result = constants.get(result, parameters[result].default)
         for output, declared in outputs:
-            if declared.dtype != given:
-                raise UsageError(f"{label}: {output} is declared as {declared.dtype}, but it is {given}")
+            if declared.dtype != result:
+                raise UsageError(f"{label}: {output} is declared as {declared.dtype}, but it is {result}")
         exact = getattr(compute, "exact", False)
         return Step(operation.type, outputs[0][0], compute, outputs, constants, tensors, exact)
 
@@ -301,10 +299,10 @@ class Program:
             for key, name in step.tensors.items()
         }
         try:
-            made = step.compute(**step.constants, **arguments)
+            answer = step.compute(**step.constants, **arguments)
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
             raise UsageError(f"{self.path}: {step}: {str(error).splitlines()[0]}") from None
-        results = [made] if isinstance(made, torch.Tensor) else list(made)
+        results = [answer] if isinstance(answer, torch.Tensor) else list(answer)
         if len(results) != len(step.outputs):
             raise UsageError(f"{self.path}: {step}: {len(step.outputs)} outputs are declared, there are {len(results)}")
         for result, (name, declared) in zip(results, step.outputs):

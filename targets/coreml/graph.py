@@ -3,8 +3,6 @@
 Every node gets a number, coremltools' `debug_handle`; all operations that its passes make of the node carry it.
 """
 
-from __future__ import annotations
-
 from typing import Any, Iterable, NamedTuple
 
 import torch
@@ -43,7 +41,9 @@ def export(deployed: nn.Module, size: tuple[int, int], names: list[str]) -> Grap
         if called(node) == "_assert_tensor_metadata":
             graph.erase_node(node)
         elif called(node).startswith("grid_sampler"):
-            _border(node)
+            tensor, grid, mode, padding, *rest = node.args
+            if (mode, padding) == (BILINEAR, ZEROS):
+                node.target, node.args = bordered_grid_sample, (tensor, grid, bool(rest and rest[0]))
         elif called(node) == "reciprocal":  # coremltools takes `inverse`, which adds 1e-4 to what it divides by
             node.target, node.args = torch.ops.aten.div.Tensor, (1.0, *node.args)
         elif called(node) == "max_pool2d" and len(node.args) == 2:
@@ -101,13 +101,6 @@ def _merge_equal(program: ExportedProgram, ledger: dict[Any, str]) -> None:
             node.replace_all_uses_with(twin)
             del ledger[node]
             program.graph.erase_node(node)
-
-
-def _border(node: Any) -> None:
-    tensor, grid, mode, padding, *rest = node.args
-    if (mode, padding) == (BILINEAR, ZEROS):
-        node.target = bordered_grid_sample
-        node.args = (tensor, grid, bool(rest and rest[0]))
 
 
 def _coordinates(graph: Any, deployed: nn.Module) -> set[Any]:

@@ -1,7 +1,5 @@
 """Translations from torch to Core ML's operations that coremltools 9.0 lacks or makes otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -83,7 +81,7 @@ def bordered_grid_sample(x: Any, grid: Any, align_corners: bool) -> Any:
 
 
 def bordered(x: Any, grid: Any, align_corners: bool) -> tuple[Any, Any]:
-    """The map (B, C, H + 2, W + 2) with a border of zeros, and the grid of the same places in it.
+    """The map (B, C, H + 2, W + 2) with a border of zeros, and the grid of the same positions in it.
 
     Torch pads with zeros neighbour by neighbour: half a pixel outside the map it returns half the border's value. Of
     Core ML's `resample` coremltools says (apple/coremltools pull request #2752) that its constant padding holds for

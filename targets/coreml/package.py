@@ -5,8 +5,6 @@ The formats are Apple's: MIL.proto and Model.proto (https://apple.github.io/core
 StorageFormat.hpp of the coremltools repository.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path
@@ -92,8 +90,8 @@ class Package:
         return array.item() if dtype in (np.bool_, np.str_) else array[()]
 
     def _immediate(self, tensor: Any, dtype: np.dtype, field: str, shape: tuple[int, ...], name: str) -> np.ndarray:
-        if (held := tensor.WhichOneof("value")) != field:
-            raise UsageError(f"{self.path}: {name} is declared as {dtype}, and stored as {held}")
+        if (stored := tensor.WhichOneof("value")) != field:
+            raise UsageError(f"{self.path}: {name} is declared as {dtype}, and stored as {stored}")
         values = getattr(tensor, field).values
         size = int(np.prod(shape))
         whole = len(values) == size * dtype.itemsize if field == "bytes" else len(values) == size

@@ -1,7 +1,5 @@
 """The quantized tensors of a Core ML package, read from its protobuf and weight.bin."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, Iterable

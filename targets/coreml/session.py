@@ -1,7 +1,5 @@
 """What `open` gives back: Core ML itself on a Mac, the evaluator everywhere."""
 
-from __future__ import annotations
-
 import json
 import platform
 import sys
@@ -24,7 +22,7 @@ LAYERS_KEY = "edgemtl.layers"  # metadata: value -> path of the module that give
 EVALUATED = {"declared": "declared types", "float32": "float32 throughout"}
 
 
-def open_session(folder: Path, manifest: Manifest, device: str | None = None) -> RuntimeSession | EvaluatorSession:
+def open_session(folder: Path, manifest: Manifest, device: str | None = None) -> "RuntimeSession | EvaluatorSession":
     """A session on a compute unit of a Mac (ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE) or of the evaluator.
 
     The evaluator computes in the "declared" types or in "float32". By default it is ALL on a Mac, "declared" elsewhere.
@@ -50,10 +48,10 @@ def tensors(folder: Path, manifest: Manifest, frame: np.ndarray, device: str) ->
     names = {task: task for task in manifest.tasks}
     names |= json.loads(read.metadata.get(LAYERS_KEY, "{}")) | activations(read)
     places: Counter[str] = Counter()
-    for value, made in session.tensors(frame):
+    for value, array in session.tensors(frame):
         if value in names:
             name = names[value]
-            yield ledger.node_name(name, places[name]), made
+            yield ledger.node_name(name, places[name]), array
             places[name] += 1
 
 
@@ -78,10 +76,8 @@ class EvaluatorSession(Session):
                 raise UsageError(f"{path} has no output {name}; it has {', '.join(self.program.outputs)}")
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
-        made = dict.fromkeys(self._names)
-        made.update((name, value) for name, value in self.tensors(frame) if name in made)
-        return {name: map[0] for name, map in made.items() if map is not None}
+        maps = {name: value for name, value in self.tensors(frame) if name in self._names}
+        return {name: maps[name][0] for name in self._names}
 
     def tensors(self, frame: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Every operation's results for a frame, by name, in the order in which they are computed."""
@@ -118,11 +114,10 @@ class RuntimeSession(Session):
         self.device = f"Core ML {device} on {platform.machine()}, macOS {platform.mac_ver()[0]}"
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         with self._busy:
-            made = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
+            outputs = self._model.predict({"frame": self._image(np.ascontiguousarray(frame))})
         maps = {}
         for name in self._names:
-            map = np.asarray(made[name])[0]
+            map = np.asarray(outputs[name])[0]
             maps[name] = map.astype(np.int32 if np.issubdtype(map.dtype, np.integer) else np.float32, copy=False)
         return maps

@@ -1,7 +1,5 @@
 """ONNX (opset 17, IR 8) with Q/DQ int8, for ONNX Runtime and whatever else reads the format, and for WebGPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Iterator
@@ -9,7 +7,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from edgemtl.device import overflow
-from edgemtl.ground.errors import UsageError, needs, unknown
+from edgemtl.ground.errors import UsageError, needs, spelled
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Target
@@ -27,6 +25,7 @@ class ONNX(Target):
 
     precisions: tuple[str, ...] = ("fp32", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+    runtime, rank = "onnxruntime", 2
 
     def convert(self, original: Original, folder: Path) -> list[str]:
         """The names of the files written into `folder`; `metadata` goes into the model's metadata_props."""
@@ -52,7 +51,7 @@ class ONNX(Target):
             found = {name: cpu.quantized(folder / name) for name in (FILE, WASM) if (folder / name).is_file()}
             return found | {WEBGPU: webgpu.quantized(folder / WEBGPU)}
 
-    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> ONNXSession:
+    def open(self, folder: Path, manifest: Manifest, device: str | None = None) -> "ONNXSession":
         """A session of ONNX Runtime on the CPU; with CPU:webgpu and CPU:wasm of the files that browsers take.
 
         UsageError for any other device, or where there is no such file.
@@ -70,12 +69,10 @@ class ONNX(Target):
         return ONNXSession(_onnx.runtime(file, file, names), names, name, cut)
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
-        """The devices that run what `device` does not run of the artifact."""
         ran = _device(folder, device)
         return [name for name, file in DEVICES.items() if name != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "7-bit weights beside unsigned codes, 8-bit ones beside signed codes: right on every CPU, VNNI or not"
 
     def tensors(
@@ -90,9 +87,7 @@ class ONNX(Target):
 
 def _device(folder: Path, text: str | None) -> str:
     """The device's name as in DEVICES; UsageError where there is none, or no file for it."""
-    name = next((known for known in DEVICES if known.upper() == (text or "CPU").upper()), None)
-    if name is None:
-        raise unknown("ONNX Runtime device", str(text), DEVICES)
+    name = spelled("ONNX Runtime device", text or "CPU", DEVICES)
     if not (folder / DEVICES[name]).is_file():
         raise UsageError(f"{folder} has no {DEVICES[name]}, which {name} runs")
     return name
@@ -108,8 +103,7 @@ class ONNXSession(_onnx.RuntimeSession):  # type: ignore[misc]  # mypy does not 
         self._name, self._cut = device, cut  # makes a session of these outputs alone
         self.device = f"{device} (f32)"
 
-    def of(self, tasks: Collection[str]) -> ONNXSession:
-        """A session of the same model with these tasks' outputs alone."""
+    def of(self, tasks: Collection[str]) -> "ONNXSession":
         names = [name for name in self._names if name in tasks]
         return ONNXSession(self._cut(names), names, self._name, self._cut)
 

@@ -1,7 +1,5 @@
 """OpenVINO IR for Intel and ARM CPUs, Intel GPUs and NPUs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -12,7 +10,7 @@ from edgemtl.ground.errors import needs, reading
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.ledger import Found
 from edgemtl.records.target import Original, Target
-from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compile, compiler_for, parse, read
+from edgemtl.targets.openvino.session import FLOAT, XML, OpenVINOSession, compiler_for, parse, read
 
 
 class OpenVINO(Target):
@@ -20,6 +18,7 @@ class OpenVINO(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("openvino",)
+    runtime, rank = "openvino", 1
     careful = f"CPU:{FLOAT}"  # the device that computes right on every CPU, though slower
 
     def convert(self, original: Original, folder: Path) -> list[str]:
@@ -67,7 +66,6 @@ class OpenVINO(Target):
         return ["CPU"] if other and manifest.precision == "int8" else []
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         words, overflows = processor.describe_instructions(), processor.overflows()
         if processor.arm():
             return f"{words}: int8 kernels round up between two codes; int8 artifacts compute in float, slower"
@@ -99,7 +97,8 @@ class OpenVINO(Target):
         inside = readback.places(model)
         first = len(model.outputs)
         model.add_results([opset13.result(output) for output in inside.values()])
-        compiled, _ = compile(core, model, device)
+        compiler, _ = compiler_for(core, model, device)
+        compiled = compiler(model)
         values = compiled([np.ascontiguousarray(frame)[None]])
         for name in manifest.tasks:
             yield name, values[compiled.output(name)]

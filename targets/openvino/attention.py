@@ -11,8 +11,6 @@ channels lie side by side, so here
 What is between, softmax or its exact form, keeps its shapes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

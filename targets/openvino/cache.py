@@ -5,8 +5,6 @@ named after all of them and contains its own SHA-256, so that no damaged or fore
 user's cache folder, which keeps the newest, up to BYTES.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """From torch to OpenVINO IR: traced, then rewritten into what OpenVINO runs fastest, with the same results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -17,7 +15,7 @@ import torch
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.records import ledger
 from edgemtl.records.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms, places
+from edgemtl.targets.openvino import attention, deformable, norms, positions
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML
 
@@ -42,7 +40,7 @@ def convert(original: Original, folder: Path) -> list[str]:
     forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
-    places.spread_when_compiled(model)
+    positions.spread_when_compiled(model)
     _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)

@@ -7,8 +7,6 @@ A network in deployment form samples like this, and the passes look for just tha
 `lower` picks a form for each operator from times measured by tests/benchmarks/deformable.py, kept in deformable.json.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The nodes of an OpenVINO model: those of a kind, their constants, what they read and who reads them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -7,8 +7,6 @@ four times the norm itself. Here means are taken over the channels' own axis:
     Transpose -> MVN -> ... -> Transpose        becomes        (x - mean) / sqrt(mean of squares + eps) -> ...
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

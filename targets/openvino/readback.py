@@ -1,7 +1,5 @@
 """Reads a finished OpenVINO IR, node by node as in the file: its quantized tensors, and torch's modules."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, Iterable, Iterator
 

@@ -1,7 +1,5 @@
 """An OpenVINO IR compiled for a device, with arithmetic that is right there."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -42,23 +40,15 @@ class OpenVINOSession(Session):
         self._own.request = compiled.create_infer_request()
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         if not hasattr(self._own, "request"):
             self._own.request = self.compiled.create_infer_request()
         results = self._own.request.infer([np.ascontiguousarray(frame)[None]], share_inputs=True)
         return {name: results[port][0] for name, port in self._ports.items()}
 
-    def of(self, tasks: Collection[str]) -> OpenVINOSession:
-        """A session of the same model with these tasks' outputs alone, on the same device."""
+    def of(self, tasks: Collection[str]) -> "OpenVINOSession":
         assert self._cut is not None
         names = [name for name in self._ports if name in tasks]
         return OpenVINOSession(self._cut(names), names, self.device)
-
-
-def compile(core: Any, model: Any, device: str | None) -> tuple[Any, str]:
-    """The model (or the IR in a file) compiled for a device, and the device's name in full."""
-    compiler, device = compiler_for(core, model, device)
-    return compiler(model), device
 
 
 def compiler_for(core: Any, model: Any, device: str | None) -> tuple[Callable[[Any], Any], str]:

@@ -1,7 +1,5 @@
 """TensorRT for Jetson: ONNX files that its parser takes, linted, and the engine built on the device at first open."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any, Iterable, Iterator
 import numpy as np
 
 from edgemtl.device.predictor import smooth_frames
-from edgemtl.ground.errors import CheckFailed, UsageError, needs, unknown
+from edgemtl.ground.errors import CheckFailed, UsageError, needs, spelled, unknown
 from edgemtl.ground.show import err
 from edgemtl.records.artifact import Manifest
 from edgemtl.records.ledger import Check, Found
@@ -46,6 +44,7 @@ class TensorRT(Target):
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     packages: tuple[str, ...] = ("onnx", "onnxsim", "onnxruntime")
+    runtime, rank = "tensorrt", 3
     options = Options
 
     def convert(self, original: Original, folder: Path) -> list[str]:
@@ -89,7 +88,7 @@ class TensorRT(Target):
         default, "AUTO", prints which one it took. UsageError for another device, and with the reason if "TensorRT"
         cannot run.
         """
-        name = _device(device)
+        name = spelled("TensorRT device", device or "AUTO", DEVICES)
         if name in ("AUTO", "TensorRT"):
             reason = engine.missing()
             if reason is None:
@@ -101,7 +100,7 @@ class TensorRT(Target):
 
     def others(self, folder: Path, manifest: Manifest, device: str | None = None) -> list[str]:
         """The devices that run what `device` does not run of the artifact: each file is built somewhere."""
-        choice = _device(device)
+        choice = spelled("TensorRT device", device or "AUTO", DEVICES)
         ran = _file(folder, manifest, choice).name
         if choice in ("AUTO", "TensorRT") and engine.missing() is None:
             ran = devices.file(manifest.precision, engine.version(), (folder / TYPED).is_file())
@@ -109,7 +108,6 @@ class TensorRT(Target):
         return [name for file, name in stand_ins.items() if file != ran and (folder / file).is_file()]
 
     def int8(self) -> str:
-        """What this machine's instructions mean for int8 artifacts, in a line."""
         return "computed by the GPU; where ONNX Runtime stands in, in float on the same codes, on every CPU"
 
     def machine(self) -> list[Check]:
@@ -120,9 +118,7 @@ class TensorRT(Target):
         self, folder: Path, manifest: Manifest, frame: np.ndarray, device: str | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """What the stand-in computes inside for one frame (H, W, 3), by torch's names; `device` CPU or CPU:fp16."""
-        name = next((known for known in DEVICES[2:] if known.upper() == (device or "CPU").upper()), None)
-        if name is None:
-            raise unknown("device to look into the network on", str(device), DEVICES[2:])
+        name = spelled("device to look into the network on", device or "CPU", DEVICES[2:])
         with needs("tensorrt"):
             yield from _onnx.tensors(_file(folder, manifest, name), frame, list(manifest.tasks))
 
@@ -175,13 +171,6 @@ def _check_of_twin(folder: Path) -> Check:
                 name = next(made.name for made in (one, other) if made is not None)
                 return Check(f"{TYPED} from {ONNX}", False, f"{kind} {name} is not that of {ONNX} in float16")
     return Check(f"{TYPED} from {ONNX}", True, f"each of {len(graph.node)} operations is that of {ONNX} in float16")
-
-
-def _device(text: str | None) -> str:
-    name = next((known for known in DEVICES if known.upper() == (text or "AUTO").upper()), None)
-    if name is None:
-        raise unknown("TensorRT device", str(text), DEVICES)
-    return name
 
 
 def _file(folder: Path, manifest: Manifest, device: str) -> Path:

@@ -3,8 +3,6 @@
 So a board needs no package whose version must match its CUDA.
 """
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import suppress
 from ctypes import byref, c_int, c_size_t, c_void_p
@@ -20,7 +18,7 @@ PROPERTIES = 1 << 14  # bytes, many more than cudaDeviceProp has in any release;
 NAME_BYTES = 256  # bytes
 
 
-def load() -> Runtime | None:
+def load() -> "Runtime | None":
     """The runtime, or None where the system has none."""
     for name in LIBRARIES:
         with suppress(OSError):

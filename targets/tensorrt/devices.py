@@ -3,8 +3,6 @@
 No vendor's document confirms the entries with `checked=False`.
 """
 
-from __future__ import annotations
-
 import re
 from fnmatch import fnmatch
 from typing import NamedTuple

@@ -4,8 +4,6 @@ An engine belongs to one TensorRT, one GPU and one ONNX file, and its file is na
 holds these facts in full and the engine's SHA-256, so that no other's or damaged engine is ever loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -70,7 +68,7 @@ def version() -> str:
     return str(import_module("tensorrt").__version__)
 
 
-def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
+def open_engine(folder: Path, manifest: Manifest) -> "TensorRTSession":
     """A session on this machine's GPU. An engine that does not fit is built again, with one line saying why."""
     trt, runtime = import_module("tensorrt"), _cuda()
     half = (folder / devices.TYPED).is_file()
@@ -78,7 +76,8 @@ def open_engine(folder: Path, manifest: Manifest) -> TensorRTSession:
     name, sm, free = _gpu(runtime)
     facts = Facts(sha256(file), trt.__version__, name, sm, manifest.precision)
     signed = (folder / SIGNATURE).is_file()  # such a folder stays as it is
-    place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / sha256_of_path(folder)
+    name_of_folder = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    place = folder if os.access(folder, os.W_OK) and not signed else user_cache() / "engines" / name_of_folder
     log = trt.Logger(trt.Logger.WARNING)
     plan, reason = load(place, facts)
     engine = plan and trt.Runtime(log).deserialize_cuda_engine(plan)
@@ -113,12 +112,8 @@ def load(place: Path, facts: Facts) -> tuple[bytes | None, str]:
     for other in sorted(place.glob("*.json")) if place.is_dir() else []:
         with suppress(UsageError, KeyError, TypeError):
             kept = read_json(other)
-            others.append(
-                (
-                    sum(kept[key] != value for key, value in facts._asdict().items()),
-                    _difference(kept, facts),
-                )
-            )
+            differing = sum(kept[key] != value for key, value in facts._asdict().items())
+            others.append((differing, _difference(kept, facts)))
     return None, min(others)[1] if others else "there is none yet"
 
 
@@ -139,11 +134,6 @@ def store(place: Path, facts: Facts, plan: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(plan)
     write_json(path.with_suffix(".json"), {**facts._asdict(), "engine": hashlib.sha256(plan).hexdigest()})
-
-
-def sha256_of_path(folder: Path) -> str:
-    """A name for an artifact that lies where nothing can be written."""
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 # ---- building
@@ -267,7 +257,6 @@ class TensorRTSession(Session):
             self._context.set_tensor_address(name, int(self._memory[name]))
 
     def __call__(self, frame: np.ndarray) -> dict[str, np.ndarray]:
-        """The maps (h, w) or (3, h, w) of an RGB uint8 frame (H, W, 3) of the manifest's size."""
         with self._busy:
             maps = self._run(np.ascontiguousarray(frame))
         return {name: batch[0] for name, batch in maps.items()}

@@ -8,8 +8,6 @@ With Q/DQ the file needs opset 19, the first whose QuantizeLinear takes float16.
 layer would keep TensorRT from fusing the two into an int8 kernel.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper

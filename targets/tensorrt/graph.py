@@ -1,7 +1,5 @@
 """An ONNX graph for the lint and the float16 pass: which nodes compute and read a tensor, its type and shape."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from functools import cache
 from typing import Any, Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """What this machine has of what TensorRT needs; on a Jetson, compared with what its JetPack brings."""
 
-from __future__ import annotations
-
 import platform
 import re
 from importlib.util import find_spec

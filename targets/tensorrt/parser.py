@@ -8,8 +8,6 @@ Each file has a process of its own: a native crash must not end the caller, and 
 messages of all files.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

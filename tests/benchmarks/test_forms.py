@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.ops import deform_conv2d
-from edgemtl.ops.deform_conv2d import _places
+from edgemtl.ops.deform_conv2d import _positions
 from tests.benchmarks import forms
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "deform_conv2d.npz")
@@ -90,7 +90,7 @@ def inputs(shape: Shape, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
     size = torch.tensor(shape.size).view(2, 1, 1).expand(whole)
     edge = torch.randint(0, 4, whole, generator=make)
     beside = torch.tensor([0.0, 1e-3, -1e-3, 0.5])[torch.randint(0, 4, whole, generator=make)]
-    place = _places(shape.kernel, shape.stride, shape.padding, shape.dilation, (h, w), torch.float32, x.device)
+    place = _positions(shape.kernel, shape.stride, shape.padding, shape.dilation, (h, w), torch.float32, x.device)
     border = torch.where(edge < 2, edge - 1, size + edge - 3) + beside - place  # -1, 0, n - 1, n
     kinds = torch.stack([near, far, (3 * near).round(), border])
     mixed = kinds.gather(0, torch.randint(0, 4, (1, *whole), generator=make))[0]

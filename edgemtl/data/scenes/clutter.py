@@ -5,7 +5,7 @@ from typing import Callable
 import numpy as np
 
 from edgemtl.data.scenes import textures
-from edgemtl.data.scenes.shapes import about_z, box, cylinder, ellipsoid, lathe, limb
+from edgemtl.data.scenes.shapes import Mesh, about_z, box, cylinder, ellipsoid, lathe, limb
 from edgemtl.data.scenes.textures import Paint, Rng
 from edgemtl.data.scenes.things import Thing
 
@@ -52,19 +52,8 @@ def plant(rng: Rng, height: float | None = None) -> Thing:
     pot = np.clip(height * 0.28, 0.08, 0.32) * rng.uniform(0.8, 1.1)
     radius = pot * rng.uniform(0.45, 0.6)
     thing = Thing("plant", (radius * 3, radius * 3, height))
-    thing.add(
-        lathe(
-            [
-                (0, 0),
-                (radius * 0.75, 0),
-                (radius, pot),
-                (radius * 0.9, pot),
-                (radius * 0.9, pot * 0.85),
-                (0, pot * 0.85),
-            ]
-        ),
-        textures.fabric(rng) if rng.random() < 0.3 else textures.plain(rng, gloss=0.2),
-    )
+    vessel = _vessel(radius, pot, 0.9, (radius * 0.9, pot * 0.85))
+    thing.add(vessel, textures.fabric(rng) if rng.random() < 0.3 else textures.plain(rng, gloss=0.2))
     greens = [textures.leaf(rng) for _ in range(3)]
     foot, reach = np.array([0, 0, pot * 0.8]), height - pot
     if rng.random() < 0.3:
@@ -147,16 +136,15 @@ def _screen(rng: Rng, scale: float) -> Thing:
 def _bin(rng: Rng, scale: float) -> Thing:
     radius, height = scale * 0.4, scale * rng.uniform(0.8, 1.2)
     thing = Thing("object", (2 * radius, 2 * radius, height))
-    profile = [
-        (0.0, 0.0),
-        (radius * 0.75, 0.0),
-        (radius, height),
-        (radius * 0.94, height),
-        (radius * 0.7, 0.02),
-        (0.0, 0.02),
-    ]
-    thing.add(lathe(profile), textures.plain(rng, gloss=0.2) if rng.random() < 0.5 else textures.fabric(rng))
+    vessel = _vessel(radius, height, 0.94, (radius * 0.7, 0.02))
+    thing.add(vessel, textures.plain(rng, gloss=0.2) if rng.random() < 0.5 else textures.fabric(rng))
     return thing
+
+
+def _vessel(radius: float, height: float, inside: float, ground: tuple[float, float]) -> Mesh:
+    """An open vessel: the share of its radius that is inside at the rim, and its ground's radius and height."""
+    wall = [(0, 0), (radius * 0.75, 0), (radius, height), (radius * inside, height)]
+    return lathe([*wall, ground, (0, ground[1])])
 
 
 _SMALL: tuple[Callable[[Rng, float], Thing], ...] = (_carton, _ball, _vase, _books, _screen, _bin)

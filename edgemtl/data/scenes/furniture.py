@@ -171,22 +171,11 @@ def cabinet(rng: Rng) -> Thing:
     """A chest of drawers, a bedside cabinet, a sideboard or a wardrobe."""
     kind = rng.random()
     if kind < 0.3:
-        width, depth, height, columns, rows = (
-            rng.uniform(0.8, 1.8),
-            rng.uniform(0.5, 0.62),
-            rng.uniform(1.8, 2.15),
-            0,
-            1,
-        )
-        columns = max(2, round(width / 0.5))
+        width, depth, height = rng.uniform(0.8, 1.8), rng.uniform(0.5, 0.62), rng.uniform(1.8, 2.15)
+        columns, rows = max(2, round(width / 0.5)), 1
     elif kind < 0.5:
-        width, depth, height, columns, rows = (
-            rng.uniform(0.4, 0.5),
-            rng.uniform(0.35, 0.45),
-            rng.uniform(0.45, 0.6),
-            1,
-            int(rng.integers(1, 4)),
-        )
+        width, depth, height = rng.uniform(0.4, 0.5), rng.uniform(0.35, 0.45), rng.uniform(0.45, 0.6)
+        columns, rows = 1, int(rng.integers(1, 4))
     else:
         width, depth, height = rng.uniform(0.7, 1.7), rng.uniform(0.38, 0.6), rng.uniform(0.65, 1.1)
         columns, rows = max(1, round(width / rng.uniform(0.4, 0.8))), int(rng.integers(1, 5))

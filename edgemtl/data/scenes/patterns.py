@@ -47,31 +47,15 @@ def _band(x: np.ndarray, blur: np.ndarray, share: float = 0.5) -> np.ndarray:
 Pattern = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def _plain(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
-    return 0.25 * noise(u * 0.3, v * 0.3)
-
-
-def _clouded(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
-    return noise(u, v)
-
-
 def _blobs(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
     value = noise(u * 0.5, v * 0.5) * 3
     step = np.floor(value)
     return (step + np.clip((value - step - 0.9) * 10, 0, 1)).clip(0, 2) / 2
 
 
-def _stripes(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
-    return _band(u, du)
-
-
 def _checks(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
     a, b = _band(u, du), _band(v, dv)
     return a + b - 2 * a * b
-
-
-def _plaid(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
-    return 0.5 * _band(u, du, 0.35) + 0.5 * _band(v, dv, 0.35)
 
 
 def _dots(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np.ndarray:
@@ -128,12 +112,12 @@ def _outlook(u: np.ndarray, v: np.ndarray, du: np.ndarray, dv: np.ndarray) -> np
 
 
 PATTERNS: dict[str, Pattern] = {
-    "plain": _plain,
-    "clouded": _clouded,
+    "plain": lambda u, v, du, dv: 0.25 * noise(u * 0.3, v * 0.3),
+    "clouded": lambda u, v, du, dv: noise(u, v),
     "blobs": _blobs,
-    "stripes": _stripes,
+    "stripes": lambda u, v, du, dv: _band(u, du),
     "checks": _checks,
-    "plaid": _plaid,
+    "plaid": lambda u, v, du, dv: 0.5 * _band(u, du, 0.35) + 0.5 * _band(v, dv, 0.35),
     "dots": _dots,
     "tiles": _tiles,
     "bricks": _bricks,

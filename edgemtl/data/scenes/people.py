@@ -23,7 +23,7 @@ def person(rng: Rng, *, sitting: bool = False) -> Thing:
     sleeve = shirt if rng.random() < 0.55 else skin
     calf = trousers if rng.random() < 0.75 else skin
     shoe, hair = textures.plain(rng), textures.hair(rng)
-    made = Thing("person", (0.3 * h, 0.3 * h, h))
+    thing = Thing("person", (0.3 * h, 0.3 * h, h))
 
     thigh, shin, hip = 0.245 * h, 0.225 * h, np.array([0.05 * h * stout**0.5, 0, 0])
     lean = rng.uniform(-0.15, 0.3) if sitting else rng.normal(0, 0.06)
@@ -36,9 +36,9 @@ def person(rng: Rng, *, sitting: bool = False) -> Thing:
         start = hip * mirror
         knee = start + thigh * _down(forward, outward) * mirror
         ankle = knee + shin * _down(forward - bend, outward * 0.3) * mirror
-        made.add(limb(start, knee, 0.053 * h * stout, 0.036 * h * stout), trousers, UPPER_LEG)
-        made.add(limb(knee, ankle, 0.035 * h * stout, 0.023 * h), calf, LOWER_LEG)
-        made.add(
+        thing.add(limb(start, knee, 0.053 * h * stout, 0.036 * h * stout), trousers, UPPER_LEG)
+        thing.add(limb(knee, ankle, 0.035 * h * stout, 0.023 * h), calf, LOWER_LEG)
+        thing.add(
             ellipsoid(0.027 * h, 0.072 * h, 0.022 * h, segments=12).at(
                 ankle[0], ankle[1] - 0.035 * h, ankle[2] - 0.014 * h
             ),
@@ -50,10 +50,10 @@ def person(rng: Rng, *, sitting: bool = False) -> Thing:
     spine = np.array([0, -np.sin(lean), np.cos(lean)])
     chest, neck = 0.19 * h * spine, 0.315 * h * spine
     trunk = 0.066 * h * stout
-    made.add(ellipsoid(0.088 * h * stout**0.5, trunk, 0.075 * h, power=2.4).at(*(0.015 * h * spine)), trousers, TORSO)
-    made.add(limb(0.04 * h * spine, chest, trunk, trunk * 1.02), shirt, TORSO)
-    made.add(ellipsoid(0.105 * h * stout**0.5, trunk * 0.98, 0.115 * h, power=2.6).at(*chest), shirt, TORSO)
-    made.add(limb(neck - 0.03 * h * spine, neck + 0.04 * h * spine, 0.032 * h, 0.028 * h), skin, HEAD)
+    thing.add(ellipsoid(0.088 * h * stout**0.5, trunk, 0.075 * h, power=2.4).at(*(0.015 * h * spine)), trousers, TORSO)
+    thing.add(limb(0.04 * h * spine, chest, trunk, trunk * 1.02), shirt, TORSO)
+    thing.add(ellipsoid(0.105 * h * stout**0.5, trunk * 0.98, 0.115 * h, power=2.6).at(*chest), shirt, TORSO)
+    thing.add(limb(neck - 0.03 * h * spine, neck + 0.04 * h * spine, 0.032 * h, 0.028 * h), skin, HEAD)
 
     arm, forearm = 0.17 * h, 0.145 * h
     for side in (-1, 1):
@@ -65,10 +65,10 @@ def person(rng: Rng, *, sitting: bool = False) -> Thing:
         bend = rng.uniform(0, 0.4) if rng.random() < 0.5 else rng.uniform(0.6, 1.7)
         elbow = shoulder + arm * _down(forward, outward) * mirror
         wrist = elbow + forearm * _down(forward + bend, outward * rng.uniform(-0.6, 0.8)) * mirror
-        made.add(limb(shoulder, elbow, 0.033 * h * stout**0.5, 0.025 * h), shirt, UPPER_ARM)
-        made.add(limb(elbow, wrist, 0.0245 * h, 0.018 * h), sleeve, LOWER_ARM)
+        thing.add(limb(shoulder, elbow, 0.033 * h * stout**0.5, 0.025 * h), shirt, UPPER_ARM)
+        thing.add(limb(elbow, wrist, 0.0245 * h, 0.018 * h), sleeve, LOWER_ARM)
         hand = wrist + (wrist - elbow) / forearm * 0.03 * h
-        made.add(ellipsoid(0.022 * h, 0.022 * h, 0.034 * h, segments=10).at(*hand), skin, LOWER_ARM)
+        thing.add(ellipsoid(0.022 * h, 0.022 * h, 0.034 * h, segments=10).at(*hand), skin, LOWER_ARM)
 
     # A child's head is larger for its height.
     r = 0.055 * h + 0.012
@@ -86,10 +86,10 @@ def person(rng: Rng, *, sitting: bool = False) -> Thing:
             textures.plain(rng, skin.colours[0] * (0.7, 0.4, 0.4)),
         ),
     ):
-        made.add(shape.at(*offset).turned(turn).at(*centre), paint, HEAD)
+        thing.add(shape.at(*offset).turned(turn).at(*centre), paint, HEAD)
     if rng.random() < 0.35:  # long hair
-        made.add(ellipsoid(r * 0.85, r * 0.5, r * 1.5).at(0, r * 0.7, -r * 0.5).turned(turn).at(*centre), hair, HEAD)
+        thing.add(ellipsoid(r * 0.85, r * 0.5, r * 1.5).at(0, r * 0.7, -r * 0.5).turned(turn).at(*centre), hair, HEAD)
 
     lift = 0.05 * h * stout if sitting else -min(feet)
-    made.parts = [(mesh.at(0, 0, lift), paint, body) for mesh, paint, body in made.parts]
-    return made
+    thing.parts = [(mesh.at(0, 0, lift), paint, body) for mesh, paint, body in thing.parts]
+    return thing

@@ -1,7 +1,6 @@
 """Pictures and exact labels of a room, by casting rays with Embree."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,8 @@ LABELS = ("semseg", "depth", "normals", "edge", "human_parts", "sal")
 _STRUCTURE = [CLASSES.index(name) for name in ("wall", "floor", "ceiling", "door", "window", "picture")]
 _PERSON = CLASSES.index("person")
 _AMBIENT_REACH_M = 0.7  # how far away things darken a corner
+_ALL, _BUT_LAST, _BUT_FIRST = slice(None), slice(None, -1), slice(1, None)
+_NEIGHBOURS = (((_BUT_LAST, _ALL), (_BUT_FIRST, _ALL)), ((_ALL, _BUT_LAST), (_ALL, _BUT_FIRST)))  # of all pixels
 _CELL = 4  # side of the square of pixels that share out the soft shadows' directions
 
 
@@ -140,9 +141,7 @@ def boundaries(instance: np.ndarray, depth: np.ndarray, planes: np.ndarray, rays
     """
     edge = np.zeros(instance.shape, np.uint8)
     offset = -np.einsum("ijk,ijk->ij", planes, rays) * depth  # of each pixel's facet from the camera
-    for axis in (0, 1):
-        first: tuple[Any, ...] = (slice(None, -1), slice(None)) if axis == 0 else (slice(None), slice(None, -1))
-        second: tuple[Any, ...] = (slice(1, None), slice(None)) if axis == 0 else (slice(None), slice(1, None))
+    for first, second in _NEIGHBOURS:
         near, miss = np.minimum(depth[first], depth[second]), np.abs(depth[first] - depth[second])
         for a, b in ((first, second), (second, first)):
             slope = -np.einsum("ijk,ijk->ij", planes[a], rays[b])
@@ -184,10 +183,7 @@ def _picture(tracer: Tracer, camera: Camera, hits: _Hits, instance: np.ndarray, 
     # Several rays for a pixel only where two parts meet or a surface bends.
     normal = hits.normal.reshape(*size, 3)
     jagged = np.zeros(size, bool)
-    for a, b in (
-        ((slice(1, None),), (slice(None, -1),)),
-        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-    ):
+    for a, b in _NEIGHBOURS:
         differs = (part[a] != part[b]) | (np.einsum("ijk,ijk->ij", normal[a], normal[b]) < 0.8)
         jagged[a] |= differs
         jagged[b] |= differs

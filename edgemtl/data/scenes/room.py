@@ -167,11 +167,8 @@ class _Builder:
             width, depth, z = thing.top
             spots: list[tuple[float, float, float]] = []
             for _ in range(int(self.rng.integers(0, 5))):
-                small = (
-                    clutter.lamp(self.rng, self.rng.uniform(0.35, 0.6))
-                    if self.rng.random() < 0.15
-                    else clutter.trinket(self.rng)
-                )
+                lit = self.rng.random() < 0.15
+                small = clutter.lamp(self.rng, self.rng.uniform(0.35, 0.6)) if lit else clutter.trinket(self.rng)
                 reach = max(small.size[:2]) / 2
                 if 2 * reach > min(width, depth):
                     continue
@@ -180,14 +177,10 @@ class _Builder:
                     continue
                 spots.append((u, v, reach))
                 spot = turn @ np.array([u, v, 0])
-                self.place(small, (x + spot[0], y + spot[1], z), angle + self.rng.normal(0, 0.4))
+                at = (x + spot[0], y + spot[1], z)
+                self.place(small, at, angle + self.rng.normal(0, 0.4))
                 if small.bulb is not None:
-                    self.shine(
-                        np.array([x + spot[0], y + spot[1], z + small.bulb]),
-                        0.08,
-                        self.rng.uniform(0.2, 0.8),
-                        warm=True,
-                    )
+                    self.shine(np.array(at) + (0, 0, small.bulb), 0.08, self.rng.uniform(0.2, 0.8), warm=True)
 
     def shine(self, centre: np.ndarray, radius: float, strength: float, *, warm: bool) -> None:
         """One more light, yellowish or bluish."""
@@ -212,20 +205,18 @@ def _shell(b: _Builder) -> None:
         paint = textures.wooden(rng)
     ceiling.add(box(width + 1, depth + 1, 0.5).at(width / 2, depth / 2, height), paint)
     b.place(ceiling, (0, 0, 0))
-    common, skirting = (
-        textures.walling(rng),
-        textures.joinery(rng) if rng.random() < 0.5 else textures.plain(rng, np.full(3, 0.8)),
-    )
+    common = textures.walling(rng)
+    skirting = textures.joinery(rng) if rng.random() < 0.5 else textures.plain(rng, np.full(3, 0.8))
     accent, rail = int(rng.integers(8)), rng.uniform(0.06, 0.14)
     for wall in range(4):
         long = b.length(wall)
-        made = Thing("wall", (0, 0, 0))
-        made.add(
+        thing = Thing("wall", (0, 0, 0))
+        thing.add(
             box(long + 1, 0.5, height + 0.6).at(0, 0.25, -0.3), textures.walling(rng) if wall == accent else common
         )
-        made.add(box(long, 0.03, rail).at(0, 0, 0), skirting)
+        thing.add(box(long, 0.03, rail).at(0, 0, 0), skirting)
         (x, y), angle = b.wall_point(wall, long / 2, 0.0)
-        b.place(made, (x, y, 0), angle)
+        b.place(thing, (x, y, 0), angle)
     if rng.random() < 0.2:  # a pillar or a boxed-in pipe in a corner
         side, x, y = rng.uniform(0.2, 0.5), int(rng.integers(2)) * width, int(rng.integers(2)) * depth
         pillar = Thing("wall", (0, 0, 0))

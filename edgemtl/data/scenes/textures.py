@@ -102,12 +102,9 @@ def fabric(rng: Rng, base: np.ndarray | None = None) -> Paint:
         )
     )
     if pattern in ("plain", "weave", "clouded"):
-        return _paint(
-            rng,
-            _shades(base, rng, 0.6),
-            pattern,
-            *([rng.uniform(0.008, 0.03)] * 2 if pattern == "weave" else [0.7, 0.7]),
-        )
+        shades = _shades(base, rng, 0.6)
+        period = rng.uniform(0.008, 0.03) if pattern == "weave" else 0.7
+        return _paint(rng, shades, pattern, period, period)
     other = random_colour(rng)
     period = rng.uniform(0.3, 0.8) if pattern == "blobs" else rng.uniform(0.03, 0.22)
     return _paint(rng, np.array([base, (base + other) / 2, other]), pattern, period, period)
@@ -135,18 +132,11 @@ def walling(rng: Rng) -> Paint:
     if kind < 0.65:
         return _paint(rng, _shades(base, rng, 0.4), "clouded", 1.5, 1.5)
     if kind < 0.75:
-        return _paint(
-            rng,
-            np.array([base, base, _mix(base, random_colour(rng), rng.uniform(0.15, 0.7))]),
-            "stripes",
-            rng.uniform(0.06, 0.5),
-            1,
-        )
+        colours = _accented(base, random_colour(rng), rng.uniform(0.15, 0.7))
+        return _paint(rng, colours, "stripes", rng.uniform(0.06, 0.5), 1)
     if kind < 0.82:
         period = rng.uniform(0.08, 0.3)
-        return _paint(
-            rng, np.array([base, base, _mix(base, random_colour(rng), rng.uniform(0.2, 0.8))]), "dots", period, period
-        )
+        return _paint(rng, _accented(base, random_colour(rng), rng.uniform(0.2, 0.8)), "dots", period, period)
     if kind < 0.9:
         brick = _linear(rng.uniform(0, 0.09), rng.uniform(0.05, 0.6), rng.uniform(0.4, 0.9))
         return _paint(rng, np.array([brick, brick * 0.7, np.full(3, rng.uniform(0.2, 0.7))]), "bricks", 0.25, 0.08)
@@ -160,21 +150,15 @@ def flooring(rng: Rng) -> Paint:
     """A floor: planks, tiles, carpet, chequers or plain concrete."""
     kind = rng.random()
     if kind < 0.4:
-        return _paint(
-            rng,
-            _shades(timber(rng), rng, 0.8),
-            "planks",
-            rng.uniform(0.8, 2.2),
-            rng.uniform(0.07, 0.2),
-            rng.choice([0.0, 0.2, 0.5]),
-        )
+        shades, long, wide = _shades(timber(rng), rng, 0.8), rng.uniform(0.8, 2.2), rng.uniform(0.07, 0.2)
+        return _paint(rng, shades, "planks", long, wide, rng.choice([0.0, 0.2, 0.5]))
     base = random_colour(rng) * 0.8
     if kind < 0.6:
         period = rng.uniform(0.2, 0.7)
         return _paint(rng, _shades(base, rng, 0.7), "tiles", period, period, rng.choice([0.1, 0.5]))
     if kind < 0.7:
         period = rng.uniform(0.4, 1.2)
-        return _paint(rng, np.array([base, base, _mix(base, random_colour(rng), 0.7)]), "checks", period, period, 0.2)
+        return _paint(rng, _accented(base, random_colour(rng), 0.7), "checks", period, period, 0.2)
     if kind < 0.85:
         return _paint(rng, _shades(base, rng, 0.6), "weave", 0.02, 0.02)
     return _paint(rng, _shades(base, rng, 0.5), "clouded", 1.2, 1.2, rng.choice([0.0, 0.2]))
@@ -197,14 +181,8 @@ def outdoors(rng: Rng, height: float) -> Paint:
         return Paint(dark, "outlook", (height * 2, height), (float(rng.uniform(0, 20)), 0.0), 0.5, 0.5)
     sky = _linear(rng.uniform(0.53, 0.63), rng.uniform(0, 0.45), 1.0)
     ground = _linear(rng.uniform(0.05, 0.4), rng.uniform(0, 0.5), rng.uniform(0.3, 0.7))
-    return Paint(
-        np.array([sky, (sky + 1) / 2, ground]),
-        "outlook",
-        (height * 2, height),
-        (float(rng.uniform(0, 20)), 0.0),
-        0.3,
-        float(rng.uniform(0.6, 2.0)),
-    )
+    colours, shift = np.array([sky, (sky + 1) / 2, ground]), (float(rng.uniform(0, 20)), 0.0)
+    return Paint(colours, "outlook", (height * 2, height), shift, 0.3, float(rng.uniform(0.6, 2.0)))
 
 
 def skin(rng: Rng) -> Paint:
@@ -214,13 +192,8 @@ def skin(rng: Rng) -> Paint:
 
 def hair(rng: Rng) -> Paint:
     """Hair: black, brown, blond, red or grey."""
-    return _paint(
-        rng,
-        _shades(_linear(rng.uniform(0.03, 0.12), rng.uniform(0, 0.6), rng.uniform(0.08, 0.75)), rng, 0.8),
-        "wood",
-        0.1,
-        0.02,
-    )
+    base = _linear(rng.uniform(0.03, 0.12), rng.uniform(0, 0.6), rng.uniform(0.08, 0.75))
+    return _paint(rng, _shades(base, rng, 0.8), "wood", 0.1, 0.02)
 
 
 def leaf(rng: Rng) -> Paint:
@@ -238,5 +211,6 @@ def shining(rng: Rng, strength: float) -> Paint:
     return Paint(_shades(base, rng, 0.2), glow=strength)
 
 
-def _mix(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    return a * (1 - share) + b * share
+def _accented(base: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """(3, 3): one colour, with a share of another one where the pattern is."""
+    return np.array([base, base, base * (1 - share) + other * share])

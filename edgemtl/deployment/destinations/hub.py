@@ -1,7 +1,5 @@
 """Hugging Face's hub: a model card with its metadata, the artifact, and its run's weights; you upload the folder."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A Jetson: one archive of artifact, device side and what JetPack lacks; unpacked there, ./start shows the camera."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import shutil

@@ -1,7 +1,6 @@
 """Any phone's or laptop's browser: a static page, the model, and its self-test, ready for any host of files."""
 
-from __future__ import annotations
-
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -135,12 +134,6 @@ def _keep(folder: Path) -> None:
         if file.suffix in (".js", ".mjs", ".css", ".html", ".svg", ".json", ".webmanifest")
     ]
     names = [file.relative_to(folder).as_posix() for file in kept if file.name not in ("sw.js", "vercel.json")]
-    version = artifacts.describe(folder, names)
-    _fill(folder / "sw.js", '"__VERSION__"', json.dumps(_digest(version)))
+    listed = "".join(f"{name} {sha256(folder / name)}\n" for name in names)
+    _fill(folder / "sw.js", '"__VERSION__"', json.dumps(hashlib.sha256(listed.encode()).hexdigest()[:16]))
     _fill(folder / "sw.js", '["__FILES__"]', json.dumps(["./", *names]))
-
-
-def _digest(files: dict[str, artifacts.File]) -> str:
-    import hashlib
-
-    return hashlib.sha256("".join(f"{name} {file.sha256}\n" for name, file in files.items()).encode()).hexdigest()[:16]

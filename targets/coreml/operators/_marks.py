@@ -36,9 +36,9 @@ def require(condition: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
-def choose(name: str, value: str, known: tuple[str, ...]) -> str:
-    """The value; ValueError where it is none of the known ones."""
-    require(value in known, f"{name}={value!r} is none of {', '.join(known)}")
+def choose(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """The value; ValueError where it is none of the allowed ones."""
+    require(value in allowed, f"{name}={value!r} is none of {', '.join(allowed)}")
     return value
 
 

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import torch
+import torch.nn.functional as functional
 
 from edgemtl.targets.coreml.operators._marks import F, G, Ints, T, U, along, choose, exact, gives, require
 
 # ---- two tensors, broadcast as NumPy does
 
 
-def _binary(name: str, compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[T, T], T]:
+def _binary(compute: Any) -> Callable[[T, T], T]:
     def apply(x: T, y: T) -> T:
         return compute(x, y)
 
-    apply.__name__ = name
     return apply
 
 
-add = _binary("add", torch.add)
-sub = _binary("sub", torch.sub)
-mul = _binary("mul", torch.mul)
-floor_div = _binary("floor_div", torch.floor_divide)  # rounded towards minus infinity
-mod = _binary("mod", torch.remainder)  # with the divisor's sign, as Python's operator, which goes with floor_div
-maximum = exact(_binary("maximum", torch.maximum))
-minimum = exact(_binary("minimum", torch.minimum))
-equal = gives("bool")(_binary("equal", torch.eq))
-not_equal = gives("bool")(_binary("not_equal", torch.ne))
-greater = gives("bool")(_binary("greater", torch.gt))
-greater_equal = gives("bool")(_binary("greater_equal", torch.ge))
-less = gives("bool")(_binary("less", torch.lt))
-less_equal = gives("bool")(_binary("less_equal", torch.le))
-logical_and = _binary("logical_and", torch.logical_and)
-logical_or = _binary("logical_or", torch.logical_or)
-logical_xor = _binary("logical_xor", torch.logical_xor)
+add, sub, mul = map(_binary, (torch.add, torch.sub, torch.mul))
+floor_div = _binary(torch.floor_divide)  # rounded towards minus infinity
+mod = _binary(torch.remainder)  # with the divisor's sign, as Python's operator, which goes with floor_div
+maximum, minimum = exact(_binary(torch.maximum)), exact(_binary(torch.minimum))
+equal, not_equal, greater, greater_equal, less, less_equal = (
+    gives("bool")(_binary(compare)) for compare in (torch.eq, torch.ne, torch.gt, torch.ge, torch.lt, torch.le)
+)
+logical_and, logical_or, logical_xor = map(_binary, (torch.logical_and, torch.logical_or, torch.logical_xor))
 
 
 def real_div(x: F, y: F) -> F:
@@ -55,37 +47,21 @@ def select(cond: U, a: T, b: T) -> T:
 # ---- one tensor
 
 
-def _unary(name: str, compute: Callable[[torch.Tensor], torch.Tensor], documented: str) -> Callable[[T], T]:
+def _unary(compute: Any) -> Callable[[T], T]:
     def apply(x: T) -> T:
         return compute(x)
 
-    apply.__name__, apply.__doc__ = name, documented
     return apply
 
 
-abs_ = exact(_unary("abs", torch.abs, "|x|."))
-acos = _unary("acos", torch.acos, "Inverse cosine.")
-asin = _unary("asin", torch.asin, "Inverse sine.")
-atan = _unary("atan", torch.atan, "Inverse tangent.")
-ceil = _unary("ceil", torch.ceil, "Towards plus infinity.")
-cos = _unary("cos", torch.cos, "Cosine.")
-erf = _unary("erf", torch.erf, "Gauss' error function.")
-exp = _unary("exp", torch.exp, "e**x.")
-exp2 = _unary("exp2", torch.exp2, "2**x.")
-floor = _unary("floor", torch.floor, "Towards minus infinity.")
-logical_not = _unary("logical_not", torch.logical_not, "Not x.")
-relu = exact(_unary("relu", torch.relu, "max(x, 0)."))
-relu6 = exact(_unary("relu6", torch.nn.functional.relu6, "min(max(x, 0), 6)."))
-round_ = _unary("round", torch.round, "To the nearest integer; 0.5 becomes 0, so ties are taken to go to even ones.")
-sigmoid = _unary("sigmoid", torch.sigmoid, "1 / (1 + e**-x).")
-sign = exact(_unary("sign", torch.sign, "-1, 0 or 1."))
-silu = _unary("silu", torch.nn.functional.silu, "x * sigmoid(x).")
-sin = _unary("sin", torch.sin, "Sine.")
-softplus = _unary("softplus", lambda x: torch.logaddexp(x, torch.zeros_like(x)), "log(1 + e**x).")
-softsign = _unary("softsign", torch.nn.functional.softsign, "x / (1 + |x|).")
-sqrt = _unary("sqrt", torch.sqrt, "Square root.")
-square = _unary("square", torch.square, "x**2.")
-tanh = _unary("tanh", torch.tanh, "Hyperbolic tangent.")
+abs_, sign, ceil, floor = exact(_unary(torch.abs)), exact(_unary(torch.sign)), _unary(torch.ceil), _unary(torch.floor)
+acos, asin, atan, cos, sin, tanh = map(_unary, (torch.acos, torch.asin, torch.atan, torch.cos, torch.sin, torch.tanh))
+erf, exp, exp2, sqrt, square = map(_unary, (torch.erf, torch.exp, torch.exp2, torch.sqrt, torch.square))
+logical_not, sigmoid, silu = map(_unary, (torch.logical_not, torch.sigmoid, functional.silu))
+relu, relu6 = exact(_unary(torch.relu)), exact(_unary(functional.relu6))
+round_ = _unary(torch.round)  # to the nearest integer; 0.5 becomes 0, so ties are taken to go to even ones
+softplus = _unary(lambda x: torch.logaddexp(x, torch.zeros_like(x)))
+softsign = _unary(functional.softsign)
 
 
 @exact
@@ -172,51 +148,39 @@ def softmax(x: F, axis: int = -1) -> F:
 # ---- reductions
 
 
-def _axes(x: torch.Tensor, axes: Ints | None) -> Ints:
-    return list(range(x.ndim)) if axes is None else axes
+def _reduction(compute: Callable[[torch.Tensor, Ints, bool], torch.Tensor]) -> Callable[..., T]:
+    def reduce(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
+        return compute(x, list(range(x.ndim)) if axes is None else axes, keep_dims)
+
+    return reduce
 
 
-def reduce_sum(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
-    return x.sum(_axes(x, axes), keep_dims, dtype=x.dtype)
+def _float_reduction(compute: Callable[[torch.Tensor, Ints, bool], torch.Tensor]) -> Callable[..., F]:
+    def reduce(x: F, axes: Ints | None = None, keep_dims: bool = False) -> F:
+        return compute(x, list(range(x.ndim)) if axes is None else axes, keep_dims)
+
+    return reduce
 
 
-def reduce_mean(x: F, axes: Ints | None = None, keep_dims: bool = False) -> F:
-    return x.mean(_axes(x, axes), keep_dims)
+def _sum(x: torch.Tensor, axes: Ints, keep_dims: bool) -> torch.Tensor:
+    return x.sum(axes, keep_dims, dtype=x.dtype)
 
 
-@exact
-def reduce_max(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
-    return x.amax(_axes(x, axes), keep_dims)
+reduce_max, reduce_min = exact(_reduction(torch.amax)), exact(_reduction(torch.amin))
+reduce_sum = _reduction(_sum)
+reduce_l1_norm = _reduction(lambda x, *how: _sum(x.abs(), *how))
+reduce_sum_square = _reduction(lambda x, *how: _sum(x.square(), *how))
+reduce_mean, reduce_log_sum_exp = _float_reduction(torch.mean), _float_reduction(torch.logsumexp)
+reduce_l2_norm = _float_reduction(lambda x, *how: _sum(x.square(), *how).sqrt())
 
 
-@exact
-def reduce_min(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
-    return x.amin(_axes(x, axes), keep_dims)
+def _first(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The first of equal extremes; the documentation guarantees none of them."""
+
+    def find(x: T, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> torch.Tensor:
+        return compute(x, axis, keep_dims).to(torch.int32)
+
+    return gives("output_dtype")(find)
 
 
-def reduce_l1_norm(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
-    return x.abs().sum(_axes(x, axes), keep_dims, dtype=x.dtype)
-
-
-def reduce_l2_norm(x: F, axes: Ints | None = None, keep_dims: bool = False) -> F:
-    return x.square().sum(_axes(x, axes), keep_dims).sqrt()
-
-
-def reduce_sum_square(x: T, axes: Ints | None = None, keep_dims: bool = False) -> T:
-    return x.square().sum(_axes(x, axes), keep_dims, dtype=x.dtype)
-
-
-def reduce_log_sum_exp(x: F, axes: Ints | None = None, keep_dims: bool = False) -> F:
-    return x.logsumexp(_axes(x, axes), keep_dims)
-
-
-@gives("output_dtype")
-def reduce_argmax(x: T, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> torch.Tensor:
-    """The first of equal maxima; the documentation guarantees none of them."""
-    return x.argmax(axis, keep_dims).to(torch.int32)
-
-
-@gives("output_dtype")
-def reduce_argmin(x: T, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> torch.Tensor:
-    """The first of equal minima; the documentation guarantees none of them."""
-    return x.argmin(axis, keep_dims).to(torch.int32)
+reduce_argmax, reduce_argmin = _first(torch.argmax), _first(torch.argmin)

@@ -3,9 +3,6 @@
 This takes neither TensorRT nor a GPU. A clean file proves nothing: the rules know only what is documented or was seen.
 """
 
-from __future__ import annotations
-
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +23,7 @@ OLDEST, NEWEST = (8, 5), (11, 4)  # that the rules were collected for
 class Problem(NamedTuple):
     """What a rule found at one place."""
 
-    rule: Rule
+    rule: "Rule"
     where: str
     text: str
 
@@ -56,20 +53,15 @@ def print_findings(
         for p in sorted(problems, key=lambda p: order.index(p.rule.severity))
     ]
     header = ("rule", "severity", "where", "what", "source")
-    if as_json:
-        print(
-            json.dumps(
-                {"file": str(file), "tensorrt": version, "found": [dict(zip(header, r)) for r in rows]}, indent=1
-            )
-        )
-    else:
-        show.table(f"{file} for TensorRT {version}: {len(rows)} findings", header, rows, left=len(header))
+    title = f"{file} for TensorRT {version}: {len(rows)} findings"
+    found = {"file": str(file), "tensorrt": version, "found": [dict(zip(header, r)) for r in rows]}
+    show.result(found, as_json, lambda _: show.table(title, header, rows, left=len(header)))
     worst = fatal(problems)
     if worst:
         raise CheckFailed(f"{file} is not for TensorRT {version}: {summary(problems)}")
 
 
-def rules() -> tuple[Rule, ...]:
+def rules() -> "tuple[Rule, ...]":
     """All of them; UsageError where onnx is missing."""
     with needs("tensorrt"):
         from edgemtl.targets.tensorrt.lint import operators, quantization, support
@@ -102,7 +94,7 @@ def lint(model: object, version: str = DEFAULT_VERSION) -> list[Problem]:
     ]
 
 
-def parse_version(version: str) -> Version:
+def parse_version(version: str) -> "Version":
     """ "10.3" and "10.3.0.26" as (10, 3); UsageError for what is no version or not one the rules know of."""
     parts = version.split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):

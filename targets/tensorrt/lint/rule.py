@@ -1,8 +1,6 @@
 """What a rule of the lint is."""
 
-from __future__ import annotations
-
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 from onnx import NodeProto
 
@@ -24,13 +22,31 @@ class Rule(NamedTuple):
 
 
 def nodes(
-    kinds: str | tuple[str, ...], text: str, when: Callable[[Graph, NodeProto], bool] = lambda graph, node: True
+    kinds: str | tuple[str, ...],
+    text: str | Callable[[Graph, NodeProto], str | None],
+    when: Callable[[Graph, NodeProto], bool] = lambda graph, node: True,
 ) -> Callable[[Graph, Version], Iterator[Finding]]:
-    """Finds the nodes of these operators for which `when` holds; {kind} and attributes in the text are the node's."""
+    """Finds the nodes of these operators for which `when` holds; {kind} and attributes in the text are the node's.
+
+    A function in the text's place gives what is to be said of a node, if anything is.
+    """
 
     def find(graph: Graph, version: Version) -> Iterator[Finding]:
         for node in graph.of(*((kinds,) if isinstance(kinds, str) else kinds)):
-            if when(graph, node):
-                yield readable_name(node), text.format(kind=node.op_type, **attributes(node))
+            if not when(graph, node):
+                continue
+            if said := text(graph, node) if callable(text) else text.format(kind=node.op_type, **attributes(node)):
+                yield readable_name(node), said
+
+    return find
+
+
+def tensors(
+    which: Callable[[Graph], Iterable[str]], text: Callable[[Graph, str], str | None]
+) -> Callable[[Graph, Version], Iterator[Finding]]:
+    """Finds those of a graph's tensors of which the function has something to say."""
+
+    def find(graph: Graph, version: Version) -> Iterator[Finding]:
+        yield from ((tensor, said) for tensor in which(graph) if (said := text(graph, tensor)))
 
     return find

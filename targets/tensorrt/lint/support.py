@@ -5,8 +5,6 @@ importer of TensorRT 11 takes, and limits that the list leaves out, come from Te
 ran on the small models that ONNX has for each operator.
 """
 
-from __future__ import annotations
-
 from typing import Iterator
 
 from onnx import NodeProto, TensorProto
@@ -84,19 +82,8 @@ def constants(graph: Graph, version: Version) -> Iterator[Finding]:
     for node in graph.of(*CONSTANT):
         index, until = CONSTANT[node.op_type]
         if version < until and len(node.input) > index and node.input[index] in graph.inputs:
-            yield (
-                readable_name(node),
-                f"{node.input[index]} of {node.op_type} must be a constant, and is an input of the model",
-            )
-
-
-def resize_rules(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Resize"):
-        rule = attribute(node, "coordinate_transformation_mode", "half_pixel")
-        if rule not in RESIZE_MODES:
-            yield readable_name(node), f"Resize with the coordinates {rule}; {', '.join(RESIZE_MODES)} are known"
-        if (policy := attribute(node, "keep_aspect_ratio_policy", "stretch")) != "stretch":
-            yield readable_name(node), f"Resize with keep_aspect_ratio_policy {policy}; stretch alone is known"
+            text = f"{node.input[index]} of {node.op_type} must be a constant, and is an input of the model"
+            yield readable_name(node), text
 
 
 def drops(graph: Graph, node: NodeProto) -> bool:
@@ -104,22 +91,18 @@ def drops(graph: Graph, node: NodeProto) -> bool:
     return mode is not None and bool(mode.any())
 
 
-def recurrent(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("GRU", "LSTM", "RNN"):
-        activations = list(attribute(node, "activations", []))
-        half = len(activations) // 2
-        if attribute(node, "direction", "forward") == "bidirectional" and activations[:half] != activations[half:]:
-            yield readable_name(node), f"{node.op_type} with other activations on the way back"
-        if node.op_type == "LSTM" and attribute(node, "input_forget", 0):
-            yield readable_name(node), "LSTM with input_forget"
+def turns_back(graph: Graph, node: NodeProto) -> bool:
+    """Whether a recurrent node has other activations on its way back."""
+    activations = list(attribute(node, "activations", []))
+    half = len(activations) // 2
+    return attribute(node, "direction", "forward") == "bidirectional" and activations[:half] != activations[half:]
 
 
-def einsum(graph: Graph, version: Version) -> Iterator[Finding]:
-    for node in graph.of("Einsum"):
-        equation = attribute(node, "equation", "").replace(" ", "")
-        terms = equation.split("->")[0].split(",")
-        if "." in equation or any(len(set(term)) < len(term) for term in terms):
-            yield readable_name(node), f"Einsum with an ellipsis or a diagonal: {equation}"
+def einsum(graph: Graph, node: NodeProto) -> str | None:
+    equation = attribute(node, "equation", "").replace(" ", "")
+    terms = equation.split("->")[0].split(",")
+    odd = "." in equation or any(len(set(term)) < len(term) for term in terms)
+    return f"Einsum with an ellipsis or a diagonal: {equation}" if odd else None
 
 
 def foreign_values(graph: Graph, version: Version) -> Iterator[Finding]:
@@ -162,7 +145,12 @@ RULES = (
     Rule("O3", "E", nodes("MaxPool", "MaxPool with its output of indices", names_others), LIST),
     Rule("O4", "E", nodes(("LpPool", "LpNormalization", "GlobalLpPool"), "{kind} with p = {p}; 1 and 2 are known",
          lambda _, n: attribute(n, "p", 2) not in (1, 2)), SEEN),
-    Rule("R3", "E", resize_rules, LIST),
+    Rule("R3", "E", nodes("Resize",
+         f"Resize with the coordinates {{coordinate_transformation_mode}}; {', '.join(RESIZE_MODES)} are known",
+         lambda _, n: attribute(n, "coordinate_transformation_mode", "half_pixel") not in RESIZE_MODES), LIST),
+    Rule("R3", "E", nodes("Resize",
+         "Resize with keep_aspect_ratio_policy {keep_aspect_ratio_policy}; stretch alone is known",
+         lambda _, n: attribute(n, "keep_aspect_ratio_policy", "stretch") != "stretch"), LIST),
     Rule("O5", "E", nodes("BatchNormalization", "BatchNormalization in training mode",
          lambda _, n: attribute(n, "training_mode", 0)), LIST),
     Rule("O5", "E", nodes("Dropout", "Dropout in training mode", drops), LIST),
@@ -170,8 +158,9 @@ RULES = (
          f"{CHANGES}, 10.0", until=(10,)),
     Rule("O7", "E", nodes("TopK", "TopK with sorted = 0", lambda _, n: not attribute(n, "sorted", 1)),
          f"{LIST}, branch 10.1", since=(10,), until=(11,)),
-    Rule("O8", "E", recurrent, LIST),
-    Rule("O9", "E", einsum, f"{LIST}, branches 8.5 and 8.6", until=(10,)),
+    Rule("O8", "E", nodes(("GRU", "LSTM", "RNN"), "{kind} with other activations on the way back", turns_back), LIST),
+    Rule("O8", "E", nodes("LSTM", "LSTM with input_forget", lambda _, n: attribute(n, "input_forget", 0)), LIST),
+    Rule("O9", "E", nodes("Einsum", einsum), f"{LIST}, branches 8.5 and 8.6", until=(10,)),
     Rule("O10", "E", nodes("InstanceNormalization", "InstanceNormalization whose scale and bias are no constants",
          lambda g, n: any(g.constant(name) is None for name in n.input[1:])), f"{LIST}, branch 8.5", until=(8, 6)),
     Rule("A2", "E", nodes("Attention", FIRST_OUTPUT, names_others), SEEN, since=(10, 14)),

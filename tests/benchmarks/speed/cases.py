@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from edgemtl import bundled, models
 from edgemtl.deployment.convert import convert
+from edgemtl.ground import registry
 from edgemtl.ground.files import replacing_folder, write_json
 from edgemtl.models.demt import DeMT
 from edgemtl.models.mqtransformer import MQTransformer
@@ -103,7 +104,7 @@ def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS) -> None:
     run = case.run
     if not run.weights("float").is_file():
         if case.is_bundled:
-            shutil.copytree(bundled.run(case.recipe.name), run.folder, ignore=lambda *_: list(bundled.RUNTIMES))
+            shutil.copytree(bundled.run(case.recipe.name), run.folder, ignore=lambda *_: registry.names("targets"))
         else:
             run.folder.mkdir(parents=True, exist_ok=True)
             recipe = case.recipe.model_copy(update={"data": FRAMES})

@@ -5,8 +5,6 @@ runs the file computes them as well, once, when it loads it: the same bits, sinc
 rounded in one way only.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 
@@ -14,7 +12,7 @@ def spread_when_loaded(model: Any) -> None:
     """Replaces every constant of positions that a map is added to, in place."""
     from onnx import helper, numpy_helper
 
-    from edgemtl.networks import places  # which a device does not have: it converts nothing
+    from edgemtl.networks import positions  # which a device does not have: it converts nothing
 
     graph = model.graph
     stored = {value.name: value for value in graph.initializer}
@@ -25,15 +23,15 @@ def spread_when_loaded(model: Any) -> None:
     nodes: list[Any] = []
     for node in graph.node:
         name = next((value for value in node.input if value in stored), "") if node.op_type == "Add" else ""
-        made = places.found(numpy_helper.to_array(stored.pop(name))) if name else None
-        if made is not None:
-            rows, columns = made
+        tables = positions.exact_tables(numpy_helper.to_array(stored.pop(name))) if name else None
+        if tables is not None:
+            rows, columns = tables
             height, width = rows.shape[2], columns.shape[3]
             size = f"{height}x{width}"
             constants = {
-                f"{name}/rows": rows, f"{name}/columns": columns, f"columns/{width}": places.picked(width),
-                f"rows/{height}": places.picked(height), f"pixels/{size}": places.own(height, width),
-                f"sizes/{size}": places.sizes(height, width),
+                f"{name}/rows": rows, f"{name}/columns": columns, f"columns/{width}": positions.picked(width),
+                f"rows/{height}": positions.picked(height), f"pixels/{size}": positions.own(height, width),
+                f"sizes/{size}": positions.sizes(height, width),
             }  # fmt: skip
             shared |= {key: numpy_helper.from_array(value, key) for key, value in constants.items()}
             steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (

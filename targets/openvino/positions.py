@@ -3,11 +3,9 @@
 A device computes them once, when it compiles the model.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
-from edgemtl.networks import places
+from edgemtl.networks import positions
 from edgemtl.targets.openvino.nodes import of_kind, readers, supersede
 
 
@@ -18,16 +16,16 @@ def spread_when_compiled(model: Any) -> None:
     for node in of_kind(model, "Constant"):
         if not all(reader.get_type_name() == "Add" for reader in readers(node)):
             continue
-        made = places.found(node.get_data())
-        if made is None:
+        tables = positions.exact_tables(node.get_data())
+        if tables is None:
             continue
-        height, width = made[0].shape[2], made[1].shape[3]
+        height, width = tables[0].shape[2], tables[1].shape[3]
         parts = [
-            op.gather(op.constant(table), op.constant(places.picked(length)), op.constant(axis))
-            for table, length, axis in zip(made, (width, height), (3, 2))
+            op.gather(op.constant(table), op.constant(positions.picked(length)), op.constant(axis))
+            for table, length, axis in zip(tables, (width, height), (3, 2))
             if len(table)
         ]
         beside = op.concat(parts, 0) if len(parts) > 1 else parts[0]
-        pixels = op.add(beside, op.constant(places.own(height, width)))
-        spread = op.divide(pixels, op.constant(places.sizes(height, width)))
+        pixels = op.add(beside, op.constant(positions.own(height, width)))
+        spread = op.divide(pixels, op.constant(positions.sizes(height, width)))
         supersede(node, spread)

@@ -7,7 +7,7 @@ from torch import nn
 
 from edgemtl.ground.errors import UsageError
 from edgemtl.models.demt import Deform, ExactGrid, ExactSampler, Grid, Sampler
-from edgemtl.networks import checkpoint, places
+from edgemtl.networks import checkpoint, positions
 from edgemtl.quantization.quantizers import FakeQuantize
 
 SIZES = [(1, 1), (2, 1), (1, 2), (2, 3), (3, 2), (4, 5), (9, 14), (54, 70)]
@@ -39,7 +39,7 @@ def quantized(module: ExactSampler) -> ExactSampler:
 def test_tables_hold_every_place_and_are_rounded_once(size) -> None:
     plain = Grid(deform().offsets, size)
     grid, wanted = ExactGrid(plain), in_full(plain).double().numpy()
-    sizes = places.sizes(*size).astype(np.float64)
+    sizes = positions.sizes(*size).astype(np.float64)
     eighths = np.round(wanted * sizes * 8) / 8
     np.testing.assert_array_equal(grid.base.numpy(), (eighths / sizes).astype(np.float32))  # the quotient, rounded
     np.testing.assert_allclose(grid.base, wanted, rtol=0, atol=2.0**-22 * max(1, np.abs(wanted).max()))
@@ -48,19 +48,19 @@ def test_tables_hold_every_place_and_are_rounded_once(size) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_places_are_found_to_the_last_bit_or_not_at_all(size) -> None:
+def test_positions_are_found_to_the_last_bit_or_not_at_all(size) -> None:
     base = ExactGrid(Grid(deform().offsets, size)).base.numpy()
     for part in (base, base[:4], base[4:], base[2:7]):
-        made = places.found(part)
+        made = positions.exact_tables(part)
         assert made is not None
-        np.testing.assert_array_equal(places.spread(made, *size), part)
+        np.testing.assert_array_equal(positions.spread(made, *size), part)
     other = base.copy()
     other[-1, 0, size[0] // 2, size[1] // 2] = np.nextafter(other[-1, 0, size[0] // 2, size[1] // 2], np.float32(9))
-    assert places.found(other) is None
-    assert places.found(base[::-1]) is None or min(size) < 4  # columns before rows
+    assert positions.exact_tables(other) is None
+    assert positions.exact_tables(base[::-1]) is None or min(size) < 4  # columns before rows
 
 
-def test_files_with_places_in_full_still_load(tmp_path) -> None:
+def test_files_with_positions_in_full_still_load(tmp_path) -> None:
     plain = Grid(deform().offsets, (9, 14))
     grid, other = ExactGrid(plain), ExactGrid(Grid(Deform(16, 8, 1.0).offsets, (9, 14)))
     old = {name: value for name, value in grid.state_dict().items() if name not in ("rows", "columns")}
@@ -86,13 +86,13 @@ def test_a_last_bit_of_a_place_changes_no_code() -> None:
 @pytest.mark.slow
 def test_onnx_files_hold_tables_and_give_the_same_bits(tmp_path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from edgemtl.targets import _places
+    from edgemtl.targets import _positions
 
     sampler = quantized(ExactSampler(Sampler(deform(), (54, 70))))
     file = tmp_path / "full.onnx"
     torch.onnx.export(sampler, (torch.zeros(1, 16, 54, 70),), file, opset_version=17, dynamo=False)
     full, small = onnx.load(file), onnx.load(file)
-    _places.spread_when_loaded(small)
+    _positions.spread_when_loaded(small)
     onnx.checker.check_model(small, full_check=True)
     assert full.ByteSize() - small.ByteSize() > 0.8 * sampler.coordinates.base.numel() * 4 - 54 * 70 * 8
     x = {full.graph.input[0].name: torch.randn(1, 16, 54, 70, generator=torch.manual_seed(1)).numpy()}
@@ -108,7 +108,7 @@ def test_onnx_files_hold_tables_and_give_the_same_bits(tmp_path) -> None:
 @pytest.mark.slow
 def test_openvino_files_hold_tables_and_give_the_same_bits(tmp_path) -> None:
     ov = pytest.importorskip("openvino")
-    from edgemtl.targets.openvino.places import spread_when_compiled
+    from edgemtl.targets.openvino.positions import spread_when_compiled
 
     sampler, shape = quantized(ExactSampler(Sampler(deform(), (54, 70)))), [1, 16, 54, 70]
     x, found, size = torch.randn(shape, generator=torch.manual_seed(1)).numpy(), [], []

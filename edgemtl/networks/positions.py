@@ -1,11 +1,11 @@
 """Where a deformable operator of the exact form reads without its learned offsets, in few numbers.
 
-Such a place is the pixel's own plus what the offset network's last layer makes of the pixel's row (in the first half of
-the groups) or of its column (in the second). That layer is 3x3 and finds zeros beside the map: so all inner columns,
+Such a position is the pixel's own plus what the offset network's last layer makes of the pixel's row (in the first half
+of the groups) or of its column (in the second). That layer is 3x3 and finds zeros beside the map: so all inner columns,
 or rows, of a group have the same. Tables of the first, an inner and the last one hold all of it.
 
-They are in pixels, whole eighths or quarters, times two; so are sums, which float32 therefore holds exactly. A place in
-GridSample's coordinates is such a sum over the map's width or height, rounded once.
+They are in pixels, whole eighths or quarters, times two; so are sums, which float32 therefore holds exactly. A position
+in GridSample's coordinates is such a sum over the map's width or height, rounded once.
 """
 
 import numpy as np
@@ -13,42 +13,42 @@ import numpy as np
 Array = np.ndarray
 Tables = tuple[Array, Array]  # (groups, 2, h, 3) and (other groups, 2, 3, w), x and y
 PARTS = 64  # of a pixel: positions are whole ones of these
-NEAR = 2.0**-20  # relative, how far stored places may be from those of their tables, which are rounded once
+NEAR = 2.0**-20  # relative, how far stored positions may be from those of their tables, which are rounded once
 
 
 def tables(base: Array, first: int) -> Tables:
-    """The tables nearest to places (groups, 2, h, w), of which the `first` groups go by rows."""
+    """The tables nearest to positions (groups, 2, h, w), of which the `first` groups go by rows."""
     height, width = base.shape[2:]
     beside = _beside(base)
-    made = beside[:first][..., _first(picked(width))], beside[first:][:, :, _first(picked(height))]
-    if (np.abs(spread(made, height, width) - base) > NEAR * np.maximum(np.abs(base), 1)).any():
+    nearest = beside[:first][..., _first(picked(width))], beside[first:][:, :, _first(picked(height))]
+    if (np.abs(spread(nearest, height, width) - base) > NEAR * np.maximum(np.abs(base), 1)).any():
         raise ValueError("places that no offset network has")
-    return made
+    return nearest
 
 
-def found(base: Array) -> Tables | None:
-    """The tables that are these places (groups, 2, h, w) to the last bit, whichever groups go by rows; None without."""
+def exact_tables(base: Array) -> Tables | None:
+    """The tables of these very positions (groups, 2, h, w), to the last bit, whichever groups go by rows; or None."""
     if base.dtype != np.float32 or base.ndim != 4 or base.shape[1] != 2 or len(base) < 2:
         return None
     height, width = base.shape[2:]
     beside, columns = _beside(base), picked(width)
     by_row = (beside == beside[..., _first(columns)][..., columns]).all((1, 2, 3))
     try:
-        made = tables(base, len(base) if by_row.all() else int(by_row.argmin()))
+        nearest = tables(base, len(base) if by_row.all() else int(by_row.argmin()))
     except ValueError:
         return None
-    return made if np.array_equal(spread(made, height, width), base) else None
+    return nearest if np.array_equal(spread(nearest, height, width), base) else None
 
 
 def _beside(base: Array) -> Array:
-    """What places have beside the pixels' own, in the tables' unit."""
+    """What positions have beside the pixels' own, in the tables' unit."""
     height, width = base.shape[2:]
     at = np.round(base.astype(np.float64) * sizes(height, width) * PARTS) / PARTS
     return np.asarray((at - own(height, width)).astype(np.float32))
 
 
 def spread(tables: Tables, height: int, width: int) -> Array:
-    """The places (groups, 2, h, w), float32, that tables stand for."""
+    """The positions (groups, 2, h, w), float32, that tables stand for."""
     rows, columns = tables
     beside = np.concatenate([rows[..., picked(width)], columns[:, :, picked(height)]])
     return (beside + own(height, width)) / sizes(height, width)
