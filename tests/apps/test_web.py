@@ -30,6 +30,7 @@ from edgemtl.records import frames
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 90  # seconds until something on the page must be so
+LOST = "void (self.onmessage = () => { throw Error('lost'); })"  # for a worker: its next question ends it
 Size = tuple[int, int]
 
 
@@ -261,6 +262,15 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
         context.close()
 
 
+def on_webgpu(seen: Visit) -> dict[str, Any]:
+    """The state of a page that was asked for WebGPU, once it is live; skips where the browser has none."""
+    state = seen.live(1)
+    if state["runtime"] != "webgpu" and any("no WebGPU" in text for text in state["others"]):
+        pytest.skip("this browser offers no WebGPU, not even an emulated one")
+    assert state["runtime"] == "webgpu", state["others"]
+    return state
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_wasm_computes_torchs_bits(site: Path, visit: Callable[..., Visit], threads: int) -> None:
     if (os.cpu_count() or 1) < threads:
@@ -280,11 +290,7 @@ def test_wasm_computes_torchs_bits(site: Path, visit: Callable[..., Visit], thre
 def test_webgpu_computes_torchs_bits(site: Path, visit: Callable[..., Visit]) -> None:
     with serving(site) as address:
         seen = visit(f"{address}?runtime=webgpu")
-        state = seen.live(1)
-        if state["runtime"] != "webgpu" and any("no WebGPU" in text for text in state["others"]):
-            pytest.skip("this browser offers no WebGPU, not even an emulated one")
-        assert state["runtime"] == "webgpu", state["others"]
-        assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
+        assert [one["state"] for one in on_webgpu(seen)["verdicts"]] == ["equal"] * 4
 
 
 def test_webgpu_is_taken_where_it_is_not_slower(site: Path, visit: Callable[..., Visit]) -> None:
@@ -404,13 +410,67 @@ def test_a_model_that_computes_something_else_is_not_shown(
         seen.live(1)
 
 
-def test_a_worker_that_dies_is_started_anew(site: Path, visit: Callable[..., Visit]) -> None:
+@pytest.mark.parametrize(
+    "end", ["self.close()", "setTimeout(() => { for (;;); })", LOST], ids=["dies", "hangs", "fails"]
+)
+def test_a_worker_that_stops_is_started_anew_and_tested(site: Path, visit: Callable[..., Visit], end: str) -> None:
     with serving(site) as address:
         seen = visit(f"{address}?runtime=wasm&threads=1")
         frames = seen.live()["frames"]
-        seen.page.workers[0].evaluate("self.close()")
-        seen.notice("was started anew")
+        seen.page.workers[0].evaluate(end)
+        assert "was started anew, tested again" in seen.notice("was started anew")
+        assert [one["state"] for one in seen.state()["verdicts"]] == ["equal"] * 4
         seen.until(f"edgemtl.state().frames > {frames + 3}")
+
+
+def miscompute(site: Path, runtime: str) -> None:
+    """From now on the site's workers on that runtime read the first number of each map wrong, as a broken device may."""
+    [worker] = (site / "assets").glob("worker-*.js")
+    wrong = """if (self.name === "inference-RUNTIME") {
+        const slice = Float32Array.prototype.slice;
+        Float32Array.prototype.slice = function (...part) {
+            const made = slice.apply(this, part);
+            made[0] += 1;
+            return made;
+        };
+    }"""
+    worker.write_text(wrong.replace("RUNTIME", runtime) + worker.read_text())
+
+
+def test_a_new_worker_that_computes_something_else_is_not_shown(spoilt: Path, visit: Callable[..., Visit]) -> None:
+    with serving(spoilt) as address:
+        seen = visit(f"{address}?runtime=wasm&threads=1", service_workers="block")
+        seen.live()
+        miscompute(spoilt, "wasm")
+        seen.page.workers[0].evaluate(LOST)
+        said = seen.notice("This browser computes something else than torch did")
+        assert "depth is" in said and "semseg" not in said
+        state = seen.state()
+        assert {one["task"]: one["state"] for one in state["verdicts"]} == {
+            "semseg": "equal", "depth": "wrong", "normals": "wrong", "edge": "wrong"
+        }  # fmt: skip
+        assert seen.page.get_attribute("#details", "data-state") == "wrong"
+        assert seen.page.is_disabled("[data-source=file]")
+        time.sleep(1)
+        assert seen.state()["frames"] == state["frames"]
+        seen.page.click("#anyway")
+        seen.notice("its self-test fails")
+        seen.live(state["frames"] + 3)
+
+
+def test_a_gpu_that_computes_something_else_after_a_restart_gives_way_to_wasm(
+    spoilt: Path, visit: Callable[..., Visit]
+) -> None:
+    with serving(spoilt) as address:
+        seen = visit(f"{address}?runtime=webgpu&threads=1", service_workers="block")
+        frames = on_webgpu(seen)["frames"]
+        miscompute(spoilt, "webgpu")
+        seen.page.workers[0].evaluate(LOST)
+        assert "tested again" in seen.notice("was started anew")
+        state = seen.live(frames + 3)
+        assert state["runtime"] == "wasm" and "one thread" in state["why"][0]
+        assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
+        assert any("WebGPU: its self-test failed: depth" in text for text in state["others"])
 
 
 def test_it_works_offline_after_a_visit(site: Path, visit: Callable[..., Visit]) -> None:
