@@ -388,7 +388,7 @@ def test_a_picture_from_a_file_gives_pythons_maps(
             assert (np.array(found, map.dtype).reshape(map.shape) == map).all(), task
 
 
-@pytest.mark.parametrize("how", ["wasm&threads=1", "wasm&threads=2"])
+@pytest.mark.parametrize("how", ["wasm&threads=1", "wasm&threads=2", "webgpu"])
 def test_fp32_gives_pythons_maps(
     inexact_site: Path, inexact: Path, visit: Callable[..., Visit], tmp_path: Path, how: str
 ) -> None:
@@ -415,7 +415,7 @@ def test_fp32_gives_pythons_maps(
                 assert np.abs(found - wanted).max() <= 1e-4 * wanted.std(), task
 
 
-@pytest.mark.parametrize("runtime", ["wasm"])
+@pytest.mark.parametrize("runtime", ["wasm", "webgpu"])
 def test_fp32_that_is_off_by_a_thousandth_is_not_taken(
     inexact: Path, visit: Callable[..., Visit], tmp_path: Path, runtime: str
 ) -> None:
