@@ -7,7 +7,7 @@ stands right behind the layer. So here
 - behind a ReLU, or what clips from 0 on, they are unsigned as they are, zero point 0, and the clipping comes after the
   rounding, as a Clip of codes: rounding keeps order and leaves 0 where it is, so the two can change places;
 - a 1x1 convolution of codes that a sum reads, or anything else but a quantizer, is a product of whole numbers, times
-  its scales: MatMulInteger on pixels' channels, whose transposes ONNX Runtime moves into its own;
+  its scales: see products.py;
 - the weight of any other convolution that stays float has a Cast and a Mul instead of a DequantizeLinear. ONNX Runtime
   computes those once; a DequantizeLinear it keeps for every frame, and then it has no fast layout for the convolution
   either.
@@ -18,23 +18,20 @@ stands right behind the layer. So here
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
 from edgemtl.records.ledger import HIGH, LOW, Found
 from edgemtl.targets import _onnx
+from edgemtl.targets.onnx.editing import closed, opened
+from edgemtl.targets.onnx.products import from_layers, to_layers
 
 UNSIGNED, SIGNED, PLAIN = "zero/unsigned", "zero/signed", "zero/plain"  # names of the zero points 0, 128 and int8's 0
 HIGHER = "zero/higher"  # 128 as a number, in wasm.py's form
 ONE = "one"
 CLIP, STEPS, RAW = "/Clip", "/steps", "/unclipped"  # after names of nodes and values
-FLAT, TURNED, PIXELS, SUMS, WHOLE = "/flat", "/turned", "/pixels", "/sums", "/whole"
-SCALES, SCALED = "/scales", "/scaled"
-ZEROS, OF, PRODUCT = "/zeros", "/of/", ["MatMulInteger", "Cast", "Mul", "Add"]
-TO_PIXELS, TO_MAPS = [0, 2, 3, 1], [0, 3, 1, 2]  # channels last, and back
 LAYERS = ("Conv", "ConvTranspose")
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 PASSED = (*_onnx.MOVES, "Clip", "Flatten", "Gather", "MaxPool", "Relu", "Slice", "Split")  # between layers and codes
 MOVED = ("Mul", "Add", "Sub", "Div")  # operations with a constant, that could move into a layer
 
@@ -43,7 +40,7 @@ def rewritten(model: Any, products: bool = True) -> Any:
     """A copy of a Q/DQ model in this form; with no `products`, 1x1 convolutions that stay float are convolutions."""
     from onnx import helper
 
-    made, constants, makers, readers = _opened(model)
+    made, constants, makers, readers = opened(model)
     fresh: dict[str, np.ndarray] = {UNSIGNED: np.uint8(0), SIGNED: np.uint8(-LOW)}  # type: ignore[dict-item]
     zeros: dict[str, str] = {}  # of codes, by the value that holds them
     gone: set[str] = set()  # clips whose only reader has taken them over
@@ -73,89 +70,8 @@ def rewritten(model: Any, products: bool = True) -> Any:
             nodes += multiplied(node, constants, fresh)
         else:
             nodes.append(node)
-    made = _closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
-    return _multiplied(made) if products else made
-
-
-def _multiplied(model: Any) -> Any:
-    """The model with products of whole numbers in place of 1x1 convolutions of codes that stay float.
-
-    Scales are powers of two there, so that they can be put together and told apart again.
-    """
-    from onnx import helper
-
-    made, constants, makers, _ = _opened(model)
-    fresh: dict[str, np.ndarray] = {}
-    nodes: list[Any] = []
-    turned: set[str] = set()  # weights, which several layers may have
-    for node in made.graph.node:
-        x, weight = (makers.get(value) for value in node.input[:2]) if node.op_type == "Conv" else (None, None)
-        steps = constants.get(weight.input[1]) if weight is not None and weight.op_type == "Mul" else None
-        if x is None or weight is None or steps is None or x.op_type != "DequantizeLinear" or not _pointwise(node):
-            nodes.append(node)
-            continue
-        name, [y] = makers[weight.input[0]].input[0], node.output
-        scale = constants[x.input[1]] * steps.reshape(-1)
-        if constants[x.input[1]].shape or len(scale) != len(constants[name]) or (np.frexp(scale)[0] != 0.5).any():
-            nodes.append(node)
-            continue
-        fresh[y + SCALES] = scale
-        if name not in turned:
-            nodes.append(helper.make_node("Flatten", [name], [name + FLAT], name + FLAT))
-            nodes.append(helper.make_node("Transpose", [name + FLAT], [name + TURNED], name + TURNED))
-            turned.add(name)
-        bias, last = list(node.input[2:]), y + SCALED
-        nodes += [
-            helper.make_node("Transpose", [x.input[0]], [y + PIXELS], node.name + PIXELS, perm=TO_PIXELS),
-            helper.make_node("MatMulInteger", [y + PIXELS, name + TURNED, x.input[2]], [y + SUMS], node.name),
-            helper.make_node("Cast", [y + SUMS], [y + WHOLE], node.name + WHOLE, to=1),
-            helper.make_node("Mul", [y + WHOLE, y + SCALES], [y + STEPS if bias else last], f"{weight.name}{OF}{y}"),
-            *(helper.make_node("Add", [y + STEPS, value], [last], node.name + SCALED) for value in bias),
-            helper.make_node("Transpose", [last], [y], node.name + TURNED, perm=TO_MAPS),
-        ]
-    return _closed(made, nodes, fresh)
-
-
-def _pointwise(layer: Any) -> bool:
-    """Whether a convolution is of each pixel by itself, of all channels."""
-    usual = {"kernel_shape": {1}, "strides": {1}, "dilations": {1}, "group": {1}, "pads": {0}}
-    return all(usual.get(a.name, set()) >= set(a.ints or [a.i]) for a in layer.attribute)
-
-
-def _convolved(model: Any) -> Any:
-    """The model with the convolutions again that `_multiplied` took away."""
-    from onnx import helper
-
-    made, constants, makers, readers = _opened(model)
-    fresh: dict[str, np.ndarray] = {}
-    layers: dict[str, list[Any]] = {}  # by what each gives
-    gone: set[str] = set()
-    known: set[str] = set()  # weights, which several layers may have
-    for product in made.graph.node:
-        if product.op_type != "MatMulInteger" or product.input[0] not in makers:
-            continue
-        chain = [makers[product.input[0]], product]
-        while chain[-1].op_type in PRODUCT and len(readers[chain[-1].output[0]]) == 1:
-            chain += readers[chain[-1].output[0]]
-        kinds = [link.op_type for link in chain[1:]]
-        read = [n for n in readers[chain[0].input[0]] if n.op_type == "DequantizeLinear"]
-        if kinds not in ([*PRODUCT, "Transpose"], [*PRODUCT[:-1], "Transpose"]) or not read:
-            continue
-        scaled, bias, name = chain[3], chain[4].input[1:], product.input[1].removesuffix(TURNED)
-        fresh[name + SCALES] = constants[scaled.input[1]] / constants[read[0].input[1]]
-        fresh[name + ZEROS] = np.zeros(len(constants[name]), np.int8)
-        called, y = scaled.name.partition(OF)[0], chain[-1].output[0]
-        layers[y] = [helper.make_node("Conv", [read[0].output[0], called + STEPS, *bias], [y], product.name)]
-        if called not in known:
-            inputs = [name, name + SCALES, name + ZEROS]
-            layers[y].insert(0, helper.make_node("DequantizeLinear", inputs, [called + STEPS], called, axis=0))
-            known.add(called)
-        gone.update(link.output[0] for link in chain[:-1])
-    nodes: list[Any] = []
-    for node in made.graph.node:
-        if node.output[0] not in gone:
-            nodes += layers.get(node.output[0], [node])
-    return _closed(made, nodes, fresh)
+    made = closed(made, [node for node in nodes if node.output[0] not in gone], fresh)
+    return from_layers(made) if products else made
 
 
 def multiplied(node: Any, constants: dict[str, np.ndarray], fresh: dict[str, Any]) -> list[Any]:
@@ -181,7 +97,7 @@ def spelled_out(model: Any) -> Any:
     """
     from onnx import helper
 
-    made, *_ = _opened(model)
+    made, *_ = opened(model)
     nodes: list[Any] = []
     for node in made.graph.node:
         if node.op_type != "Softplus":
@@ -195,7 +111,7 @@ def spelled_out(model: Any) -> Any:
         ):  # fmt: skip
             name = node.name + output.removeprefix(y)
             nodes.append(helper.make_node(kind, inputs, [output], name))
-    return _closed(made, nodes, {ONE: np.float32(1)})
+    return closed(made, nodes, {ONE: np.float32(1)})
 
 
 def plain(model: Any) -> Any:
@@ -205,7 +121,7 @@ def plain(model: Any) -> Any:
     """
     from onnx import helper
 
-    made, constants, makers, _ = _opened(_convolved(model))
+    made, constants, makers, _ = opened(to_layers(model))
     fresh: dict[str, np.ndarray] = {PLAIN: np.int8(0)}  # type: ignore[dict-item]
     clipped: set[str] = set()
     quantizers: set[str] = set()  # the codes they give
@@ -237,7 +153,7 @@ def plain(model: Any) -> Any:
         elif node.op_type == "Mul" and (codes := _codes(maker, makers, constants, clipped)) in quantizers:
             node = helper.make_node("DequantizeLinear", [codes, node.input[1], PLAIN], list(node.output), node.name)
         nodes.append(node)
-    return _closed(made, nodes, fresh)
+    return closed(made, nodes, fresh)
 
 
 def _codes(maker: Any, makers: dict[str, Any], constants: dict[str, np.ndarray], clipped: set[str]) -> str | None:
@@ -302,35 +218,3 @@ def _clips_codes(clip: Any, source: Any, constants: dict[str, np.ndarray]) -> bo
 def _same(constants: dict[str, np.ndarray], zero: str, value: int) -> bool:
     found = constants.get(zero)
     return found is not None and found.dtype == np.uint8 and bool((found == value).all())
-
-
-def _opened(model: Any) -> tuple[Any, dict[str, np.ndarray], dict[str, Any], dict[str, list[Any]]]:
-    """A copy of a model, its constants, and who makes and who reads each of its values."""
-    made = type(model)()
-    made.CopyFrom(model)
-    makers = {output: node for node in made.graph.node for output in node.output}
-    readers: dict[str, list[Any]] = {output: [] for output in makers}
-    for node in made.graph.node:
-        for value in node.input:
-            readers.setdefault(value, []).append(node)
-    return made, _onnx._constants(made.graph), makers, readers
-
-
-def _closed(model: Any, nodes: Iterable[Any], fresh: dict[str, Any]) -> Any:
-    """The model with these nodes and new constants, without those that nobody reads."""
-    from onnx import numpy_helper
-
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]  # `del` below empties them
-    used, count = set[str](), 0
-    while count != len(kept):
-        count, used = len(kept), {value for node in kept for value in node.input}
-        used |= {output.name for output in model.graph.output}
-        # A quantizer that nobody reads stays, for whoever reads the file back to see.
-        kept = [node for node in kept if used.intersection(node.output) or node.op_type in QUANTIZERS]
-    stored = [value for value in model.graph.initializer if value.name in used and value.name not in fresh]
-    stored = [type(value).FromString(value.SerializeToString()) for value in stored]
-    stored += [numpy_helper.from_array(np.asarray(value), name) for name, value in fresh.items() if name in used]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(kept)
-    model.graph.initializer.extend(stored)
-    return model

@@ -15,13 +15,14 @@ import numpy as np
 
 from edgemtl.records.ledger import LOW
 from edgemtl.targets.onnx import cpu
+from edgemtl.targets.onnx.editing import closed, opened
 
 FEW = 24  # products a value
 
 
 def rewritten(model: Any) -> Any:
     """A copy of a model in cpu.py's form, without its products."""
-    made, constants, makers, readers = cpu._opened(model)
+    made, constants, makers, readers = opened(model)
     fresh: dict[str, Any] = {cpu.HIGHER: np.float32(-LOW)}
     back: set[str] = set()  # values that DequantizeLinear gives, and here a Mul
     for layer in made.graph.node:
@@ -38,7 +39,7 @@ def rewritten(model: Any) -> Any:
             nodes += cpu.multiplied(node, constants, fresh)
         else:
             nodes += _numbers(node, higher=bool(constants[node.input[2]].any()))
-    return cpu._closed(made, nodes, fresh)
+    return closed(made, nodes, fresh)
 
 
 def _numbers(node: Any, higher: bool) -> list[Any]:

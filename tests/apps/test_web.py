@@ -30,6 +30,7 @@ from edgemtl.records import frames
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 90  # seconds until something on the page must be so
+LOST = "void (self.onmessage = () => { throw Error('lost'); })"  # for a worker: its next question ends it
 Size = tuple[int, int]
 
 
@@ -228,6 +229,26 @@ def site(page: Path, exact: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture(scope="module")
+def inexact(converted: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose maps are nowhere exact: the toy network in fp32."""
+    from edgemtl.deployment.convert import store_selftest
+    from tests import toy
+
+    folder = tmp_path_factory.mktemp("inexact") / "onnx"
+    shutil.copytree(converted("onnx", "fp32"), folder)
+    test = store_selftest(folder, toy.deployed("fp32"), toy.SIZE)
+    toy.write_manifest(folder, ["model.onnx", test], target="onnx", precision="fp32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inexact_site(page: Path, inexact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inexact_site") / "web"
+    deploy(inexact, folder, to="web")
+    return folder
+
+
 @pytest.fixture
 def spoilt(site: Path, tmp_path: Path) -> Path:
     """A copy of the site, to be changed."""
@@ -261,6 +282,15 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
         context.close()
 
 
+def on_webgpu(seen: Visit) -> dict[str, Any]:
+    """The state of a page that was asked for WebGPU, once it is live; skips where the browser has none."""
+    state = seen.live(1)
+    if state["runtime"] != "webgpu" and any("no WebGPU" in text for text in state["others"]):
+        pytest.skip("this browser offers no WebGPU, not even an emulated one")
+    assert state["runtime"] == "webgpu", state["others"]
+    return state
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_wasm_computes_torchs_bits(site: Path, visit: Callable[..., Visit], threads: int) -> None:
     if (os.cpu_count() or 1) < threads:
@@ -280,11 +310,7 @@ def test_wasm_computes_torchs_bits(site: Path, visit: Callable[..., Visit], thre
 def test_webgpu_computes_torchs_bits(site: Path, visit: Callable[..., Visit]) -> None:
     with serving(site) as address:
         seen = visit(f"{address}?runtime=webgpu")
-        state = seen.live(1)
-        if state["runtime"] != "webgpu" and any("no WebGPU" in text for text in state["others"]):
-            pytest.skip("this browser offers no WebGPU, not even an emulated one")
-        assert state["runtime"] == "webgpu", state["others"]
-        assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
+        assert [one["state"] for one in on_webgpu(seen)["verdicts"]] == ["equal"] * 4
 
 
 def test_webgpu_is_taken_where_it_is_not_slower(site: Path, visit: Callable[..., Visit]) -> None:
@@ -362,14 +388,78 @@ def test_a_picture_from_a_file_gives_pythons_maps(
             assert (np.array(found, map.dtype).reshape(map.shape) == map).all(), task
 
 
+@pytest.mark.parametrize("how", ["wasm&threads=1", "wasm&threads=2", "webgpu"])
+def test_fp32_gives_pythons_maps(
+    inexact_site: Path, inexact: Path, visit: Callable[..., Visit], tmp_path: Path, how: str
+) -> None:
+    if (os.cpu_count() or 1) < 2 and how.endswith("2"):
+        pytest.skip("2 threads need as many cores")
+    predictor = Predictor(inexact)
+    [frame] = smooth_frames(predictor.manifest.size, 1)
+    cv2.imwrite(str(tmp_path / "room.png"), frame[..., ::-1])
+    with serving(inexact_site) as address:
+        seen = visit(f"{address}?runtime={how}")
+        state = on_webgpu(seen) if how == "webgpu" else seen.live(1)
+        assert f"{state['runtime']}&threads={state['threads']}".startswith(how)
+        verdicts = [one["state"] for one in state["verdicts"]]
+        assert {"within"} <= set(verdicts) <= {"within", "equal"} and len(verdicts) == 4
+        seen.page.set_input_files("#file", str(tmp_path / "room.png"))
+        seen.until("edgemtl.state().source.startsWith('room.png')")
+        seen.until("document.getElementById('rate').textContent === 'still'")
+        for task, wanted in predictor.maps(frame).items():
+            found = seen.page.evaluate(f"[...edgemtl.view.last.pictures.{task}.map.values]")
+            found = np.array(found, wanted.dtype).reshape(wanted.shape)
+            if task == "semseg":  # a pixel between two classes may be either
+                assert (found != wanted).mean() <= 1 - BOUNDS["fp32"].agreement
+            else:
+                assert np.abs(found - wanted).max() <= 1e-4 * wanted.std(), task
+
+
+@pytest.mark.parametrize("runtime", ["wasm", "webgpu"])
+def test_fp32_that_is_off_by_a_thousandth_is_not_taken(
+    inexact: Path, visit: Callable[..., Visit], tmp_path: Path, runtime: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    from tests import toy
+
+    other = Path(shutil.copytree(inexact, tmp_path / "other"))
+    spread = np.std([Predictor(inexact).maps(frame)["depth"] for frame in smooth_frames(toy.SIZE, 2)])
+    model = onnx.load(other / "model.onnx")
+    [bias] = [one for one in model.graph.initializer if "depth.bias" in one.name]
+    moved = onnx.numpy_helper.to_array(bias) + np.float32(1e-3 * spread)
+    bias.CopyFrom(onnx.numpy_helper.from_array(moved, bias.name))
+    onnx.save(model, other / "model.onnx")
+    toy.mend(other)
+    deploy(other, tmp_path / "web", to="web", untested=True)
+    with serving(tmp_path / "web") as address:
+        seen = visit(f"{address}?runtime={runtime}")
+        assert "depth is off by 0.00" in seen.notice("This browser computes something else than torch did")
+        state = seen.state()
+        assert [one["task"] for one in state["verdicts"] if one["state"] == "wrong"] == ["depth"]
+        assert state["frames"] == 0
+        if runtime == "webgpu" and not any("no WebGPU" in text for text in state["others"]):
+            assert any("WebGPU: its self-test failed: depth off by" in text for text in state["others"])
+
+
 @pytest.mark.parametrize("name", ["model/model.wasm.onnx", "ort/ort-wasm-simd-threaded.wasm", "model.json"])
 def test_a_changed_byte_is_a_sentence(spoilt: Path, visit: Callable[..., Visit], name: str) -> None:
-    content = bytearray((spoilt / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (spoilt / name).write_bytes(content)
+    change_a_byte(spoilt / name)
     with serving(spoilt) as address:
         seen = visit(f"{address}?runtime=wasm")
         assert "SHA-256" in seen.notice(f"{name} is not the file that was deployed")
+
+
+def test_a_changed_byte_of_fp32_is_a_sentence(inexact_site: Path, visit: Callable[..., Visit], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(inexact_site, tmp_path / "web"))
+    change_a_byte(folder / "model" / "model.onnx")
+    with serving(folder) as address:
+        visit(f"{address}?runtime=wasm").notice("model/model.onnx is not the file that was deployed")
+
+
+def change_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def test_a_missing_file_is_a_sentence(spoilt: Path, visit: Callable[..., Visit]) -> None:
@@ -404,13 +494,67 @@ def test_a_model_that_computes_something_else_is_not_shown(
         seen.live(1)
 
 
-def test_a_worker_that_dies_is_started_anew(site: Path, visit: Callable[..., Visit]) -> None:
+@pytest.mark.parametrize(
+    "end", ["self.close()", "setTimeout(() => { for (;;); })", LOST], ids=["dies", "hangs", "fails"]
+)
+def test_a_worker_that_stops_is_started_anew_and_tested(site: Path, visit: Callable[..., Visit], end: str) -> None:
     with serving(site) as address:
         seen = visit(f"{address}?runtime=wasm&threads=1")
         frames = seen.live()["frames"]
-        seen.page.workers[0].evaluate("self.close()")
-        seen.notice("was started anew")
+        seen.page.workers[0].evaluate(end)
+        assert "was started anew, tested again" in seen.notice("was started anew")
+        assert [one["state"] for one in seen.state()["verdicts"]] == ["equal"] * 4
         seen.until(f"edgemtl.state().frames > {frames + 3}")
+
+
+def miscompute(site: Path, runtime: str) -> None:
+    """From now on the site's workers on a runtime read the first number of each map wrong, as a broken device may."""
+    [worker] = (site / "assets").glob("worker-*.js")
+    wrong = """if (self.name === "inference-RUNTIME") {
+        const slice = Float32Array.prototype.slice;
+        Float32Array.prototype.slice = function (...part) {
+            const made = slice.apply(this, part);
+            made[0] += 1;
+            return made;
+        };
+    }"""
+    worker.write_text(wrong.replace("RUNTIME", runtime) + worker.read_text())
+
+
+def test_a_new_worker_that_computes_something_else_is_not_shown(spoilt: Path, visit: Callable[..., Visit]) -> None:
+    with serving(spoilt) as address:
+        seen = visit(f"{address}?runtime=wasm&threads=1", service_workers="block")
+        seen.live()
+        miscompute(spoilt, "wasm")
+        seen.page.workers[0].evaluate(LOST)
+        said = seen.notice("This browser computes something else than torch did")
+        assert "depth is" in said and "semseg" not in said
+        state = seen.state()
+        assert {one["task"]: one["state"] for one in state["verdicts"]} == {
+            "semseg": "equal", "depth": "wrong", "normals": "wrong", "edge": "wrong"
+        }  # fmt: skip
+        assert seen.page.get_attribute("#details", "data-state") == "wrong"
+        assert seen.page.is_disabled("[data-source=file]")
+        time.sleep(1)
+        assert seen.state()["frames"] == state["frames"]
+        seen.page.click("#anyway")
+        seen.notice("its self-test fails")
+        seen.live(state["frames"] + 3)
+
+
+def test_a_gpu_that_computes_something_else_after_a_restart_gives_way_to_wasm(
+    spoilt: Path, visit: Callable[..., Visit]
+) -> None:
+    with serving(spoilt) as address:
+        seen = visit(f"{address}?runtime=webgpu&threads=1", service_workers="block")
+        frames = on_webgpu(seen)["frames"]
+        miscompute(spoilt, "webgpu")
+        seen.page.workers[0].evaluate(LOST)
+        assert "tested again" in seen.notice("was started anew")
+        state = seen.live(frames + 3)
+        assert state["runtime"] == "wasm" and "one thread" in state["why"][0]
+        assert [one["state"] for one in state["verdicts"]] == ["equal"] * 4
+        assert any("WebGPU: its self-test failed: depth" in text for text in state["others"])
 
 
 def test_it_works_offline_after_a_visit(site: Path, visit: Callable[..., Visit]) -> None:

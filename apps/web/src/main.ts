@@ -32,6 +32,8 @@ class App {
   private why: string[] = [];
   private others: string[] = [];
   private problem = "";
+  private accepted = ""; // the failed self-test whose pictures somebody wanted to see
+  private restarting: Promise<boolean> | null = null;
   private canvases = [surface(1, 1), surface(1, 1)]; // the frame being inferred, and the one on the page
 
   private constructor(private deployment: Deployment, private here: Machine) {}
@@ -55,38 +57,48 @@ class App {
     void tidy(files.filter((info) => info != null));
   }
 
-  /** Opens wasm and tests it. */
+  /** Opens what the address asks for, or wasm, and tests it. */
   private async open(): Promise<void> {
     const wanted = query.get("runtime") as Runtime | null;
-    const [count, why] = threads(this.here, Number(query.get("threads")) || undefined);
-    if (why) this.why.push(why);
     const reason = noGPU(this.here, Boolean(this.deployment.models.webgpu), wanted ?? undefined);
     if (reason) this.others.push(`WebGPU was not tried: ${reason}`);
     if (wanted === "webgpu" && reason) this.problem = `WebGPU cannot run here: ${reason}. It runs on wasm.`;
-    if (wanted === "webgpu" && !reason && (await this.openGPU())) return;
-    this.engine = await Engine.open(this.deployment, "wasm", count, progress("Loading the model"));
-    progress("Testing it on this device");
-    if (this.deployment.selftest) this.result = await this.engine.test();
-    at("where").textContent = called(this.engine);
+    if (wanted === "webgpu" && !reason) {
+      try {
+        return this.take(await this.tested("webgpu"));
+      } catch (error) {
+        this.others.push(`WebGPU: ${sentence(error)}`);
+        this.problem = `WebGPU is not used: ${sentence(error)}.`;
+      }
+    }
+    this.take(await this.tested("wasm"));
   }
 
-  /** Opens WebGPU, because the address asks for it; whether it runs and passes. */
-  private async openGPU(): Promise<boolean> {
-    let engine: Engine | null = null;
+  /** An engine and its self-test's result; an Error in a sentence where it does not run, or WebGPU does not pass. */
+  private async tested(runtime: Runtime): Promise<[Engine, Result | null]> {
+    const gpu = runtime === "webgpu";
+    const engine = await Engine.open(this.deployment, runtime, gpu ? 1 : this.threads()[0], progress("Loading the model"));
     try {
-      engine = await Engine.open(this.deployment, "webgpu", 1, progress("Loading the model"));
-      progress("Testing it on this device’s GPU");
-      this.result = this.deployment.selftest ? passed(await engine.test()) : null;
-      this.engine = engine;
-      this.why = [];
-      at("where").textContent = called(engine);
-      return true;
+      progress(`Testing it on this device${gpu ? "’s GPU" : ""}`);
+      const result = this.deployment.selftest ? await engine.test() : null;
+      return [engine, gpu && result ? passed(result) : result];
     } catch (error) {
-      engine?.close();
-      this.others.push(`WebGPU: ${sentence(error)}`);
-      this.problem = `WebGPU is not used: ${sentence(error)}.`;
-      return false;
+      engine.close();
+      throw error;
     }
+  }
+
+  /** Runs on this engine from now on. */
+  private take([engine, result]: [Engine, Result | null]): void {
+    [this.engine, this.result] = [engine, result];
+    const why = this.threads()[1];
+    this.why = engine.runtime === "wasm" && why ? [why] : [];
+    at("where").textContent = called(engine);
+    this.meter.restart();
+  }
+
+  private threads(): [count: number, why: string] {
+    return threads(this.here, Number(query.get("threads")) || undefined);
   }
 
   /** Tests WebGPU beside the live picture, and goes over to it where it passes and is not slower. */
@@ -94,42 +106,46 @@ class App {
     const wanted = query.get("runtime") as Runtime | null;
     const none = noGPU(this.here, Boolean(this.deployment.models.webgpu), wanted ?? undefined);
     if (none || wanted || !this.result) return;
-    let engine: Engine | null = null;
+    const cpu = this.result.milliseconds;
+    let spare: Engine | null = null;
     try {
-      engine = await Engine.open(this.deployment, "webgpu", 1);
-      const result = passed(await engine.test());
-      const [gpu, cpu] = [result.milliseconds, this.result.milliseconds];
+      const made = await this.tested("webgpu");
+      spare = made[0];
+      const gpu = made[1]!.milliseconds;
       if (gpu > cpu) throw new Error(`it passed its self-test, and took ${gpu.toFixed(1)} ms a frame where wasm takes ${cpu.toFixed(1)} ms`);
       this.others.push(`wasm on ${this.engine.threads} threads: ${cpu.toFixed(1)} ms a frame`);
-      [this.engine, engine] = [engine, this.engine];
-      [this.result, this.why] = [result, []];
-      at("where").textContent = called(this.engine);
-      this.meter.restart();
+      spare = this.engine;
+      this.take(made);
       await new Promise((resolve) => setTimeout(resolve, 1000)); // the other one's last frame
     } catch (error) {
       this.others.push(`WebGPU: ${sentence(error)}`);
     }
-    engine?.close();
+    spare?.close();
     document.body.dataset.settled = "yes";
     this.show();
   }
 
   /** Says that the self-test failed, and waits until somebody wants to see the pictures all the same. */
-  private refused(result: Result): Promise<void> {
+  private async refused(result: Result): Promise<void> {
     const wrong = result.verdicts.filter((verdict) => verdict.state === "wrong").map((verdict) => `${verdict.task} is ${verdict.text}`);
+    const said = `This browser computes something else than torch did: ${wrong.join("; ")}. The pictures would be wrong.`;
+    if (said === this.accepted) return; // of an earlier worker
     at("loading").hidden = true;
     document.querySelector("footer")!.hidden = false;
-    notice(`This browser computes something else than torch did: ${wrong.join("; ")}. The pictures would be wrong.`);
-    at("anyway").hidden = false;
-    return new Promise((resolve) =>
-      at("anyway").addEventListener("click", () => ((at("anyway").hidden = at("notice").hidden = true), resolve()), { once: true }),
-    );
+    notice(said);
+    asking(true);
+    this.show();
+    await new Promise((resolve) => at("anyway").addEventListener("click", resolve, { once: true }));
+    asking(false);
+    at("notice").hidden = true;
+    this.accepted = said;
   }
 
   // ---- live
 
   /** Shows another source. */
   async choose(kind: Kind, data?: File): Promise<void> {
+    if (!at("anyway").hidden) return; // it is asked first
     const number = ++this.asked;
     const before = this.source;
     const closed = before && isCamera(before.kind) && isCamera(kind);
@@ -213,30 +229,50 @@ class App {
     if (this.meter.frames % 5 === 0 || this.meter.frames < 5 || this.source?.still) this.show();
   }
 
-  /** Whether a new worker could take the place of one that died. */
-  private async restarted(error: unknown): Promise<boolean> {
+  /** Whether a new worker could take the place of one that died. It is tested as the first one was. */
+  private restarted(error: unknown): Promise<boolean> {
+    return (this.restarting ??= this.restart(error).finally(() => (this.restarting = null)));
+  }
+
+  private async restart(error: unknown): Promise<boolean> {
     const now = performance.now();
+    const dead = this.engine;
+    const stopped = `The worker stopped (${sentence(error)})`;
     this.deaths = [...this.deaths.filter((time) => now - time < 60_000), now];
-    const { runtime } = this.engine;
-    this.engine.close();
+    this.result = null; // it was the dead one's
+    this.show();
+    dead.close();
     if (this.deaths.length > RESTARTS) {
       notice(`The worker stopped ${this.deaths.length} times within a minute (${sentence(error)}). Reload the page to try again.`);
       return false;
     }
-    const fallback = runtime === "webgpu" && !(error instanceof Died && this.deaths.length < 2);
+    notice(`${stopped}. It is being started anew and tested.`);
     try {
-      const count = threads(this.here, Number(query.get("threads")) || undefined)[0];
-      this.engine = await Engine.open(this.deployment, fallback ? "wasm" : runtime, fallback || runtime === "wasm" ? count : 1);
-      if (fallback) this.others.push(`WebGPU: ${sentence(error)}`);
+      const made = (await this.testedGPU(dead.runtime, error)) ?? (await this.tested("wasm"));
+      if (this.engine !== dead) made[0].close(); // WebGPU has taken its place meanwhile
+      else this.take(made);
     } catch (again) {
-      notice(`The worker stopped (${sentence(error)}) and could not be started anew: ${sentence(again)}`);
+      if (again instanceof Died) return this.restart(again);
+      notice(`${stopped} and could not be started anew: ${sentence(again)}`);
       return false;
     }
-    at("where").textContent = called(this.engine);
-    notice(`The worker stopped (${sentence(error)}) and was started anew.`);
     document.body.dataset.restarts = String(Number(document.body.dataset.restarts ?? 0) + 1);
-    this.meter.restart();
+    const result = this.result as Result | null;
+    if (result && !result.ok) await this.refused(result);
+    notice(`${stopped} and was started anew${result ? (result.ok ? ", tested again: it computes what torch did" : "; its self-test fails") : ""}.`);
     return true;
+  }
+
+  /** WebGPU anew, after its first death; null where it failed, dies often or does not pass, and wasm is to run. */
+  private async testedGPU(runtime: Runtime, error: unknown): Promise<[Engine, Result | null] | null> {
+    if (runtime !== "webgpu") return null;
+    try {
+      if (!(error instanceof Died) || this.deaths.length > 1) throw error;
+      return await this.tested("webgpu");
+    } catch (reason) {
+      this.others.push(`WebGPU: ${sentence(reason)}`);
+      return null;
+    }
   }
 
   pause(on = !this.paused): void {
@@ -319,7 +355,10 @@ class App {
       item.append(Object.assign(document.createElement("b"), { textContent: title }), words(verdict));
       return item;
     }));
-    if (!state.verdicts.length) at("verdicts").textContent = "This artifact has no self-test. Convert it again to give it one.";
+    if (!state.verdicts.length) {
+      const none = "This artifact has no self-test. Convert it again to give it one.";
+      at("verdicts").textContent = this.deployment.selftest ? "The worker that was tested is gone; a new one is being tested." : none;
+    }
     this.stages(state);
     at("facts").replaceChildren(...facts(state).flatMap(([name, value]) => pair(name, value)));
   }
@@ -416,6 +455,13 @@ function passed(result: Result): Result {
   const wrong = result.verdicts.filter((verdict) => verdict.state === "wrong");
   if (wrong.length) throw new Error(`its self-test failed: ${wrong.map((verdict) => `${verdict.task} ${verdict.text}`).join(", ")}`);
   return result;
+}
+
+/** Whether the page waits for "Show it anyway": nothing else can be chosen then. */
+function asking(on: boolean): void {
+  at("anyway").hidden = !on;
+  at("dismiss").hidden = on;
+  document.querySelectorAll<HTMLButtonElement>("[data-source]").forEach((button) => (button.disabled = on));
 }
 
 function notice(said: string): void {

@@ -36,8 +36,9 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
     shutil.copytree(build.page(), folder, dirs_exist_ok=True)
     (folder / "model").mkdir()
     models = {"wasm": WASM if WASM in manifest.files else FILE}
-    models |= {"webgpu": WEBGPU} if WEBGPU in manifest.files else {}
-    for name in models.values():
+    if WEBGPU in manifest.files or manifest.precision != "int8":  # WebGPU lacks nothing but int8's quantizers
+        models["webgpu"] = WEBGPU if WEBGPU in manifest.files else FILE
+    for name in set(models.values()):
         shutil.copyfile(source / name, folder / "model" / name)
     about = write_description(source, manifest, folder, {runtime: f"model/{name}" for runtime, name in models.items()})
     (folder / MODEL).write_text(dumps(about), encoding="utf-8")

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from edgemtl.device import selftest
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.files import read_json, sha256
 from edgemtl.records.artifact import read
-from edgemtl.targets.onnx import WASM, WEBGPU
+from edgemtl.targets.onnx import FILE, WASM, WEBGPU
 from tests import toy
 
 pytest.importorskip("onnxruntime")
@@ -67,6 +69,15 @@ def test_the_page_is_told_all_that_the_artifact_knows(site: Path, source: Path) 
     page = (site / "index.html").read_text()
     assert f'name="deployment" content="{sha256(site / "model.json")}"' in page
     assert f'content="{headers.POLICY}"' in page
+
+
+def test_fp32_has_one_file_for_both_runtimes(page: None, converted: Callable[..., Path], tmp_path: Path) -> None:
+    source = Path(shutil.copytree(converted("onnx", "fp32"), tmp_path / "onnx"))
+    toy.write_manifest(source, [FILE], target="onnx", precision="fp32")
+    deploy(source, tmp_path / "site", to="web", untested=True)
+    models = read_json(tmp_path / "site" / "model.json")["models"]
+    assert models["wasm"] == models["webgpu"] and models["webgpu"]["name"] == f"model/{FILE}"
+    assert models["webgpu"]["sha256"] == sha256(tmp_path / "site" / "model" / FILE)
 
 
 def test_the_self_test_is_the_artifacts(site: Path, source: Path) -> None:

@@ -124,6 +124,26 @@ def test_a_changed_constant_is_a_problem(tmp_path: Path, name: str, value: int) 
     assert good == [None] and bad[0]
 
 
+@pytest.mark.parametrize("what", ["codes", "zero", "order"])
+def test_a_product_of_something_else_is_found(folder: Path, tmp_path: Path, what: str) -> None:
+    model = onnx.load(folder / FILE)
+    makers = {node.output[0]: node for node in model.graph.node}
+    product = next(n for n in model.graph.node if n.op_type == "MatMulInteger" and n.input[0] in makers)
+    if what == "codes":
+        flat = makers[makers[product.input[1]].input[0]]
+        other = numpy_helper.to_array(next(one for one in model.graph.initializer if one.name == flat.input[0])) + 1
+        model.graph.initializer.append(numpy_helper.from_array(other, "other"))
+        flat.input[0] = "other"
+    elif what == "zero":
+        [product.input[2]] = {cpu.SIGNED, cpu.UNSIGNED} - {product.input[2]}
+    else:
+        [order] = makers[product.input[0]].attribute
+        order.ints[:] = [0, 3, 2, 1]
+    onnx.save(model, tmp_path / FILE)
+    good, bad = ({(one.name, one.sha256, one.readers) for one in cpu.quantized(at / FILE)} for at in (folder, tmp_path))
+    assert good != bad
+
+
 @pytest.mark.parametrize("after", ["Reshape", "Mul", "Relu", "Add"])
 @pytest.mark.parametrize("step", [0.25, 0.3])
 def test_what_follows_a_layer_changes_no_weight(after: str, step: float) -> None:

@@ -1,6 +1,5 @@
 """The form for WebAssembly: the same integers as the CPU's file, and no int8 layer that is slow there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,6 @@ numpy_helper = pytest.importorskip("onnx.numpy_helper")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def folder(converted: Callable[..., Path]) -> Path:
-    """An artifact's files, of a network with depthwise, narrow and wide convolutions."""
-    return converted("onnx")
 
 
 @pytest.fixture

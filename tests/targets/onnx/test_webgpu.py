@@ -16,11 +16,6 @@ numpy_helper = pytest.importorskip("onnx.numpy_helper")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def folder(converted: Callable[..., Path]) -> Path:
-    return converted("onnx")
-
-
 @pytest.fixture
 def model(folder: Path) -> "onnx.ModelProto":
     return onnx.load(folder / WEBGPU)
