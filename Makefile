@@ -13,7 +13,7 @@
 .DELETE_ON_ERROR:
 .SECONDARY:
 .NOTPARALLEL:
-.PHONY: demo lint fast test prove speed docs format clean
+.PHONY: demo style lint fast test prove speed docs format clean
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -90,17 +90,21 @@ out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(ELSEWHERE:%=$(RUN)/.verifie
 	$(EDGEMTL) report $(RUN) --out out
 
 # Not --dist loadfile: pytest-xdist would give a test that kills its worker to the next one again, and then wait for ever.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
+# Bytecode is kept also where the environment says otherwise, as containers do: tests start many processes.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
 
-lint: .venv/installed-dev
+style: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: style
 	$(BIN)/mypy
 
-fast: lint
+# Types are checked by tests/test_types.py, beside the other tests.
+fast: style
 	$(PYTEST) -m fast
 
-test: lint
+test: style
 	$(PYTEST)
 
 prove: .venv/installed-dev

@@ -3,8 +3,9 @@
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,33 @@ settings.register_profile("edgemtl", deadline=None)
 settings.load_profile("edgemtl")
 
 SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # their tests send the process signals
+# Whose single tests take longest. Of two neighbours each process gets one.
+LONG = (
+    "tests/test_types.py", "benchmarks/test_speed.py", "models/test_every_exact.py", "tensorrt/test_accepted.py",
+    "benchmarks/test_ratios.py", "apps/test_web.py", "tests/test_contributing.py", "tests/test_notebooks.py",
+    "tests/test_packaging.py", "destinations/test_jetson.py",
+)  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest looks for what -m asks for
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is neither slow nor asks the network is fast, and tests that send signals come first.
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest's looking for what -m asks for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """What is neither slow nor asks the network is fast; tests that send signals come first, then the longest.
 
-    These run in processes that have not run OpenVINO yet: under some virtual machines' kernels (seen on a 6.18) a
-    signal to a process that has is fatal, whatever its handler.
+    The former run in processes that have not run OpenVINO yet: under some virtual machines' kernels (seen on a 6.18) a
+    signal to a process that has is fatal, whatever its handler. A long test in the end would leave the other process
+    without work. Of two processes each gets half of the list, and later takes over from the end of the other's.
     """
     for item in items:
         if not {"slow", "network"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
-    items.sort(key=lambda item: not item.path.as_posix().endswith(SIGNALLED))
+    yield
+    paths = {item: item.path.as_posix() for item in items}
+    signalled = [item for item in items if paths[item].endswith(SIGNALLED)]
+    long = [[item for item in items if paths[item].endswith(name)] for name in LONG]
+    ours, theirs = (list(chain(*long[side::2])) for side in (0, 1))
+    others = [item for item in items if not paths[item].endswith((*SIGNALLED, *LONG))]
+    half = max(len(items) // 2 - len(signalled) - len(ours), 0)
+    items[:] = [*signalled, *ours, *others[:half], *theirs, *others[half:]]
 
 
 FAKE_TARGET = '''

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -73,13 +74,23 @@ def test_what_is_imported_of_our_own_exists() -> None:
     """Inside functions too, where nothing tells before they run, and mypy takes a missing module for an untyped one."""
     missing = set()
     for path in (path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
-                if name.split(".")[0] == "edgemtl" and importlib.util.find_spec(name) is None:
+                if name.split(".")[0] == "edgemtl" and not exists(name):
                     missing.add((path.relative_to(ROOT).as_posix(), name))
     assert missing == set()
+
+
+@cache
+def exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_nothing_imports_in_circles() -> None:
@@ -92,7 +103,7 @@ def test_nothing_imports_in_circles() -> None:
             ]
             files[".".join(("edgemtl", *parts))] = path
     del files["edgemtl"]
-    waiting = {name: imported(ast.parse(path.read_text(encoding="utf-8")), files) for name, path in files.items()}
+    waiting = {name: imported(parsed(path), files) for name, path in files.items()}
     assert sum(map(len, waiting.values())) > 500
     while free := {name for name, wanted in waiting.items() if not wanted - {name}}:
         waiting = {name: wanted - free for name, wanted in waiting.items() if name not in free}
@@ -268,7 +279,7 @@ def test_no_code_names_a_task_outside_its_two_files() -> None:
     free = {"tasks", "objectives", "data"}
     for path in sorted(path for folder in ("edgemtl", "targets") for path in (ROOT / folder).rglob("*.py")):
         where = path.relative_to(ROOT)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if where.parts[1] not in free else ():
+        for node in ast.walk(parsed(path)) if where.parts[1] not in free else ():
             if isinstance(node, ast.Constant) and node.value in names:
                 found.add((where.as_posix(), node.value))
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
@@ -284,7 +295,7 @@ def test_no_test_asserts_how_long_something_took() -> None:
     clocks = {"perf_counter", "monotonic", "process_time", "time"}
     found = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        nodes = ast.walk(parsed(path))
         for node in (node for node in nodes if isinstance(node, ast.Assert)):
             names = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
             found += [f"{path.name}:{node.lineno}"] if names & clocks else []

@@ -16,6 +16,8 @@ from edgemtl.ground.errors import CheckFailed
 from edgemtl.quantization import weights
 from tests import toy
 
+pytestmark = pytest.mark.slow
+
 ONNX = {"onnx": ("model.onnx", "model.webgpu.onnx", "model.wasm.onnx"), "tensorrt": ("model.onnx", "model.fp16.onnx")}
 FILES = [(target, file) for target, files in ONNX.items() for file in files]
 FILES += [("openvino", "model.xml"), ("coreml", "")]

@@ -1,5 +1,6 @@
 """A small deployed network that has what the targets find hard, as float and as int8, and a run folder around it."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -67,17 +68,26 @@ class Deployed(nn.Module):
 
 
 def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
-    """The same random weights each time; int8 with a quantizer on every convolution's input and weight.
+    """The same random weights each time, in a network of one's own.
 
+    int8 has a quantizer on every convolution's input and weight.
     Weights get codes up to `most`. 63 is scheme 2 in full: 7 bits, powers of two, biases on the grid. 127 are 8 bits
     and ordinary scales, which overflow where two products are added in 16 bits.
     """
+    made, state = _deployed(precision, seed, most)
+    torch.set_rng_state(state)  # as if it were made anew
+    return copy.deepcopy(made)
+
+
+@cache
+def _deployed(precision: str, seed: int, most: int) -> tuple[Deployed, Tensor]:
+    """The network, and torch's random state behind it."""
     bits, fitting = (7, quantizers.power) if most == 63 else (8, quantizers.snap)
     torch.manual_seed(seed)
     made = Deployed().eval().requires_grad_(False)
     made.network.depth.bias.fill_(1.5)
     if precision != "int8":
-        return made
+        return made, torch.get_rng_state()
     largest: dict[str, float] = {}
     modules = {name: made.network.get_submodule(name) for name in LAYERS}
     for name, module in modules.items():
@@ -101,7 +111,7 @@ def deployed(precision: str, seed: int = 3, most: int = 63) -> Deployed:
     if most == 63:
         proof.prove(made, batch(frames()[0]), settle=True)
     assert len(quantizers.arrivals(made, batch(frames()[0]), quantizers.quantizers(made.network))) == 2 * len(LAYERS)
-    return made
+    return made, torch.get_rng_state()
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from edgemtl.ground import files, show
 from edgemtl.ground.errors import CheckFailed, UsageError
@@ -78,11 +79,12 @@ def compress(
         if begun:
             quantizers.load(run.weights("calibrated"), deployed.network, _image(deployed, recipe), tuned=True)
             exact.settle(deployed)
+        program = None
         if recipe.compression.iterations:
             report |= finetune(
                 deployed, teacher, samples, recipe, run=run, fabric=fabric, stop=stop, about=state, resume=bool(begun)
             )
-            _settle(deployed, recipe)
+            program = _settle(deployed, recipe)
     quantizers.save(int8, deployed.network, about)
     files.write_json(
         run.ledger,
@@ -90,7 +92,7 @@ def compress(
             "format": ledger.FORMAT, "file": int8.name, "sha256": files.sha256(int8), "zero_point": 0,
             "codes": {"weight": CODES[recipe.compression.bits], "activation": CODES[quantizers.BITS]},
             "scales": recipe.compression.scales.replace("-", " "), "kept_float": about["kept_float"],
-            **pairing.ledger_entries(deployed, torch.zeros(1, 3, *recipe.size)),
+            **pairing.ledger_entries(deployed, torch.zeros(1, 3, *recipe.size), program),
         },
     )  # fmt: skip
     run.finetuning.unlink(missing_ok=True)
@@ -142,11 +144,18 @@ def _image(deployed: Deployed, recipe: Recipe) -> Tensor:
     return deployed.normalise(torch.zeros(1, 3, *recipe.size))
 
 
-def _settle(deployed: Deployed, recipe: Recipe) -> None:
-    """Brings what follows from scales in line: constants of the exact form, biases onto their products' grid."""
+def _settle(deployed: Deployed, recipe: Recipe) -> ExportedProgram | None:
+    """Brings what follows from scales in line: constants of the exact form, biases onto their products' grid.
+
+    Gives back the graph, if it was needed.
+    """
     exact.settle(deployed)
-    if recipe.compression.scales == "power-of-two":
-        proof.prove(deployed, torch.zeros(1, 3, *recipe.size), settle=True)
+    if recipe.compression.scales != "power-of-two":
+        return None
+    frame = torch.zeros(1, 3, *recipe.size)
+    program = quantizers.export(deployed, frame)
+    proof.prove(deployed, frame, settle=True, program=program)
+    return program
 
 
 def _recipe(run: Run, settings: Sequence[str], iterations: int | None) -> Recipe:

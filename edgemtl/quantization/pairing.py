@@ -5,6 +5,7 @@ from typing import Any, Iterable, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgemtl.quantization import quantizers
@@ -26,12 +27,13 @@ class Pairing(NamedTuple):
     runs: Counter[str]  # how often a quantizer stands in the graph
 
 
-def ledger_entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
+def ledger_entries(deployed: nn.Module, frame: torch.Tensor, program: ExportedProgram | None = None) -> dict[str, Any]:
     """What scales.json says of the quantized tensors and the maps of `deployed`, which takes frames like `frame`.
 
-    The slot of a point that runs several times is listed as often.
+    `program` is its `quantizers.export`, where that is there already. The slot of a point that runs several times is
+    listed as often.
     """
-    places = pairing(deployed, frame)
+    places = pairing(deployed, program or quantizers.export(deployed, frame))
     rows = quantizers.ledger(deployed.network)  # type: ignore[arg-type]
     for row in rows:
         if row["slots"][0].startswith(quantizers.POINT):
@@ -39,9 +41,11 @@ def ledger_entries(deployed: nn.Module, frame: torch.Tensor) -> dict[str, Any]:
     return {"quantized": [row | {"reads": places.reads[row["name"]]} for row in rows], "outputs": places.outputs}
 
 
-def pairing(deployed: nn.Module, frame: torch.Tensor) -> Pairing:
-    """The pairing of `deployed`, which takes frames like `frame` and gives a map for each task."""
-    program = quantizers.export(deployed, frame).run_decompositions({})  # nothing is computed in place there
+def pairing(deployed: nn.Module, program: ExportedProgram) -> Pairing:
+    """The pairing of `deployed`, which gives a map for each task, in its graph."""
+    if any(map(_changes_what_others_read, program.graph.nodes)):
+        program = program.run_decompositions({})  # nothing is computed in place there; takes longer than the export
+    program.graph.eliminate_dead_code()
     found = {
         node: deployed.get_submodule(scale.removesuffix(".scale")) for node, scale in quantizers.scales(program).items()
     }
@@ -62,6 +66,20 @@ def pairing(deployed: nn.Module, frame: torch.Tensor) -> Pairing:
         reads[name] += [made_of for made_of in standing if made_of not in reads[name]]
     maps = pytree.tree_unflatten(program.graph.output_node().args[0], program.call_spec.out_spec)
     return Pairing(reads, {task: above([node]) for task, node in maps.items()}, Counter(names.values()))
+
+
+def _changes_what_others_read(node: fx.Node) -> bool:
+    """Whether a node computes in place, other than in a tensor that was just made and that nobody else reads."""
+    if not quantizers.in_place(node.target):
+        return False
+    changed = node.args[0]
+    assert isinstance(changed, fx.Node)
+    return len(changed.users) > 1 or not (quantizers.in_place(changed.target) or _makes_a_tensor(changed))
+
+
+def _makes_a_tensor(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and not any(made.alias_info for made in target._schema.returns)
 
 
 def _layers(weight: fx.Node) -> Iterable[fx.Node]:

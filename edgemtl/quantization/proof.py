@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from edgemtl.quantization import quantizers, rules, sampling
 from edgemtl.quantization.lattice import Array, Value, exact, power, products, rounds_alike
@@ -41,14 +42,18 @@ class Proof(NamedTuple):
         return tuple(task for task, islands in self.outputs.items() if not islands)
 
 
-def prove(deployed: nn.Module, frame: torch.Tensor, settle: bool = False) -> Proof:
+def prove(
+    deployed: nn.Module, frame: torch.Tensor, settle: bool = False, program: ExportedProgram | None = None
+) -> Proof:
     """The analysis of `deployed`, which takes frames like `frame`, (1, 3, H, W) of whole numbers 0..255.
+
+    `program` is its `quantizers.export`, where that is there already.
 
     With `settle`, in place, the biases of layers whose inputs are exact are rounded to multiples of what their products
     are multiples of. Where a channel's bias is so large beside its weights that float32 could not hold both, the
     weights get a coarser scale, which such a channel cannot feel.
     """
-    program = quantizers.export(deployed, frame)
+    program = program or quantizers.export(deployed, frame)
     program.graph.eliminate_dead_code()  # what only tasks need that the network was cut of
     return _Walk(program, deployed, settle).run()
 

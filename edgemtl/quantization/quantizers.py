@@ -333,6 +333,11 @@ def called(node: torch.fx.Node) -> str:
     return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
+def in_place(target: Any) -> bool:
+    """Whether what a node calls writes into one of its inputs."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
 def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
     """The name of the buffer that holds a quantizing node's scale."""
     scale = node.args[1]

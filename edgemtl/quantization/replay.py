@@ -36,7 +36,9 @@ class Replay:
             assert isinstance(module, FakeQuantize)
             self.quantizers[node] = module
         for node in self.program.graph.nodes:  # what is written in place is copied first: nobody else may want it
-            assert not _in_place(node.target) or len(node.args[0].users) == 1, f"{node} changes what others read"
+            assert not quantizers.in_place(node.target) or len(node.args[0].users) == 1, (
+                f"{node} changes what others read"
+            )
 
     def run(self, image: Tensor, on: Collection[FakeQuantize] = (), watch: Watch | None = None) -> dict[str, Tensor]:
         """The raw outputs; `watch` sees what reaches each quantizer, on or not."""
@@ -81,10 +83,6 @@ class _Steps(fx.Interpreter):
         return quantizer.fast(x) if quantizer in self.on else x
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _in_place(target):
+        if quantizers.in_place(target):
             args = (args[0].clone(), *args[1:])
         return super().call_function(target, args, kwargs)
-
-
-def _in_place(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable

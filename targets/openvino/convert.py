@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import torch
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.records import ledger
@@ -27,8 +28,10 @@ def convert(original: Original, folder: Path) -> list[str]:
     with torch.no_grad(), warnings.catch_warnings(), tagged(original.deployed.network):
         warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
         # Tracing takes half the time of torch.export and keeps the names of a dictionary's entries.
-        shape = (1, 3, *original.size)
-        model = ov.convert_model(original.deployed, example_input=torch.zeros(shape), input=list(shape))
+        frame = torch.zeros(1, 3, *original.size)
+        # A check would trace everything a second time, and see no more than `verify` does.
+        traced = TorchScriptPythonDecoder(original.deployed, example_input=frame, trace_kwargs={"check_trace": False})
+        model = ov.convert_model(traced, example_input=frame, input=list(frame.shape))
     assert {name for port in model.outputs for name in port.names} >= set(original.tasks)
     # No weight may be a float constant under a quantizer, which would take four bytes each.
     assert all(constant(node.input_value(0)) is None for node in of_kind(model, "FakeQuantize"))

@@ -11,6 +11,8 @@ from edgemtl.records import recipe
 from tests.benchmarks.plain_demt import by_grid_sample
 from tests.benchmarks.speed import cases
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "nyud_demt_hrnet18": ["size=[33,49]", "network.options.width=16"],
     "nyud_mqtransformer_hrnet48": [

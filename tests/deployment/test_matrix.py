@@ -1,6 +1,8 @@
 """matrix: does what is missing, only that, and tells it in one table."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,25 +25,37 @@ pytestmark = pytest.mark.slow
 ALL = [f"{stage} {name}" for name in ("fp32", "fp16", "int8") for stage in ("convert", "verify", "evaluate")]
 
 
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    return {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, references: dict[str, Any]) -> Path:
     """A run of the toy network; converting and verifying are real, scores are made up."""
-    references = {"float": toy.deployed("fp32"), "int8": toy.deployed("int8")}
-    monkeypatch.setattr(weights, "load", lambda run, form: references[form])
+    return begin(tmp_path / "run", monkeypatch, references)
+
+
+def begin(folder: Path, patch: pytest.MonkeyPatch, references: dict[str, Any]) -> Path:
+    patch.setattr(weights, "load", lambda run, form: references[form])
     images, found = [{"image": frame} for frame in smooth_frames((96, 128), 2)], registry.load
 
     def load(kind: str, name: str) -> Any:
         data = type("module", (), {"open": staticmethod(lambda root, split, tasks, **options: images)})
         return data if kind == "data" else found(kind, name)
 
-    monkeypatch.setattr(registry, "load", load)
-    made = toy.write_run(tmp_path / "run")
+    patch.setattr(registry, "load", load)
+    made = toy.write_run(folder)
     toy.write_ledger(made, references["int8"])
     return made
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return noted(monkeypatch)
+
+
+def noted(patch: pytest.MonkeyPatch) -> list[str]:
     """Every stage that ran."""
     noted: list[str] = []
     really_convert, really_verify = convert.convert, matrix.verify
@@ -74,58 +88,76 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             add_json(path / "scores.json" if weights else path.parent / "scores.json", weights or path.name, entry)
         return entry
 
-    monkeypatch.setattr(convert, "convert", converted)
-    monkeypatch.setattr(matrix, "verify", verified)
-    monkeypatch.setattr(matrix, "evaluate", scored)
+    patch.setattr(convert, "convert", converted)
+    patch.setattr(matrix, "verify", verified)
+    patch.setattr(matrix, "evaluate", scored)
     return noted
 
 
-def test_everything_is_done_once(run: Path, calls: list[str], tmp_path: Path) -> None:
-    page = tmp_path / "docs" / "matrix.md"
-    [rows] = matrix.matrix([run], targets=["openvino"], out=page).values()
-    assert calls == ["evaluate float", "evaluate int8", *ALL]
+@pytest.fixture(scope="module")
+def finished(references: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run whose artifacts in OpenVINO are all made, verified and scored, and what `matrix` said and called."""
+    folder = tmp_path_factory.mktemp("finished")
+    page = folder / "docs" / "matrix.md"
+    with pytest.MonkeyPatch.context() as patch:
+        made, calls = begin(folder / "run", patch, references), noted(patch)
+        [rows] = matrix.matrix([made], targets=["openvino"], out=page).values()
+    return SimpleNamespace(run=made, rows=rows, calls=calls, page=page.read_text())
+
+
+@pytest.fixture
+def done(run: Path, finished: SimpleNamespace) -> Path:
+    """The same run once more."""
+    return Path(shutil.copytree(finished.run, run, dirs_exist_ok=True))
+
+
+def test_everything_is_done_once(finished: SimpleNamespace, done: Path, calls: list[str]) -> None:
+    rows, text = finished.rows, finished.page
+    assert finished.calls == ["evaluate float", "evaluate int8", *ALL]
     assert [(row.target, row.precision) for row in rows[2:]] == [("openvino", p) for p in ("fp32", "fp16", "int8")]
     assert all(row.ok and row.megabytes and row.difference for row in rows[2:])
     assert rows[0].delta_m == 0 and rows[-1].delta_m == pytest.approx(-1)
-    entries = len(read_json(run / "scales.json")["quantized"])
+    entries = len(read_json(done / "scales.json")["quantized"])
     assert rows[-1].ledger == f"{entries} of {entries}" and not rows[-2].ledger
     assert rows[-1].checked.startswith("executed here: CPU")
-    text = page.read_text()
     assert text.count("| openvino |") == 3 and "-1.00 %" in text and f"{entries} of {entries}" in text
 
-    calls.clear()
-    assert matrix.matrix([run], targets=["openvino"]) == {run: rows}
+    assert matrix.matrix([done], targets=["openvino"]) == {done: rows}
     assert calls == []
 
 
-def test_only_what_is_of_other_weights_is_done_again(run: Path, calls: list[str]) -> None:
-    matrix.matrix([run], targets=["openvino"])
-    calls.clear()
-    reference = weights.load(run, "int8")
-    checkpoint.save(run / "int8.safetensors", {}, {"note": "fine-tuned further"})
-    toy.write_ledger(run, reference)
-    matrix.matrix([run], targets=["openvino"])
+def test_only_what_is_of_other_weights_is_done_again(done: Path, calls: list[str]) -> None:
+    reference = weights.load(done, "int8")
+    checkpoint.save(done / "int8.safetensors", {}, {"note": "fine-tuned further"})
+    toy.write_ledger(done, reference)
+    matrix.matrix([done], targets=["openvino"])
     assert calls == ["evaluate int8", "convert int8", "verify int8", "evaluate int8"]
 
 
-def test_a_difference_fails_after_the_table(run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix.matrix([run], targets=["openvino"])
-    entry = read_json(run / "verify.json")["openvino"]
-    add_json(run / "verify.json", "openvino", entry | {"ok": False})
-    page = run / "matrix.md"
+def test_a_difference_fails_after_the_table(done: Path, calls: list[str]) -> None:
+    entry = read_json(done / "verify.json")["openvino"]
+    add_json(done / "verify.json", "openvino", entry | {"ok": False})
+    page = done / "matrix.md"
     with pytest.raises(CheckFailed, match="openvino int8"):
-        matrix.matrix([run], targets=["openvino"], out=page)
+        matrix.matrix([done], targets=["openvino"], out=page)
     assert "FAILED" in page.read_text()
 
 
-def test_scores_over_a_part_are_kept_apart(run: Path, calls: list[str]) -> None:
-    [rows] = matrix.matrix([run], targets=["openvino"], limit=2, out=run / "page.md").values()
-    assert not (run / "scores.json").exists() and rows[-1].delta_m == pytest.approx(-1)
-    assert "over 2 frames" in (run / "page.md").read_text() and "--limit 2" in (run / "page.md").read_text()
+@pytest.fixture
+def unscored(done: Path) -> Path:
+    """A run whose artifacts are made and verified."""
+    (done / "scores.json").unlink()
+    return done
+
+
+def test_scores_over_a_part_are_kept_apart(unscored: Path, calls: list[str]) -> None:
+    [rows] = matrix.matrix([unscored], targets=["openvino"], limit=2, out=unscored / "page.md").values()
+    assert not (unscored / "scores.json").exists() and rows[-1].delta_m == pytest.approx(-1)
+    assert "over 2 frames" in (unscored / "page.md").read_text() and "--limit 2" in (unscored / "page.md").read_text()
     calls.clear()
-    matrix.matrix([run], targets=["openvino"], limit=2)
+    matrix.matrix([unscored], targets=["openvino"], limit=2)
     assert calls == []
-    matrix.matrix([run], targets=["openvino"], limit=1)
+    matrix.matrix([unscored], targets=["openvino"], limit=1)
     assert calls == [call for call in ["evaluate float", "evaluate int8", *ALL] if call.startswith("evaluate")]
 
 
@@ -138,28 +170,26 @@ def test_a_target_that_is_missing_here_is_a_row(run: Path, calls: list[str], mon
     assert [row.checked for row in rows[2:]] == ["not converted: no such package"] * 3
 
 
-def test_the_page_says_what_was_typed_and_what_ran(
-    run: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_says_what_was_typed_and_what_ran(unscored: Path, calls: list[str], tmp_path: Path) -> None:
     page, data = tmp_path / "my page.md", tmp_path / "data"
-    matrix.matrix([run], targets=["openvino"], limit=2, out=page)
-    assert f"edgemtl matrix {run} --target openvino --limit 2 --out '{page}'\n" in page.read_text()
+    matrix.matrix([unscored], targets=["openvino"], limit=2, out=page)
+    assert f"edgemtl matrix {unscored} --target openvino --limit 2 --out '{page}'\n" in page.read_text()
     assert f"Of 3 artifacts: 3 executed by their targets' own runtimes ({processor.name()})." in page.read_text()
-    matrix.matrix([run], data=data, targets=["openvino"], limit=2, out=page)
-    assert f"edgemtl matrix {run} --target openvino --data {data} --limit 2 --out" in page.read_text()
+    matrix.matrix([unscored], data=data, targets=["openvino"], limit=2, out=page)
+    assert f"edgemtl matrix {unscored} --target openvino --data {data} --limit 2 --out" in page.read_text()
 
-    kept = read_json(run / "verify.json")
+    kept = read_json(unscored / "verify.json")
     kept["openvino"] |= {"machine": "Jetson Orin"}
     kept["openvino-fp32"] |= {"how": "evaluated"}
-    write_json(run / "verify.json", kept)
-    matrix.matrix([run], targets=["openvino"], limit=2, out=page)
+    write_json(unscored / "verify.json", kept)
+    matrix.matrix([unscored], targets=["openvino"], limit=2, out=page)
     text = page.read_text()
     assert "executed on Jetson Orin: CPU" in text and "2 executed by their targets' own runtimes (" in text
     assert "Jetson Orin)" in text and f"1 evaluated alone ({processor.name()})." in text
 
 
 def test_what_cannot_be_scored_is_a_row_that_says_why(
-    run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    unscored: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored = matrix.evaluate
 
@@ -170,8 +200,8 @@ def test_what_cannot_be_scored_is_a_row_that_says_why(
 
     monkeypatch.setattr(matrix, "evaluate", evaluate)
     with pytest.raises(CheckFailed, match="did not pass: .*run, openvino fp16$"):
-        matrix.matrix([run], targets=["openvino"])
-    row = matrix._artifact(Run(run), "openvino", "fp16", None, None)
+        matrix.matrix([unscored], targets=["openvino"])
+    row = matrix._artifact(Run(unscored), "openvino", "fp16", None, None)
     assert row.checked.endswith("; not scored: evaluate, frame 3: depth is NaN")
     assert not row.ok and row.headlines == {} and row.delta_m is None
 
@@ -208,15 +238,14 @@ def test_what_checks_said_is_told_once() -> None:
 
 
 def test_a_verification_that_breaks_off_is_a_failure_with_its_reason(
-    run: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    done: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    matrix.matrix([run], targets=["openvino"])
-    (run / "openvino-fp32" / "manifest.json").unlink()  # made again, so that there is an older result
+    (done / "openvino-fp32" / "manifest.json").unlink()  # made again, so that there is an older result
 
     def broken(folder: Path, **_: Any) -> None:
         raise CheckFailed(f"{folder}: depth has shape (1, 2)")
 
-    add_json(run / "verify.json", "openvino-fp32", {"digest": "of other files", "ok": True, "tasks": {}})
+    add_json(done / "verify.json", "openvino-fp32", {"digest": "of other files", "ok": True, "tasks": {}})
     monkeypatch.setattr(matrix, "verify", broken)
     with pytest.raises(CheckFailed, match="did not pass: .*openvino fp32"):
-        matrix.matrix([run], targets=["openvino"])
+        matrix.matrix([done], targets=["openvino"])

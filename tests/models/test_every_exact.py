@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.export import ExportedProgram
 
 from edgemtl import models
 from edgemtl.deployment import equality
@@ -16,7 +17,7 @@ from edgemtl.models.mqtransformer import MQTransformer
 from edgemtl.models.sca import SCA
 from edgemtl.networks.prepare import Deployed, prepare
 from edgemtl.networks.session import TorchSession
-from edgemtl.quantization import exact, proof
+from edgemtl.quantization import exact, proof, quantizers
 from edgemtl.quantization.proof import Proof
 from edgemtl.records import recipe
 from edgemtl.records.artifact import Manifest
@@ -28,6 +29,7 @@ from tests.models.small import Trunk, stirred
 pytestmark = pytest.mark.slow
 
 SIZE = (72, 104)  # maps of 9x13 and 4x6: windows don't divide them, no map is twice another
+FRAME = torch.zeros(1, 3, *SIZE)
 SLIM = {"width": 12, "heads": 3, "queries": 16, "key_width": 6, "pixel_hidden": 12, "head_width": 6}
 TASKS = {name: task.channels for name, task in toy.TASKS.items()}
 
@@ -70,26 +72,30 @@ CASES = {
 }
 
 
+Made = tuple[Deployed, Proof, Case, ExportedProgram]
+
+
 @pytest.fixture(scope="module", params=CASES)
-def made(request: pytest.FixtureRequest) -> tuple[Deployed, Proof, Case]:
-    """A small network in its exact form, quantized, and its proof."""
+def made(request: pytest.FixtureRequest) -> Made:
+    """A small network in its exact form, quantized, its proof, and the graph that was looked at."""
     case = CASES[request.param]
     quantized = toy.exact(case.network(), case.stated)
-    return quantized, proof.prove(quantized, torch.zeros(1, 3, *SIZE)), case
+    program = quantizers.export(quantized, FRAME)
+    return quantized, proof.prove(quantized, FRAME, program=program), case, program
 
 
-def test_every_value_from_the_camera_to_the_maps_is_exact(made: tuple[Deployed, Proof, Case]) -> None:
-    _, shown, _ = made
+def test_every_value_from_the_camera_to_the_maps_is_exact(made: Made) -> None:
+    _, shown, _, _ = made
     assert shown.islands == {} and set(shown.exact) == set(toy.TASKS)
 
 
-def test_without_its_nudge_a_quotient_may_lie_at_a_tie(made: tuple[Deployed, Proof, Case]) -> None:
-    quantized, _, case = made
+def test_without_its_nudge_a_quotient_may_lie_at_a_tie(made: Made) -> None:
+    quantized, _, case, program = made
     nudges: Any = [quantized.network.get_submodule(place).ratio.nudge for place in case.quotients]  # type: ignore[union-attr]
     kept = [nudge.clone() for nudge in nudges]
     for nudge in nudges:
         nudge.zero_()
-    shown = proof.prove(quantized, torch.zeros(1, 3, *SIZE))
+    shown = proof.prove(quantized, FRAME, program=program)
     for nudge, value in zip(nudges, kept, strict=True):
         nudge.copy_(value)
     assert set(shown.islands) == {f"network.{place}.ratio.given.quantizer.scale" for place in case.quotients}
@@ -97,12 +103,10 @@ def test_without_its_nudge_a_quotient_may_lie_at_a_tie(made: tuple[Deployed, Pro
 
 
 @pytest.mark.parametrize(("target", "package"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
-def test_other_runtimes_have_torchs_codes_and_maps(
-    made: tuple[Deployed, Proof, Case], target: str, package: str, tmp_path: Path
-) -> None:
+def test_other_runtimes_have_torchs_codes_and_maps(made: Made, target: str, package: str, tmp_path: Path) -> None:
     """Codes at more than a hundred quantizers, and maps to the last bit."""
     pytest.importorskip(package)
-    quantized, shown, _ = made
+    quantized, shown, _, _ = made
     tasks: Any = dict.fromkeys(toy.TASKS)
     built = registry.load("targets", target).target
     built.convert(Original(quantized, SIZE, tasks, "int8"), tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgemtl.networks.points import Point
-from edgemtl.quantization import lattice, proof
+from edgemtl.quantization import lattice, proof, quantizers
 from edgemtl.quantization.quantizers import FakeQuantize
 from tests import toy
 
@@ -241,34 +241,42 @@ def edge():  # type: ignore[no-untyped-def]
     return toy.exact_edge()
 
 
-def test_nyud_edge_is_exact_from_the_camera_to_every_map(edge) -> None:  # type: ignore[no-untyped-def]
-    found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
+@pytest.fixture(scope="module")
+def prove_edge(edge):  # type: ignore[no-untyped-def]
+    """The proof of the network with the constants that it has now; they are no part of its graph."""
+    frame = torch.zeros(1, 3, 64, 96)
+    program = quantizers.export(edge, frame)
+    return lambda: proof.prove(edge, frame, program=program)
+
+
+def test_nyud_edge_is_exact_from_the_camera_to_every_map(prove_edge) -> None:  # type: ignore[no-untyped-def]
+    found = prove_edge()
     assert found.islands == {} and set(found.exact) == {"semseg", "depth", "normals", "edge"}
     assert all(not islands for islands in found.codes.values()) and found.bits <= 24
 
 
-def test_without_the_lifts_two_classes_may_be_equal(edge) -> None:  # type: ignore[no-untyped-def]
+def test_without_the_lifts_two_classes_may_be_equal(edge, prove_edge) -> None:  # type: ignore[no-untyped-def]
     lift = edge.activate.lift_semseg.clone()
     edge.activate.lift_semseg.zero_()
-    found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
+    found = prove_edge()
     edge.activate.lift_semseg.copy_(lift)
     assert "semseg" not in found.exact and "two classes may be equal" in str(found.islands)
 
 
-def test_without_the_nudge_what_is_sampled_may_lie_at_a_tie(edge) -> None:  # type: ignore[no-untyped-def]
+def test_without_the_nudge_what_is_sampled_may_lie_at_a_tie(edge, prove_edge) -> None:  # type: ignore[no-untyped-def]
     sampler = edge.network.mixers["depth"][0].spatial[0]
     nudge = sampler.nudge.clone()
     sampler.nudge.zero_()
-    found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
+    found = prove_edge()
     sampler.nudge.copy_(nudge)
     assert "rounds values that may lie at a tie" in found.islands.values() and found.exact == ()
 
 
-def test_positions_that_are_no_fractions_of_a_pixel_are_noticed(edge) -> None:  # type: ignore[no-untyped-def]
+def test_positions_that_are_no_fractions_of_a_pixel_are_noticed(edge, prove_edge) -> None:  # type: ignore[no-untyped-def]
     grid = edge.network.mixers["depth"][0].spatial[0].coordinates
     base = grid.base.clone()
     grid.base.add_(0.01)
-    found = proof.prove(edge, torch.zeros(1, 3, 64, 96))
+    found = prove_edge()
     grid.base.copy_(base)
     assert "positions are no whole fractions of a pixel" in found.islands.values()
 

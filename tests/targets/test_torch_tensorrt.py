@@ -120,6 +120,7 @@ def test_the_toy_is_covered_by_the_installed_one() -> None:
     assert coverage(program, converters(tool._installed())).uncovered == {}
 
 
+@pytest.mark.slow
 def test_the_command_names_what_is_missing(source: Path) -> None:
     command = [sys.executable, tool.__file__, "--help"]
     assert "without a GPU" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

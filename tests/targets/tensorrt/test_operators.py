@@ -75,6 +75,7 @@ def operator(model: onnx.ModelProto) -> str:
 
 
 @RTX
+@pytest.mark.slow
 def test_lint_and_parser_agree_but_for_what_is_explained(models: dict[str, onnx.ModelProto], tmp_path: Path) -> None:
     files = []
     for index, model in enumerate(models.values()):
