@@ -64,6 +64,7 @@ def test_an_interval_holds_the_median() -> None:
     assert page.interval(np.full(5, 3.0)) == (3.0, 3.0)
 
 
+@pytest.mark.slow
 def test_a_page_takes_the_table_between_its_marks(tmp_path: Path) -> None:
     into = tmp_path / "page.md"
     into.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")

@@ -106,6 +106,7 @@ def test_scores_of_evaluate_win_while_they_are_of_these_weights(run: Path, paper
     assert artifact.read(convert.convert(run, target="paper")).scores == {"depth": {"rmse": 0.5}}
 
 
+@pytest.mark.slow
 def test_an_artifact_is_replaced_when_the_new_one_is_complete(run: Path, paper: Paper) -> None:
     folder = convert.convert(run, target="paper")
     (folder / "left over").touch()

@@ -182,6 +182,7 @@ def test_with_a_key_the_artifact_and_the_folder_are_signed(
     assert "no plain private key" in capsys.readouterr().err and (place / RECEIPT).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_is_cyclonedx_with_the_scores(
     shelf: None, fake_artifact: Path, place: Path, tmp_path: Path
 ) -> None:

@@ -362,6 +362,7 @@ def parts(tmp_path: Path) -> list[bytes]:
     return parts
 
 
+@pytest.mark.slow
 def test_a_decoder_holds_no_frame_back_for_each_processor(
     parts: list[bytes], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +441,7 @@ def rtsp(listening: socket.socket, parts: list[bytes]) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_an_rtsp_camera_is_live_and_its_end_is_named(parts: list[bytes]) -> None:
     listening, seen = socket.create_server(("127.0.0.1", 0)), []
     threading.Thread(target=rtsp, args=(listening, parts), daemon=True).start()

@@ -71,6 +71,7 @@ def test_two_frames_of_one_name(
     assert cli.main(words) == 2 and "two frames are called a" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_bundled_model_by_name_or_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert Predictor().folder == Predictor("nyud_edge").folder == bundled.folder()
     assert cli.main(["info", "--json"]) == 0

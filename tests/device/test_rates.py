@@ -72,6 +72,7 @@ def test_a_runtime_that_computes_all_tasks_at_once_says_so(fake_artifact: Path) 
 # ---- with the bundled model
 
 
+@pytest.mark.slow
 def test_the_bundled_models_tasks_have_their_own_rates() -> None:
     pytest.importorskip("openvino")
     whole, paced = Predictor(), Predictor(every={"normals": 3, "edge": 2})
@@ -87,6 +88,7 @@ def test_the_bundled_models_tasks_have_their_own_rates() -> None:
     assert set(wanted[0].ages.values()) == {0}
 
 
+@pytest.mark.slow
 def test_the_app_says_how_old_a_map_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     import cv2

@@ -107,6 +107,7 @@ def test_what_is_no_key_is_told(fake_artifact: Path, keys: Path) -> None:
     assert not (fake_artifact / SIGNATURE).exists()
 
 
+@pytest.mark.slow
 def test_the_librarys_own_command_reads_it_too(signed: Path, keys: Path) -> None:
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed), "--signature",
                str(signed / SIGNATURE), "--public_key", str(keys / "ours.pub")]  # fmt: skip

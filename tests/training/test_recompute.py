@@ -42,6 +42,7 @@ def step(network: nn.Module, image: torch.Tensor, precision: Any, again: bool) -
 
 # nyud_edge has the depthwise layers whose gradients mixed precision leaves out.
 @pytest.mark.parametrize("name, precision", [*((name, "32-true") for name in RECIPES), ("nyud_edge", "bf16-mixed")])
+@pytest.mark.slow
 def test_the_same_bits_and_less_kept(name, precision):
     chosen = recipe.load(name, ["size=[64,96]", "network.pretrained=false"])
     torch.manual_seed(0)

@@ -213,6 +213,7 @@ def test_a_signal_to_the_whole_group_leaves_no_process(tmp_path, data, undisturb
     assert outcome(tmp_path / "run")[:2] == undisturbed.outcome[:2]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_training_with_one_line_and_resume_ends_the_same(tmp_path, data, undisturbed):
     def die(index):
         if index == 4 and os.getpid() != main:
