@@ -1,5 +1,5 @@
 # make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
-# make fast   lint, types and the tests that take less than a second each
+# make fast   lint, types and the tests that are not marked slow
 # make test   lint, types and all tests
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
