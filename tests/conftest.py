@@ -17,9 +17,10 @@ settings.load_profile("edgemtl")
 
 SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # their tests send the process signals
 # Whose single tests take longest. Of two neighbours each process gets one.
-LONG = (
+EXACT = ("apps/test_web.py", "deployment/test_equality.py", "quantization/test_proof.py")  # one toy.exact_edge
+LONG: tuple[str | tuple[str, ...], ...] = (
     "tests/test_types.py", "benchmarks/test_speed.py", "models/test_every_exact.py", "tensorrt/test_accepted.py",
-    "benchmarks/test_ratios.py", "apps/test_web.py", "tests/test_contributing.py", "tests/test_notebooks.py",
+    "benchmarks/test_ratios.py", EXACT, "tests/test_contributing.py", "tests/test_notebooks.py",
     "tests/test_packaging.py", "destinations/test_jetson.py",
 )  # fmt: skip
 
@@ -40,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     signalled = [item for item in items if paths[item].endswith(SIGNALLED)]
     long = [[item for item in items if paths[item].endswith(name)] for name in LONG]
     ours, theirs = (list(chain(*long[side::2])) for side in (0, 1))
-    others = [item for item in items if not paths[item].endswith((*SIGNALLED, *LONG))]
+    apart = {*signalled, *chain(*long)}
+    others = [item for item in items if item not in apart]
     half = max(len(items) // 2 - len(signalled) - len(ours), 0)
     items[:] = [*signalled, *ours, *others[:half], *theirs, *others[half:]]
 

@@ -72,19 +72,18 @@ def compress(
         show.note(f"compress: begins with calibration; until that is done, --resume would go on with {run.finetuning}")
     with Stop() as stop:
         try:
-            state = begun or _calibrate(run, deployed, samples, recipe, stop, about)
+            state, program = (begun, None) if begun else _calibrate(run, deployed, samples, recipe, stop, about)
         except Stopped as stopped:
             raise CheckFailed(f"stopped {stopped}; {int8} was not touched") from None
         about["kept_float"], report = state["kept_float"], state["report"]
         if begun:
             quantizers.load(run.weights("calibrated"), deployed.network, _image(deployed, recipe), tuned=True)
             exact.settle(deployed)
-        program = None
         if recipe.compression.iterations:
             report |= finetune(
                 deployed, teacher, samples, recipe, run=run, fabric=fabric, stop=stop, about=state, resume=bool(begun)
             )
-            program = _settle(deployed, recipe)
+            program = _settle(deployed, recipe, program)
     quantizers.save(int8, deployed.network, about)
     files.write_json(
         run.ledger,
@@ -104,10 +103,11 @@ def compress(
 
 def _calibrate(
     run: Run, deployed: Deployed, samples: Any, recipe: Recipe, stop: Stop, about: dict[str, Any]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ExportedProgram | None]:
     """Quantizes deployed.network and writes the calibrated weights, which say `about` of themselves.
 
-    Gives back what fine-tuning's state says of itself, so that it goes on with the same recipe and weights only.
+    Gives back what fine-tuning's state says of itself, so that it goes on with the same recipe and weights only; and
+    what `_settle` does.
     """
     began = time.perf_counter()
     deployed.network, report = _calibrated(deployed, samples, recipe, stop)
@@ -116,11 +116,12 @@ def _calibrate(
     if recipe.compression.budget:
         floats = keep_worst_float(run, deployed, samples, recipe, stop)
         report |= count_quantizers(deployed.network)
-    _settle(deployed, recipe)
+    program = _settle(deployed, recipe)
     quantizers.save(run.weights("calibrated"), deployed.network, about | {"kept_float": floats})
     run.finetuning.unlink(missing_ok=True)  # which is of other weights now
     report["calibration_seconds"] = time.perf_counter() - began
-    return {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": floats, "report": report}
+    state = {"recipe": recipe.model_dump(mode="json"), "begun": _hashes(run), "kept_float": floats, "report": report}
+    return state, program
 
 
 def _begun(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -144,16 +145,16 @@ def _image(deployed: Deployed, recipe: Recipe) -> Tensor:
     return deployed.normalise(torch.zeros(1, 3, *recipe.size))
 
 
-def _settle(deployed: Deployed, recipe: Recipe) -> ExportedProgram | None:
+def _settle(deployed: Deployed, recipe: Recipe, program: ExportedProgram | None = None) -> ExportedProgram | None:
     """Brings what follows from scales in line: constants of the exact form, biases onto their products' grid.
 
-    Gives back the graph, if it was needed.
+    Gives back the graph, if it was needed. `program` is one from before the tensors changed: they are not in it.
     """
     exact.settle(deployed)
     if recipe.compression.scales != "power-of-two":
         return None
     frame = torch.zeros(1, 3, *recipe.size)
-    program = quantizers.export(deployed, frame)
+    program = program or quantizers.export(deployed, frame)
     proof.prove(deployed, frame, settle=True, program=program)
     return program
 

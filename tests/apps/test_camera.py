@@ -86,6 +86,7 @@ def test_inference_and_drawing_overlap(fake_artifact: Path, monkeypatch: pytest.
     assert camera.run(predictor, source(6), headless=True).frames == 6
 
 
+@pytest.mark.slow
 def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(fake_artifact)
     maps, steps, inferred = predictor.maps, Steps(), []

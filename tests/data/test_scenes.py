@@ -73,6 +73,7 @@ def test_kinds_and_ranges(views):
         assert (np.einsum("ijk,ijk->ij", sample["normals"], view.camera.rays()) < 1e-4).all()
 
 
+@pytest.mark.slow
 def test_images_are_exposed_and_textured(views):
     means = [view.sample["image"].mean() for view in views]
     assert 60 < np.mean(means) < 190 and min(means) > 20 and max(means) < 240

@@ -594,6 +594,7 @@ def test_a_network_camera_goes_on_after_broken_pictures(serve: Callable[..., str
     assert seen[0] == 1 and seen[-5:] == [25] * 5 and source.lost == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stalls", [True, False])
 def test_a_server_that_stops_half_way_is_told(
     films: dict[str, Path], serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stalls: bool

@@ -33,7 +33,7 @@ from tests.steps import LONG_S
 
 SIZE = (120, 160)
 RATE = 5.0  # frames per second: slow enough that no busy machine is late by a frame
-SLOWER = 5  # times as slow is the network
+SLOWER = 3  # times as slow is the network
 SHOWN = 6
 
 
@@ -212,7 +212,7 @@ def test_a_slow_network_sees_the_newest_frame(
     ages = [RATE * (begun - at) for begun, at in zip(started, shown(film, started), strict=True)]
     print(kind.__name__, [round(age, 2) for age in ages])
     # In frames: what was being captured when the inference began is 0, the frame before it 1. In a queue it would grow
-    # by four with every frame. One frame may be late on a busy machine.
+    # by two with every frame. One frame may be late on a busy machine.
     assert sum(math.floor(age) > 1 for age in ages) <= 1, ages
 
 

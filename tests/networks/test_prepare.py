@@ -10,10 +10,11 @@ from edgemtl.ground import registry
 from edgemtl.ground.errors import CheckFailed
 from edgemtl.networks.prepare import Deployed, Normalise, prepare
 from edgemtl.records import recipe
+from tests import every
 
 pytestmark = pytest.mark.slow
 
-RECIPES = {name: recipe.load(name, ["network.pretrained=false", "size=[64,96]"]) for name in registry.names("recipes")}
+RECIPES = {name: recipe.load(name, ["network.pretrained=false", "size=[64,96]"]) for name in every.recipes()}
 
 
 def trained(network: nn.Module) -> nn.Module:

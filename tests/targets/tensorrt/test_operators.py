@@ -92,6 +92,7 @@ def test_lint_and_parser_agree_but_for_what_is_explained(models: dict[str, onnx.
     assert len(files) > 1500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [1, 7, 9, 10, 12])
 def test_the_lint_reads_operators_of_any_age(models: dict[str, onnx.ModelProto], opset: int) -> None:
     """What is an input now was an attribute then, as TopK's number: no input is taken to be there."""
