@@ -16,8 +16,8 @@ settings.register_profile("edgemtl", deadline=None)
 settings.load_profile("edgemtl")
 
 SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # their tests send the process signals
+EXACT = ("apps/test_web.py", "deployment/test_equality.py", "quantization/test_proof.py")  # share toy.exact_edge
 # Whose single tests take longest. Of two neighbours each process gets one.
-EXACT = ("apps/test_web.py", "deployment/test_equality.py", "quantization/test_proof.py")  # one toy.exact_edge
 LONG: tuple[str | tuple[str, ...], ...] = (
     "tests/test_types.py", "benchmarks/test_speed.py", "models/test_every_exact.py", "tensorrt/test_accepted.py",
     "benchmarks/test_ratios.py", EXACT, "tests/test_contributing.py", "tests/test_notebooks.py",

@@ -4,7 +4,7 @@ import os
 
 from edgemtl.ground import registry
 
-LARGER = ("_swin_s", "_swin_b", "_swin_l")  # the networks of _swin_t with more layers and channels: minutes
+LARGER = ("_swin_s", "_swin_b", "_swin_l")  # the networks of _swin_t with more layers and channels
 
 
 def recipes() -> list[str]:

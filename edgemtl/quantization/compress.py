@@ -107,7 +107,7 @@ def _calibrate(
     """Quantizes deployed.network and writes the calibrated weights, which say `about` of themselves.
 
     Gives back what fine-tuning's state says of itself, so that it goes on with the same recipe and weights only; and
-    what `_settle` does.
+    what `_settle` gives back.
     """
     began = time.perf_counter()
     deployed.network, report = _calibrated(deployed, samples, recipe, stop)
@@ -148,7 +148,8 @@ def _image(deployed: Deployed, recipe: Recipe) -> Tensor:
 def _settle(deployed: Deployed, recipe: Recipe, program: ExportedProgram | None = None) -> ExportedProgram | None:
     """Brings what follows from scales in line: constants of the exact form, biases onto their products' grid.
 
-    Gives back the graph, if it was needed. `program` is one from before the tensors changed: they are not in it.
+    Gives back the graph, if it was needed. `program` is what an earlier call gave back: a graph holds names of
+    tensors, not their values, and fine-tuning changes only those.
     """
     exact.settle(deployed)
     if recipe.compression.scales != "power-of-two":

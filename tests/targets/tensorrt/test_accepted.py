@@ -1,7 +1,7 @@
 """TensorRT's parser and builder take the shipped recipes, at a fraction of their size.
 
-Every network for devices and, of the papers', one with a Swin, in under a minute. EDGEMTL_EVERY_RECIPE=1 takes all of
-them, `python -m tests.targets.tensorrt.accepted` at their own size.
+Every network for devices and, of the papers', one with a Swin. EDGEMTL_EVERY_RECIPE=1 takes all of them, `python -m
+tests.targets.tensorrt.accepted` at their own size.
 """
 
 import os
