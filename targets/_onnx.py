@@ -21,8 +21,9 @@ from edgemtl.targets import _positions
 from edgemtl.tasks import Size
 
 OPSET, IR = 17, 8
-# Without torch, which onnxsim imports where it is there, for what is not asked of it: two of its three seconds.
-SIMPLIFIER = (sys.executable, "-c", "import sys; sys.modules['torch'] = None; from onnxsim import main; main()")
+# Without what onnxsim imports where it is there, for what is not asked of it, torch above all: two of its three seconds.
+_CODE = "import sys; sys.modules['torch'] = sys.modules['sympy'] = None; from onnxsim import main; main()"
+SIMPLIFIER = (sys.executable, "-c", _CODE)
 SIMPLIFIER_SECONDS = 180.0
 CODES_SUFFIX = "/codes"  # after the name of a weight; TensorRT refuses a node and a constant of one name
 QUANTIZE = "/QuantizeLinear"  # after the name of the DequantizeLinear behind it

@@ -71,15 +71,11 @@ def test_the_layers_hold(tmp_path: Path) -> None:
 
 def test_what_is_imported_of_our_own_exists() -> None:
     """Inside functions too, where nothing tells before they run, and mypy takes a missing module for an untyped one."""
-    missing = set()
+    wanted = set()
     for path in (path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")):
-        for node in ast.walk(parsed(path)):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                if name.split(".")[0] == "edgemtl" and not exists(name):
-                    missing.add((path.relative_to(ROOT).as_posix(), name))
-    assert missing == set()
+        wanted |= set(re.findall(r"^ *(?:from|import) (edgemtl[\w.]*)", path.read_text(encoding="utf-8"), re.M))
+    assert len(wanted) > 100
+    assert [name for name in wanted if not exists(name)] == ["edgemtl.tasks.my_albedo"]  # an example's
 
 
 @cache

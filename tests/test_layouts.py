@@ -52,6 +52,7 @@ def step(name: str) -> Watch:
     return watch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_is_computed_in_float64(name):
     assert step(name).wide == []

@@ -64,6 +64,7 @@ class _Walk:
     def __init__(self, program: Any, deployed: nn.Module, settle: bool):
         self.program, self.settle = program, settle
         self.named = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+        self.scales = quantizers.scales(program)
         self.at: dict[fx.Node, Any] = dict(quantizers.constants(program, deployed))
         self.own = {self.named[node.name]: tensor for node, tensor in self.at.items() if node.name in self.named}
         self.why: dict[str, str] = {}
@@ -136,7 +137,7 @@ class _Walk:
         low, high = (int(bound) for bound in node.args[-2:])  # type: ignore[arg-type]
         assert isinstance(x, Value) and scale.ndim == 0
         step, islands = float(scale), x.islands
-        name = quantizers.scale_name(self.program, node)
+        name = self.scales[node]
         if not math.log2(step).is_integer():
             self.why.setdefault(name, f"its scale {step:g} is no power of two")
             self.codes[name] = islands | {name}

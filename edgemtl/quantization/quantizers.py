@@ -15,9 +15,10 @@ Quantizers hang on the operations of a network by NNCF's function hooks, or sit 
 such a place: before or after an operation, and which of its inputs or outputs; or the path of a point.
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -302,9 +303,23 @@ def load(path: Path, network: nn.Module, example: Tensor, *, tuned: bool = False
 
 
 def export(network: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph that targets lower, for inputs of the example's shape."""
-    with torch.no_grad(), nncf.hooks_in_tables(network):
+    """The graph that targets lower, for inputs of the example's shape.
+
+    Its nodes don't say which lines called them: to find that out would take longer than a quarter of the time.
+    """
+    with torch.no_grad(), nncf.hooks_in_tables(network), _without_stack_traces():
         return torch.export.export(network, (example,))
+
+
+@contextlib.contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    config: Any = torch.fx.config  # in an older torch without this option
+    kept = getattr(config, "do_not_emit_stack_traces", False)
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = kept
 
 
 def constants(program: ExportedProgram, network: nn.Module) -> dict[torch.fx.Node, Tensor]:
@@ -338,16 +353,10 @@ def in_place(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def scale_name(program: ExportedProgram, node: torch.fx.Node) -> str:
-    """The name of the buffer that holds a quantizing node's scale."""
-    scale = node.args[1]
-    assert isinstance(scale, torch.fx.Node)
-    return program.graph_signature.inputs_to_buffers[scale.name]
-
-
 def scales(program: ExportedProgram) -> dict[torch.fx.Node, str]:
-    """The quantizing nodes of a graph, each with the name of its scale."""
-    return {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+    """The quantizing nodes of a graph, each with the name of the buffer that holds its scale."""
+    buffers = program.graph_signature.inputs_to_buffers  # made anew at every look
+    return {node: buffers[node.all_input_nodes[1].name] for node in program.graph.nodes if quantizes(node)}
 
 
 def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
@@ -374,8 +383,8 @@ def on_coordinates(program: ExportedProgram, network: nn.Module) -> list[str]:
         return []
 
     samplings = [n for n in program.graph.nodes if n.op == "call_function" and "grid_sampler" in str(n.target)]
-    path = reached([n.args[1] for n in samplings if isinstance(n.args[1], torch.fx.Node)], upstream)
-    return sorted({scale_name(program, node) for node in path if quantizes(node)})
+    path = set(reached([n.args[1] for n in samplings if isinstance(n.args[1], torch.fx.Node)], upstream))
+    return sorted({name for node, name in scales(program).items() if node in path})
 
 
 def at_point(scale: str) -> bool:
@@ -385,10 +394,10 @@ def at_point(scale: str) -> bool:
 
 def doubled(program: ExportedProgram) -> list[str]:
     """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
-    scale_of = {node: scale_name(program, node) for node in program.graph.nodes if quantizes(node)}
+    scale_of = scales(program)
     names = []
     for node, name in scale_of.items():
-        sources = reached(node.args[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
+        sources = reached(node.all_input_nodes[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
         codes = [source for source in sources if source in scale_of]
         if at_point(name):
             names += [scale_of[source] for source in codes if not at_point(scale_of[source])]
@@ -406,13 +415,13 @@ def idle(program: ExportedProgram) -> list[str]:
     as many layers in int8. A sum that another sum reads keeps its quantizer: otherwise the trunk of a chain of residual
     blocks would be float.
     """
-    signature = program.graph_signature
+    parameters = program.graph_signature.inputs_to_parameters
     names = []
-    for node in program.graph.nodes:
-        if quantizes(node) and node.args[0].name not in signature.inputs_to_parameters:
+    for node, name in scales(program).items():
+        if node.all_input_nodes[0].name not in parameters:
             after = reached(node.users, lambda n: n.users)
             readers = reached(node.users, lambda n: n.users if called(n) in MOVES else ())
-            needed = any(called(n) in WEIGHTED for n in readers) or called(node.args[0]) in SUMS
+            needed = any(called(n) in WEIGHTED for n in readers) or called(node.all_input_nodes[0]) in SUMS
             if not (needed and any(called(n) in WEIGHTED for n in after)):
-                names.append(scale_name(program, node))
+                names.append(name)
     return names

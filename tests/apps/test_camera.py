@@ -105,6 +105,7 @@ def test_latency_of_a_slow_model_is_one_frame_old(fake_artifact: Path, monkeypat
     assert inferred[:8] == [0, 5, 10, 15, 20, 25, 30, 35]  # each time the newest; from a queue it would be 0, 1, 2
 
 
+@pytest.mark.slow
 def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path: Path) -> None:
     def lost() -> Iterator[np.ndarray]:
         yield from frames(5, 0.05)
@@ -118,6 +119,7 @@ def test_a_lost_camera_is_named_and_the_film_kept(fake_artifact: Path, tmp_path:
         assert len(list(recorded)) >= 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_shown_to_its_end_and_told(
     fake_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_signal_ends_the_run_and_completes_the_film(fake_artifact: Path, tmp_p
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+@pytest.mark.slow
 def test_a_film_does_not_replace_what_is_shown(fake_artifact: Path, tmp_path: Path) -> None:
     film, alias = tmp_path / "film.mp4", tmp_path / "alias.mp4"
     camera.run(Predictor(fake_artifact), source(), record=film, headless=True)
@@ -261,6 +264,7 @@ def test_digits_toggle_tiles_and_choose_the_overlay(fake_artifact: Path) -> None
     assert view.press("9") is None and view.press("x") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiles", "overlay"])
 def test_what_is_under_the_cursor_is_told(fake_artifact: Path, kind: str) -> None:
     view = camera.View(Predictor(fake_artifact), kind)
@@ -283,6 +287,7 @@ def test_r_records_and_completes_the_film(fake_artifact: Path, tmp_path: Path, m
         assert len(list(recorded)) >= 1
 
 
+@pytest.mark.slow
 def test_a_pause_ends_where_it_began(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(monkeypatch)
     typed = iter([-1, ord(" "), *[-1] * 10, ord(" ")])

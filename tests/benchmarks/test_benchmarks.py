@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import every
+
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
@@ -31,6 +33,7 @@ def test_all_are_here():
     assert found - others == SMALL.keys()
 
 
+@every.rarely
 @pytest.mark.parametrize("name", SMALL)
 def test_it_measures(name, tmp_path):
     if name == "data_loading" and not find_spec("embreex"):
@@ -52,6 +55,7 @@ def test_it_measures(name, tmp_path):
         assert exact < 1e-5 < kept < throughout
 
 
+@every.rarely
 def test_memory_is_measured_in_a_process_of_its_own():
     row = ["--only", "plain, grid_sample"]
     grown, kept = map(int, run("training_step", "--set", "size=[65,97]", *row).split()[-2:])

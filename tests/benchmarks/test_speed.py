@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import every
 from tests.benchmarks.speed import page
 
 ROOT = Path(__file__).parents[2]
@@ -87,13 +88,12 @@ def test_the_page_has_its_marks() -> None:
     assert text.index(page.BEGIN) < text.index(page.END)
 
 
+@every.rarely
 @pytest.mark.slow
 def test_it_measures(tmp_path: Path) -> None:
     for package in ("openvino", "onnx", "onnxruntime", "embreex"):
         pytest.importorskip(package)
     words = ["nyud_fcn_edge", "--sizes", "64x96", "--quick", "--rounds", "2", "--seconds", "0.01"]
-    # Left out for time: rows that differ from others by a word. tests/benchmarks/test_ratios.py runs the first of them.
-    words += ["--without", "OpenVINO fp32, ours", "OpenVINO bf16", "ONNX Runtime fp32, ours", "ONNX Runtime int8, ours"]
     command = [sys.executable, "-m", "tests.benchmarks.speed", *words, "--processor", "--out", str(tmp_path / "speed")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "400"})
     assert done.returncode == 0, done.stderr

@@ -47,6 +47,7 @@ def _image(i):
     return scenes.open(None, "train", (), size=SIZE)[i]["image"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_render_the_same(samples, method):
     if method not in multiprocessing.get_all_start_methods():
@@ -80,6 +81,7 @@ def test_images_are_exposed_and_textured(views):
     assert np.median([view.sample["image"].std() for view in views]) > 20
 
 
+@pytest.mark.slow
 def test_flat_regions_lie_in_the_plane_that_the_normals_say(views):
     checked = 0
     for view in views:

@@ -576,6 +576,7 @@ def jpeg(index: int) -> bytes:
     return cv2.imencode(".jpg", numbered(index % 30))[1].tobytes()
 
 
+@pytest.mark.slow
 def test_a_network_camera_is_live_and_its_end_is_named(serve: Callable[..., str]) -> None:
     with open_source(serve(lambda request: send_jpegs(request, map(jpeg, range(40))))) as source:
         assert source.live and source.size == SIZE
@@ -584,6 +585,7 @@ def test_a_network_camera_is_live_and_its_end_is_named(serve: Callable[..., str]
                 pass
 
 
+@pytest.mark.slow
 def test_a_network_camera_goes_on_after_broken_pictures(serve: Callable[..., str]) -> None:
     broken = [jpeg(1)] * 10 + [jpeg(2)[:300] + b"\0" * 300] * 5 + [jpeg(25)] * 20
     seen = []
@@ -618,6 +620,7 @@ def test_a_server_that_stops_half_way_is_told(
     assert f"ended after {len(seen)} of its 30 frames" in problem and "its server stopped" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_a_recording_appears_whole(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "new" / f"film{suffix}"

@@ -114,6 +114,7 @@ def test_a_stall_is_noticed_within_two_seconds() -> None:
     assert capture.STALL_S <= 2.0
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "RETRY_S", 0.05)
     picture = {grey: cv2.imencode(".jpg", np.full((*SIZE, 3), grey, np.uint8))[1].tobytes() for grey in (50, 200)}

@@ -22,6 +22,7 @@ def plan() -> "walk.Walk":
         return walk.plan(0, 40, SIZE)
 
 
+@pytest.mark.slow
 def test_a_clip_plays(plan: "walk.Walk", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "plan", lambda seed, frames, size: plan._replace(cameras=plan.cameras[:frames]))
     walk.walk(tmp_path / "clip.webm", frames=5, size=SIZE, fps=10, seed=0)

@@ -45,6 +45,7 @@ def test_no_value_of_a_table_is_near_a_tie(function, bits):
     assert (table(x) - function(x).clamp(max=127 / 128)).abs().max() < 0.6 * 2.0**-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2.0**-9, 2.0**-7, 2.0**-4])
 def test_no_quotient_is_near_a_tie(step):
     ratio = quantize(exact.Ratio(1600), given=step)

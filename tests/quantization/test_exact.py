@@ -43,6 +43,7 @@ def test_it_is_near_the_float_form(forms):
             assert (rewritten.raw(frames())[task] - raw).std() < 0.15 * raw.std(), task
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_each_image_gives(forms):
     _, rewritten, _ = forms
     with torch.no_grad():

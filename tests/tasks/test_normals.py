@@ -55,6 +55,7 @@ def test_the_best_constant_is_a_direction_between_or_among_the_labels():
     assert math.isnan(constant((0, 0, 0)))
 
 
+@pytest.mark.slow
 def test_no_constant_direction_beats_the_best_one():
     rng = np.random.default_rng(1)
     label = directions(rng, 40, 50) * 0.6 + directions(rng, 1, 1)

@@ -1,10 +1,9 @@
 """TensorRT's parser and builder take the shipped recipes, at a fraction of their size.
 
-Every network for devices and, of the papers', one with a Swin. EDGEMTL_EVERY_RECIPE=1 takes all of them, `python -m
-tests.targets.tensorrt.accepted` at their own size.
+Every network for devices. EDGEMTL_EVERYTHING=1 takes the papers' too, `python -m tests.targets.tensorrt.accepted` all
+of them at their own size.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,17 @@ pytest.importorskip("onnx")
 from edgemtl.ground import registry
 from edgemtl.records import recipe
 from edgemtl.targets.tensorrt import parser
+from tests.every import EVERYTHING
 from tests.targets.tensorrt import accepted
 
 SCALE = 0.25
-QUICK = [name for name in registry.names("recipes") if name.endswith("_edge")] + ["nyud_demt_swin_t"]
-EVERY = registry.names("recipes") if os.environ.get("EDGEMTL_EVERY_RECIPE") else QUICK
+QUICK = [name for name in registry.names("recipes") if name.endswith("_edge")]
+CHOSEN = registry.names("recipes") if EVERYTHING else QUICK
 MISSING = parser.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_a_recipe_is_accepted(name: str) -> None:
     assert accepted.check(accepted.scaled(recipe.load(name), SCALE), "fp32", simplified=False) == ""
 
