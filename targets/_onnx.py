@@ -21,7 +21,7 @@ from edgemtl.targets import _positions
 from edgemtl.tasks import Size
 
 OPSET, IR = 17, 8
-# Without what onnxsim imports where it is there, for what is not asked of it, torch above all: two of its three seconds.
+# Without what onnxsim imports where it is there, for what is not asked of it, torch above all: two thirds of its time.
 _CODE = "import sys; sys.modules['torch'] = sys.modules['sympy'] = None; from onnxsim import main; main()"
 SIMPLIFIER = (sys.executable, "-c", _CODE)
 SIMPLIFIER_SECONDS = 180.0

@@ -394,10 +394,10 @@ def at_point(scale: str) -> bool:
 
 def doubled(program: ExportedProgram) -> list[str]:
     """Activation quantizers (names of their scales), outside points, right before or behind a point's."""
-    scale_of = scales(program)
+    scale_of, moves = scales(program), MOVES - AVERAGES
     names = []
     for node, name in scale_of.items():
-        sources = reached(node.all_input_nodes[:1], lambda n: n.all_input_nodes if called(n) in MOVES - AVERAGES else ())
+        sources = reached(node.all_input_nodes[:1], lambda n: n.all_input_nodes if called(n) in moves else ())
         codes = [source for source in sources if source in scale_of]
         if at_point(name):
             names += [scale_of[source] for source in codes if not at_point(scale_of[source])]
