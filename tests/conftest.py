@@ -17,7 +17,7 @@ settings.load_profile("edgemtl")
 
 SIGNALLED = ("test_train.py", "test_compress.py", "apps/test_camera.py")  # their tests send the process signals
 EXACT = ("apps/test_web.py", "deployment/test_equality.py", "quantization/test_proof.py")  # share toy.exact_edge
-# Whose single tests take longest. Of two neighbours each process gets one.
+# Whose single tests take longest. Of neighbours each process gets one.
 LONG: tuple[str | tuple[str, ...], ...] = (
     "tests/test_types.py", "benchmarks/test_speed.py", "models/test_every_exact.py", "tensorrt/test_accepted.py",
     "benchmarks/test_ratios.py", EXACT, "tests/test_contributing.py", "tests/test_notebooks.py",
@@ -30,21 +30,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What is neither slow nor asks the network is fast; tests that send signals come first, then the longest.
 
     The former run in processes that have not run OpenVINO yet: under some virtual machines' kernels (seen on a 6.18) a
-    signal to a process that has is fatal, whatever its handler. A long test in the end would leave the other process
-    without work. Of two processes each gets half of the list, and later takes over from the end of the other's.
+    signal to a process that has is fatal, whatever its handler. A long test in the end would leave other processes
+    without work. Each process gets an equal part of the list, and later takes over from the ends of the others'.
     """
     for item in items:
         if not {"slow", "network"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
     yield
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     paths = {item: item.path.as_posix() for item in items}
-    signalled = [item for item in items if paths[item].endswith(SIGNALLED)]
     long = [[item for item in items if paths[item].endswith(name)] for name in LONG]
-    ours, theirs = (list(chain(*long[side::2])) for side in (0, 1))
-    apart = {*signalled, *chain(*long)}
+    parts = [list(chain(*long[k::processes])) for k in range(processes)]
+    parts[0] = [item for item in items if paths[item].endswith(SIGNALLED)] + parts[0]
+    apart = set(chain(*parts))
     others = [item for item in items if item not in apart]
-    half = max(len(items) // 2 - len(signalled) - len(ours), 0)
-    items[:] = [*signalled, *ours, *others[:half], *theirs, *others[half:]]
+    for part in parts:
+        missing = max(len(items) // processes - len(part), 0)
+        part += others[:missing]
+        del others[:missing]
+    items[:] = [*chain(*parts), *others]
 
 
 FAKE_TARGET = '''

@@ -12,8 +12,9 @@ from edgemtl.device.bench import bench, show_table
 from edgemtl.device.side_by_side import in_turns
 from edgemtl.ground.errors import CheckFailed, UsageError
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_bench_measures_in_a_process_of_its_own(fake_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ballast = np.ones(400 << 17)  # 400 MiB that must not be counted
     result = bench(fake_artifact, seconds=0.2, warmup=1, threads=1)
@@ -95,7 +96,6 @@ def test_maps_that_cannot_be_right_are_not_measured(fake_artifact: Path, tmp_pat
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-@pytest.mark.slow
 def test_where_nothing_can_be_written_the_times_are_printed(
     fake_artifact: Path, read_only: None, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

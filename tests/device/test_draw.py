@@ -121,6 +121,7 @@ def test_long_text_is_shortened_to_fit() -> None:
     assert draw._shorten("short", 80, 13) == "short"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", range(1, 8))
 def test_a_place_on_the_page_is_found_in_the_frame(cells: int) -> None:
     rows, columns = np.mgrid[:120, :160]

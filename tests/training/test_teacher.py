@@ -23,6 +23,8 @@ from edgemtl.training import teacher
 from edgemtl.training.unlabelled import WithUnlabelled
 from tests.training import test_train
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -87,7 +89,6 @@ def test_a_run_teaches_what_its_deployed_network_computes(run: Path) -> None:
         torch.testing.assert_close(map, wanted[task], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_bundled_model_teaches_by_its_name() -> None:
     recipe = small().model_copy(update={"tasks": {"depth": Depth(), "normals": Normals()}})
     found = teacher.load_teacher(bundled.DEFAULT, recipe, CPU)(frames(1, (64, 96)))

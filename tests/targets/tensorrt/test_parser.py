@@ -14,6 +14,8 @@ from edgemtl.targets.tensorrt import lint, parser
 from tests.targets.tensorrt import models as m
 from tests.targets.tensorrt.test_lint import CASES
 
+pytestmark = pytest.mark.slow
+
 RTX = pytest.mark.skipif(parser.missing() is not None, reason=str(parser.missing()))
 # Where the lint, asked about 11.4, and TensorRT-RTX 1.7.1 differ, and why both are right.
 EXPLAINED = {
@@ -33,7 +35,6 @@ EXPLAINED = {
 
 
 @RTX
-@pytest.mark.slow
 def test_lint_and_parser_agree_but_for_what_is_explained(tmp_path: Path) -> None:
     made = [(case.code, getattr(case, kind)()) for case in CASES for kind in ("bad", "good")]
     unique = {model.SerializeToString(): code for code, model in made}
