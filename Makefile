@@ -1,6 +1,6 @@
 # make demo   the main job once, on rendered scenes: train, compress, convert, verify, evaluate, measure, show
 # make fast   lint, types and the tests that are not marked slow
-# make test   lint, types and all tests
+# make test   lint, types and the tests; EDGEMTL_EVERYTHING=1 make test takes in those that run long for what they show
 # make prove  the bundled model's int8 in every runtime on every processor that is here or can be emulated, bit by bit:
 #             docs/exact.md; with PROVE="RUN --data DIR --frames 100" another run and real frames; with PROVE=--judges
 #             only ExecuTorch and LiteRT, which are no targets, in their section of that page; with PROVE=--jetson only

@@ -305,7 +305,7 @@ def load(path: Path, network: nn.Module, example: Tensor, *, tuned: bool = False
 def export(network: nn.Module, example: Tensor) -> ExportedProgram:
     """The graph that targets lower, for inputs of the example's shape.
 
-    Its nodes don't say which lines called them: to find that out would take longer than a quarter of the time.
+    Its nodes don't say which lines called them. Finding that out is more than a quarter of what an export takes.
     """
     with torch.no_grad(), nncf.hooks_in_tables(network), _without_stack_traces():
         return torch.export.export(network, (example,))
@@ -313,6 +313,7 @@ def export(network: nn.Module, example: Tensor) -> ExportedProgram:
 
 @contextlib.contextmanager
 def _without_stack_traces() -> Iterator[None]:
+    """Meanwhile, nodes of graphs get no stack traces."""
     config: Any = torch.fx.config  # in an older torch without this option
     kept = getattr(config, "do_not_emit_stack_traces", False)
     config.do_not_emit_stack_traces = True
