@@ -119,7 +119,7 @@ def train(
     settings: Settings = None,
     tasks: Tasks = None,
     init: Path | None = None,
-    teacher: str | None = None,
+    teacher: Annotated[list[str] | None, SEVERAL] = None,
     unlabelled: Path | None = None,
     resume: Flag = False,
     dry_run: Flag = False,
@@ -137,7 +137,7 @@ def train(
         settings: override fields of the recipe, such as training.rate=1e-3
         tasks: train these of its tasks alone (one: a single-task network)
         init: start from another run's weights, or the authors' checkpoint
-        teacher: learn beside the labels from this run, bundled model or ONNX file
+        teacher: learn beside the labels from this run, bundled model or ONNX file, or from several
         unlabelled: a folder of pictures to learn from the teacher on, too
         resume: go on after the run's last checkpoint
         dry_run: take three steps, write nothing, and say how long all would take and how much memory
@@ -159,7 +159,7 @@ def train(
         from edgemtl.training.train import train
 
     return train(
-        loaded, run=run, data=data, resume=resume, init=init, teacher=teacher, unlabelled=unlabelled,
+        loaded, run=run, data=data, resume=resume, init=init, teacher=teacher or (), unlabelled=unlabelled,
         precision=precision, accelerator=accelerator,
         devices=int(devices) if devices.isdecimal() else devices, nodes=nodes, strategy=strategy, dry_run=dry_run,
     )  # fmt: skip

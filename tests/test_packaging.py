@@ -39,6 +39,11 @@ def run(*command: object, **options: object) -> str:
     return str(ended.stdout)
 
 
+def pip_of(python: Path) -> tuple[object, ...]:
+    """This Python's pip, installing into another one's environment; to put pip there would take longer."""
+    return sys.executable, "-m", "pip", "--python", python
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that building leaves nothing in it."""
@@ -73,9 +78,9 @@ def wheel(index: None, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment with nothing but what the wheel itself asks for."""
     folder = tmp_path_factory.mktemp("clean")
-    run(sys.executable, "-m", "venv", folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    run(python, "-m", "pip", "install", wheel)
+    run(*pip_of(python), "install", "--no-compile", wheel)
     return python
 
 
@@ -122,13 +127,12 @@ def test_the_device_side_runs_in_a_clean_environment(
     way: str, clean: Path, wheel: Path, tree: Path, tmp_path: Path
 ) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    pip = (clean, "-m", "pip")
     if way == "checkout":
-        run(*pip, "uninstall", "--yes", "edgemtl")
+        run(*pip_of(clean), "uninstall", "--yes", "edgemtl")
         environment["PYTHONPATH"] = str(tree)
     else:
         source = [wheel] if way == "wheel" else ["--editable", tree]
-        run(*pip, "install", "--no-deps", "--force-reinstall", *source)
+        run(*pip_of(clean), "install", "--no-deps", "--force-reinstall", *source)
     options = {"cwd": tmp_path, "env": environment}
 
     program = [clean, "-m", "edgemtl"] if way == "checkout" else [clean.parent / "edgemtl"]

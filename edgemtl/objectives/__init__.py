@@ -3,6 +3,7 @@
 Shapes: a raw output (B, C, h, w); a label as `tensor` makes it, (B, c, h, w), or (B, h, w) where it is a class id.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Callable, NamedTuple
 
@@ -57,6 +58,14 @@ class Objective:
     def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         """How far raw outputs are from a teacher's, a scalar of the size of the loss."""
         return (raw - teacher).abs().mean()
+
+    def mirrored(self, raw: Tensor) -> Tensor:
+        """The raw output of mirrored frames, mirrored back."""
+        return raw.flip(-1)
+
+    def mean(self, raws: Sequence[Tensor]) -> Tensor:
+        """What several raw outputs of the same frames say together."""
+        return torch.stack([*raws]).mean(0)
 
     def noise(self, raw: Tensor, teacher: Tensor) -> float:
         """A distance that adds up over independent errors: of a distance between numbers, which does not, the mean

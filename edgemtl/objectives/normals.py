@@ -1,5 +1,6 @@
 """Surface normals: L1 of the unit vectors."""
 
+from collections.abc import Sequence
 from typing import Callable
 
 import torch
@@ -24,6 +25,14 @@ class NormalsObjective(Objective):
 
     def distance(self, raw: Tensor, teacher: Tensor) -> Tensor:
         return (F.normalize(raw, dim=1) - F.normalize(teacher, dim=1)).abs().sum(1).mean()
+
+    def mirrored(self, raw: Tensor) -> Tensor:
+        """A mirrored surface faces the other way in x."""
+        return super().mirrored(raw) * raw.new_tensor([-1, 1, 1]).view(3, 1, 1)
+
+    def mean(self, raws: Sequence[Tensor]) -> Tensor:
+        """Of the directions, whatever their lengths."""
+        return super().mean([F.normalize(raw, dim=1) for raw in raws])
 
     def noise(self, raw: Tensor, teacher: Tensor) -> float:
         return super().noise(F.normalize(raw, dim=1), F.normalize(teacher, dim=1))

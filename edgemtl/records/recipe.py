@@ -97,6 +97,7 @@ class Training(Section):
     balance: Literal["fixed", "uncertainty", "dwa"] = "fixed"  # factors on those weights, see training/balance.py
     losses: Losses = Losses()
     teacher: float = Field(1.0, ge=0)  # weight of a teacher's raw outputs beside the labels, where there is one
+    teacher_flip: bool = False  # a teacher is also asked about the mirrored frame, and the mean is learned
     workers: int = Field(2, ge=0)
     cache: bool = False  # training frames are decoded once and held in memory; workers share them where they are forked
     seed: int = Field(0, ge=0)

@@ -4,6 +4,7 @@ import math
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Iterator
@@ -35,11 +36,11 @@ def begin(run: Run, recipe: Recipe, init: Path | None = None, sources: dict[str,
     write_json(run.recipe_file, about | (sources or {}))
 
 
-def sources(teacher: Path | None, unlabelled: Path | None) -> dict[str, Any]:
-    """What a run learns from beside its data set: the teacher's file, and the number of a folder's pictures."""
+def sources(teachers: Sequence[Path], unlabelled: Path | None) -> dict[str, Any]:
+    """What a run learns from beside its data set: the teachers' files, and the number of a folder's pictures."""
     entries: dict[str, Any] = {}
-    if teacher is not None:
-        entries["teacher"] = _file(teacher)
+    if teachers:
+        entries["teacher"] = [_file(teacher) for teacher in teachers]
     if unlabelled is not None:
         entries["unlabelled"] = {"path": str(unlabelled), "pictures": len(images_in(unlabelled))}
     return entries

@@ -3,7 +3,7 @@
 Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, https://arxiv.org/abs/1503.02531.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,34 @@ class Teacher:
         return {task: raw[task].float() for task in self.tasks}
 
 
+class Teachers:
+    """The mean of what several teachers say, for each task at the size of the first that knows it.
+
+    With `flip` each is also asked about the mirrored frames, and counts twice.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], flip: bool = False) -> None:
+        self.teachers, self.flip = teachers, flip
+
+    @property
+    def files(self) -> list[Path]:
+        return [teacher.file for teacher in self.teachers]
+
+    def __call__(self, frames: Tensor) -> dict[str, Tensor]:
+        said: dict[str, list[Tensor]] = {}
+        for teacher in self.teachers:
+            for task, raw in teacher(frames).items():
+                said.setdefault(task, []).append(raw)
+            for task, raw in teacher(frames.flip(2)).items() if self.flip else ():
+                said[task].append(objectives.of(task).mirrored(raw))
+        return {task: objectives.of(task).mean([_sized(raw, each[0]) for raw in each]) for task, each in said.items()}
+
+
+def _sized(raw: Tensor, like: Tensor) -> Tensor:
+    size = like.shape[-2:]
+    return raw if raw.shape[-2:] == size else F.interpolate(raw, size, mode="bilinear", align_corners=False)
+
+
 def distances(raw: Mapping[str, Any], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """How far raw outputs (B, C, h, w) are from a teacher's, of any size, for each task that it knows: scalars.
 
@@ -49,9 +77,7 @@ def distances(raw: Mapping[str, Any], wanted: dict[str, Tensor]) -> dict[str, Te
     distance_of = {}
     for task, goal in wanted.items():
         x = (raw[task] if isinstance(raw[task], Tensor) else raw[task][0]).float()
-        if goal.shape[-2:] != x.shape[-2:]:
-            goal = F.interpolate(goal, x.shape[-2:], mode="bilinear", align_corners=False)
-        distance_of[task] = objectives.of(task).distance(x, goal)
+        distance_of[task] = objectives.of(task).distance(x, _sized(goal, x))
     return distance_of
 
 

@@ -1,6 +1,7 @@
 """Training a recipe's network: one function, one folder, resumable to the bit."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from edgemtl.training.batches import normalise
 from edgemtl.training.launch import Precision, launch
 from edgemtl.training.loop import Books, Forward, Loop, Progress
 from edgemtl.training.losses import check_weights
-from edgemtl.training.teacher import Teacher, distances, load_teacher
+from edgemtl.training.teacher import Teachers, distances, load_teacher
 from edgemtl.training.unlabelled import WithUnlabelled
 from edgemtl.training.validate import merit, show_scores, validate
 
@@ -39,7 +40,7 @@ def train(
     data: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
-    teacher: str | Path | None = None,
+    teacher: str | Path | Sequence[str | Path] = (),
     unlabelled: Path | None = None,
     precision: Precision = "32-true",
     accelerator: str = "auto",
@@ -61,9 +62,9 @@ def train(
     do not allow it. CheckFailed where a loss or the gradient is not finite, and where SIGINT or SIGTERM asked to stop:
     the state is saved first.
 
-    A `teacher`, see `edgemtl.training.teacher`, is learned from beside the labels; its raw outputs count
-    `training.teacher` times as much as they. On the pictures of the folder `unlabelled`, each drawn as often as a
-    training frame, it alone has something to say.
+    One `teacher` or several, see `edgemtl.training.teacher`, are learned from beside the labels; the mean of their raw
+    outputs counts `training.teacher` times as much as they. On the pictures of the folder `unlabelled`, each drawn as
+    often as a training frame, they alone have something to say.
 
     `dry_run` takes a few steps, prints what all of them would take in time and memory, and writes nothing.
     """
@@ -78,8 +79,10 @@ def train(
     if unlabelled:
         samples["train"] = WithUnlabelled(samples["train"], unlabelled)
     fabric = launch(precision, accelerator, devices, nodes, strategy)
-    teaches = load_teacher(teacher, recipe, fabric.device) if teacher else None
-    sources = journal.sources(teaches.file if teaches else None, unlabelled)
+    named = [teacher] if isinstance(teacher, (str, Path)) else teacher
+    taught = [load_teacher(source, recipe, fabric.device) for source in named]
+    teaches = Teachers(taught, recipe.training.teacher_flip) if taught else None
+    sources = journal.sources(teaches.files if teaches else (), unlabelled)
     _check_sources(run, resume, sources)
     with Stop() as stop, TemporaryDirectory() as nowhere:
         run = Run(nowhere) if dry_run else run
@@ -116,7 +119,7 @@ def _network(recipe: Recipe, init: Path | None, *, blank: bool) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _forward(teacher: Teacher | None, recipe: Recipe, fabric: Fabric) -> Forward:
+def _forward(teacher: Teachers | None, recipe: Recipe, fabric: Fabric) -> Forward:
     """The network's raw outputs, and its weighted distance from the teacher's, if there is one."""
     options = recipe.training
     parts = options.accumulate * fabric.world_size  # of a batch; the distance is a mean over one of them
@@ -213,10 +216,15 @@ def _check_sources(run: Run, resume: bool, sources: dict[str, Any]) -> None:
     if not (resume and run.exists and run.state.is_file()):
         return
     for kind in ("teacher", "unlabelled"):
-        begun, now = run.about.get(kind), sources.get(kind)
-        if (begun and begun | {"path": ""}) != (now and now | {"path": ""}):
-            was = f"with --{kind} {begun['path']}" if begun else f"without --{kind}"
+        begun, now = _each(run.about.get(kind)), _each(sources.get(kind))
+        if [source | {"path": ""} for source in begun] != [source | {"path": ""} for source in now]:
+            was = f"with --{kind} {' '.join(source['path'] for source in begun)}" if begun else f"without --{kind}"
             raise UsageError(f"{run} was begun {was}; go on in the same way, or choose another --run")
+
+
+def _each(sources: Any) -> list[dict[str, Any]]:
+    """The one source or the several of an entry of recipe.json."""
+    return sources if isinstance(sources, list) else [sources] if sources else []
 
 
 def _peak(device: torch.device) -> int:

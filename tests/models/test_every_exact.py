@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 SIZE = (72, 104)  # maps of 9x13 and 4x6: windows don't divide them, no map is twice another
 FRAME = torch.zeros(1, 3, *SIZE)
 SLIM = {"width": 12, "heads": 3, "queries": 16, "key_width": 6, "pixel_hidden": 12, "head_width": 6}
-# Classes, a number and a direction. What a task does to a map of its own is no matter of the method.
-STATED = {name: toy.TASKS[name] for name in ("semseg", "depth", "normals")}
+# Classes and a number. What a task does to a map of its own is no matter of the method.
+STATED = {name: toy.TASKS[name] for name in ("semseg", "depth")}
 TASKS = {name: task.channels for name, task in STATED.items()}
 
 
@@ -106,7 +106,7 @@ def test_without_its_nudge_a_quotient_may_lie_at_a_tie(made: Made) -> None:
 
 @pytest.mark.parametrize(("target", "package"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
 def test_other_runtimes_have_torchs_codes_and_maps(made: Made, target: str, package: str, tmp_path: Path) -> None:
-    """Codes at more than a hundred quantizers, and maps to the last bit."""
+    """Codes at all of its quantizers, and maps to the last bit."""
     pytest.importorskip(package)
     quantized, shown, _, _ = made
     tasks: Any = dict.fromkeys(STATED)
@@ -117,7 +117,7 @@ def test_other_runtimes_have_torchs_codes_and_maps(made: Made, target: str, pack
     torchs = TorchSession(quantized, "cpu")
     found = equality.code_differences(built, tmp_path, manifest, frames[:1], torchs, shown, None)
     assert found is not None
-    assert found["ok"] and found["differing"] == {} and found["certain"] == found["quantizers"] > 100
+    assert found["ok"] and found["differing"] == {} and found["certain"] == found["quantizers"] > 80
     session = built.open(tmp_path, manifest, None)
     for frame in frames:
         got, wanted = session(frame), torchs(frame)

@@ -1,5 +1,7 @@
 """Parameters and MACs agree with counts made otherwise, and those that are kept are those of the code."""
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,14 +9,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl.device import catalogue
+from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError
 from edgemtl.models import build
 from edgemtl.ops import deform_conv2d
 from edgemtl.records import recipe
 from edgemtl.training import cost as c
-from tests import every
+from tests.every import EVERYTHING
 
 pytestmark = pytest.mark.slow
+# G of the published code by the same counter.
+AUTHORS = {"nyud_demt_hrnet18": 30.73, "nyud_demt_swin_t": 128.61, "nyud_demt_swin_s": 149.36}
 
 
 class Products(TorchFunctionMode):
@@ -55,11 +60,13 @@ def test_a_deformable_convolution_counts_as_one_with_its_weight(groups, kernel):
     assert counter.get_total_flops() == 2 * 9 * 11 * weight.numel()
 
 
-@pytest.mark.parametrize(
-    "name, authors", [("nyud_demt_hrnet18", 30.73), ("nyud_demt_swin_t", 128.61), ("nyud_demt_swin_s", 149.36)]
-)
+@cache
+def counted(name):
+    return c.cost(recipe.load(name))
+
+
+@pytest.mark.parametrize("name, authors", AUTHORS.items())
 def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
-    """`authors`: G of the published code by the same counter."""
     made = recipe.load(name)
     width, heads, tasks, pixels = made.network.options["width"], 4, 4, 107 * 140
     channels = (18, 36, 72, 144) if "hrnet" in name else (96, 192, 384, 768)
@@ -69,13 +76,15 @@ def test_what_demt_saves_makes_up_for_the_authors_count(name, authors):
     attention = 2 * tasks * width * pixels  # of the interaction, over one key
     constants = 2 * tasks * tasks * width * (heads - 1) * pixels  # the queries' attention: convolutions of all channels
     saved = enlarged + query_and_key + attention - constants
-    assert (c.cost(made).macs + saved) / 1e9 == pytest.approx(authors, abs=0.01)
+    assert (counted(name).macs + saved) / 1e9 == pytest.approx(authors, abs=0.01)
 
 
 def test_what_is_kept_is_what_is_counted():
-    kept, names = {entry.recipe.name: entry.cost for entry in catalogue.recipes_by_name()}, every.recipes()
-    assert kept.keys() >= set(names)
-    assert {name: kept[name] for name in names} == {name: c.cost(recipe.load(name)) for name in names}, (
+    """Of the networks for devices; with EDGEMTL_EVERYTHING=1 of all."""
+    kept, every = {entry.recipe.name: entry.cost for entry in catalogue.recipes_by_name()}, registry.names("recipes")
+    assert kept.keys() == set(every)
+    names = every if EVERYTHING else [name for name in every if name.endswith("_edge") or name in AUTHORS]
+    assert {name: kept[name] for name in names} == {name: counted(name) for name in names}, (
         f"run: {catalogue.COUNT_COMMAND}"
     )
 

@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgemtl import bundled
+from edgemtl import bundled, objectives
+from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError
 from edgemtl.networks import checkpoint
 from edgemtl.networks.prepare import load_float
@@ -21,6 +23,7 @@ from edgemtl.tasks.normals import Normals
 from edgemtl.tasks.semseg import Semseg
 from edgemtl.training import teacher
 from edgemtl.training.unlabelled import WithUnlabelled
+from tests.tasks import test_every_task
 from tests.training import test_train
 
 pytestmark = pytest.mark.slow
@@ -127,6 +130,40 @@ def test_of_deep_supervision_the_final_output_counts(run: Path) -> None:
     assert all(abs(float(value)) < 1e-6 for value in teacher.distances(raw, goal).values())
 
 
+def test_several_teachers_say_the_mean_and_each_is_asked_about_the_mirrored_frame(run: Path, tmp_path: Path) -> None:
+    """One has maps of a quarter of the frame's height, the other of the whole."""
+    recipe, given = small(), frames(2, (64, 96))
+    each = [teacher.load_teacher(source, recipe, CPU) for source in (run, file(tmp_path, example=(1, 3, 64, 96)))]
+    found = teacher.Teachers(each, flip=True)(given)
+    for task, raw in found.items():
+        mirrored = torch.from_numpy(np.ascontiguousarray(given.numpy()[:, :, ::-1]))
+        said = [of(given)[task] for of in each] + [of(mirrored)[task].flip(3) for of in each]
+        assert len({map.shape for map in said}) == 2
+        small_maps = [
+            map if map.shape == raw.shape else F.interpolate(map, raw.shape[2:], mode="bilinear") for map in said
+        ]
+        torch.testing.assert_close(raw, torch.stack(small_maps).mean(0))
+    alone = teacher.Teachers(each[:1])(given)
+    assert all(torch.equal(map, each[0](given)[task]) for task, map in alone.items())
+
+
+@pytest.mark.parametrize("task", registry.names("tasks"))
+def test_a_map_is_mirrored_as_its_label_is(task: str) -> None:
+    stated: Any = test_every_task.TASKS[task]
+    label = stated.unlabelled((4, 6)).astype(np.float32)
+    label[...] = np.random.default_rng(0).uniform(0.1, 0.9, label.shape)
+    of = objectives.of(task)
+    wanted = torch.from_numpy(np.ascontiguousarray(stated.flip(label)))[None]
+    map, wanted = (x.movedim(-1, 1) if x.ndim == 4 else x for x in (torch.from_numpy(label)[None], wanted))
+    assert torch.equal(of.mirrored(map), wanted)
+
+
+def test_directions_have_a_mean_whatever_their_lengths() -> None:
+    x, y = torch.tensor([[2.0, 0, 0], [0, 0.1, 0]]).view(2, 1, 3, 1, 1)
+    assert objectives.of("normals").mean([x, y]).flatten().tolist() == [0.5, 0.5, 0]
+    assert objectives.of("depth").mean([x[:, :1], y[:, :1]]).item() == 1
+
+
 def test_what_is_no_teacher_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
     def refused(source: str | Path, recipe: Recipe | None = None) -> str:
         with pytest.raises(UsageError) as error:
@@ -184,7 +221,7 @@ def test_a_student_follows_its_teacher_as_much_as_the_recipe_says(tiles: Any, tm
     tiles.train(alone)
     ignored, much = (taught(tiles, tmp_path, str(weight), teacher=weight) for weight in (0.0, 9.0))
     assert torch.equal(bias(alone), bias(ignored)) and bias(much) > bias(alone)
-    assert json.loads((much / "recipe.json").read_text())["teacher"]["path"].endswith("teacher.onnx")
+    assert json.loads((much / "recipe.json").read_text())["teacher"][0]["path"].endswith("teacher.onnx")
 
 
 def test_parts_of_a_batch_learn_from_a_teacher_what_the_whole_does(tiles: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def pack(source: Path, manifest: Manifest, folder: Path) -> Packed:
         wanted = [str(r) for r in _basic() if r.name not in BOARD_PACKAGES]
         there = [f"{package}, which ./start fetches there" for package in NEEDS[manifest.target]]
         try:
-            fetched = {python: wheels.fetch(wanted, MACHINE, python) for python in PYTHONS}
+            with ThreadPoolExecutor() as pool:  # pip waits for the network, once for each Python
+                fetched = dict(zip(PYTHONS, pool.map(lambda python: wheels.fetch(wanted, MACHINE, python), PYTHONS)))
         except UsageError as reason:
             fetched = {}
             there.append(f"{len(wanted)} packages, which ./start fetches there: {reason}")
