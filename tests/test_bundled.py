@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgemtl import Predictor, bundled, cli
 from edgemtl.deployment import bundle
 from edgemtl.device import selftest
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.files import sha256
+from edgemtl.networks import checkpoint
 from edgemtl.records import artifact
 from edgemtl.records.run import Run
 
@@ -137,6 +139,8 @@ def test_a_run_is_packed_and_comes_out_again(
 ) -> None:
     run, codes = Run(fake_artifact.parent), np.random.default_rng(0).integers(-127, 128, 100_000).astype(np.int8)
     run.weights("int8").write_bytes(codes.tobytes())
+    float_weights = {"weight": torch.linspace(0, 1, 7), "count": torch.tensor(3)}
+    checkpoint.save(run.weights("float"), float_weights, {"recipe": "toy"})
     for file in (run.recipe_file, run.ledger):
         file.write_text("{}")
     higher = (codes.astype(np.int16) + 128).astype(np.uint8)
@@ -155,6 +159,9 @@ def test_a_run_is_packed_and_comes_out_again(
     packed = [bundle.pack(run.folder, name).read_bytes() for name in ("one", "two")]
     assert packed[0] == packed[1] and len(packed[0]) < 1.1 * len(codes)
     assert bundled.names() == ["one", "two"]
+    halves, about = checkpoint.load(tmp_path / "zoo" / "two" / "float.safetensors")
+    assert torch.equal(halves["weight"], float_weights["weight"].half()) and halves["count"].dtype == torch.int64
+    assert about == {"recipe": "toy"}
     unpacked = Run(bundled.run("two"))
     assert [folder.name for folder in unpacked.artifacts()] == ["coreml", "openvino"]
     for name in ("int8.safetensors", "recipe.json", "coreml/weight.bin", "openvino/model.bin"):

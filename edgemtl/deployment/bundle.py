@@ -14,13 +14,15 @@ from edgemtl import bundled
 from edgemtl.ground import registry
 from edgemtl.ground.errors import UsageError
 from edgemtl.ground.files import replacing, sha256
+from edgemtl.networks import checkpoint
 from edgemtl.records.artifact import FILE
 from edgemtl.records.run import Run
 from edgemtl.records.target import load_target
 
 
 def pack(source: Path, name: str) -> Path:
-    """The archive of a bundled model, written from a run with its recipe and float weights, if it has those, beside it.
+    """The archive of a bundled model, written from a run; beside it its recipe and, where it has those, float weights,
+    rounded to half precision.
 
     Same run, same bytes. UsageError where an artifact is not of the run's int8 weights.
     """
@@ -34,9 +36,12 @@ def pack(source: Path, name: str) -> Path:
             files += [folder / file for file in (FILE, *manifest.files)]
     place = bundled.ZOO / name
     place.mkdir(exist_ok=True)
-    for file in filter(Path.is_file, (run.recipe_file, run.weights("float"))):
-        with replacing(place / file.name) as temporary:
-            shutil.copyfile(file, temporary)
+    with replacing(place / run.recipe_file.name) as temporary:
+        shutil.copyfile(run.recipe_file, temporary)
+    if run.weights("float").is_file():
+        tensors, about = checkpoint.load(run.weights("float"))
+        half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        checkpoint.save(place / run.weights("float").name, half, about)
     with replacing(place / bundled.ARCHIVE) as temporary, tarfile.open(temporary, "w:xz", preset=9) as archive:
         for file in files:
             entry = tarfile.TarInfo(file.relative_to(run.folder).as_posix())
