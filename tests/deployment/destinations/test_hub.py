@@ -56,7 +56,7 @@ def test_the_hubs_own_reader_takes_the_card(tmp_path: Path) -> None:
     deploy(ZOO / "openvino", tmp_path / "hub", to="hub", untested=True)
     card = reader.ModelCard.load(tmp_path / "hub" / hub.CARD)
     found = {result.task_name: result.metric_value for result in card.data.eval_results}
-    assert found["Edges"] == pytest.approx(73.4, abs=0.1)
+    assert found["Edges"] == artifact.read(ZOO / "openvino").scores["edge"]["odsf"] > 50
     assert card.data.license == "other" and card.data.pipeline_tag == "image-segmentation"
 
 
