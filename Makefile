@@ -89,9 +89,10 @@ out/report.html: $(ARTIFACTS:%=$(RUN)/.verified-%) $(ELSEWHERE:%=$(RUN)/.verifie
 		$(ARTIFACTS:%=$(RUN)/.evaluated-%) $(ARTIFACTS:%=$(RUN)/.measured-%) out/demo.webm
 	$(EDGEMTL) report $(RUN) --out out
 
+# Three processes on two cores, because many slow tests wait for others; fast ones do not, and a process takes 10 s to start.
 # Not --dist loadfile: pytest-xdist would give a test that kills its worker to the next one again, and then wait for ever.
 # Bytecode is kept also where the environment says otherwise, as containers do: tests start many processes.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --max-worker-restart 3
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal --max-worker-restart 3
 
 style: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -102,10 +103,10 @@ lint: style
 
 # Types are checked by tests/test_types.py, beside the other tests.
 fast: style
-	$(PYTEST) -m fast
+	$(PYTEST) -n 2 -m fast
 
 test: style
-	$(PYTEST)
+	$(PYTEST) -n 3
 
 prove: .venv/installed-dev
 	$(BIN)/python -m tests.prove $(PROVE)

@@ -26,7 +26,7 @@ def test_a_worker_that_dies_fails_its_test_and_the_run_ends(tmp_path: Path) -> N
         broken = f"{PLAIN}\ndef test_broken(): {end}\ndef test_after(): pass\n"
         (tmp_path / "tests" / f"test_{number}.py").write_text(broken)
     (told,) = re.findall(r"-m pytest (.+)", (ROOT / "Makefile").read_text())
-    command = [sys.executable, "-m", "pytest", *told.split(), "-o", "faulthandler_timeout=5"]
+    command = [sys.executable, "-m", "pytest", "-n", "2", *told.split(), "-o", "faulthandler_timeout=5"]
     outer = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     run = subprocess.run(command, cwd=tmp_path, env=outer, capture_output=True, text=True, timeout=120)
     assert run.returncode == 1, run.stdout + run.stderr
