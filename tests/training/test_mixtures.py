@@ -26,7 +26,7 @@ class Flat:
 def test_half_are_blends_and_half_have_a_patch() -> None:
     """Every value lies between those of two frames; a patch is a rectangle of a sixth to over half of the frame."""
     for index in range(len(Flat())):
-        rng, greys = np.random.default_rng(index), set[int]()
+        rng = np.random.default_rng(index)
         other = int(np.random.default_rng(index).integers(len(Flat()))) * 10
         mixed = mixtures.mixture(Flat(), index, rng)
         assert mixed.shape == Flat()[index]["image"].shape and mixed.dtype == np.uint8
