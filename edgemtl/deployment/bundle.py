@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgemtl import bundled
 from edgemtl.ground import registry
-from edgemtl.ground.errors import UsageError
+from edgemtl.ground.errors import UsageError, exit_status
 from edgemtl.ground.files import replacing, sha256
 from edgemtl.networks import checkpoint
 from edgemtl.records.artifact import FILE
@@ -57,13 +57,11 @@ def _main() -> int:
     parser.add_argument("run", type=Path, help="with int8 weights and an artifact for each target")
     parser.add_argument("name", help="of the bundled model")
     args = parser.parse_args()
-    try:
-        file = pack(args.run, args.name)
-    except UsageError as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
-    return 0
+    return exit_status(lambda: _told(pack(args.run, args.name)))
+
+
+def _told(file: Path) -> str:
+    return f"{file}: {file.stat().st_size / 1e6:.2f} MB"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from edgemtl.data.scenes.render import Camera, Tracer, view
 from edgemtl.data.scenes.room import Room
 from edgemtl.device.camera import Recorder
 from edgemtl.ground import show
-from edgemtl.ground.errors import UsageError
+from edgemtl.ground.errors import UsageError, exit_status
 from edgemtl.tasks import Size
 
 FIELD_DEG = 72.0  # of view, across
@@ -187,12 +187,7 @@ def _main() -> int:
     parser.add_argument("--fps", type=float, default=15, metavar="F", help="frames a second (default: 15)")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N", help=f"of room and path (default: {SEED})")
     args = parser.parse_args()
-    try:
-        walk(args.out, frames=args.frames, size=args.size, fps=args.fps, seed=args.seed)
-    except UsageError as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: walk(args.out, frames=args.frames, size=args.size, fps=args.fps, seed=args.seed))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The two ways a command can fail, both printed as one line."""
 
 import re
+import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 
 class UsageError(ValueError):
@@ -12,6 +13,18 @@ class UsageError(ValueError):
 
 class CheckFailed(Exception):
     """A check (verify, a budget, a ledger) did not hold: one line, exit status 1."""
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Runs a command of `python -m`: prints what it returns, or the one line of its error; its exit status."""
+    try:
+        said = work()
+    except (UsageError, CheckFailed) as error:
+        print(f"edgemtl: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    if said is not None:
+        print(said)
+    return 0
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgemtl.ground.errors import UsageError
+from edgemtl.ground.errors import UsageError, exit_status
 from edgemtl.ground.files import sha256
 from edgemtl.networks import checkpoint
 from edgemtl.records.run import Run
@@ -54,12 +54,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="the run folder to write")
     parser.add_argument("runs", type=Path, nargs="+", help="with float weights of the same network")
     args = parser.parse_args()
-    try:
-        print(mean(args.out, args.runs).weights("float"))
-    except UsageError as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: mean(args.out, args.runs).weights("float"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from edgemtl.ground import show
-from edgemtl.ground.errors import UsageError
+from edgemtl.ground.errors import UsageError, exit_status
 from edgemtl.ground.files import replacing
 from edgemtl.records import recipe as recipes
 from edgemtl.records.samples import load_samples
@@ -69,12 +69,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    try:
-        print(f"{args.out}: {len(write(args.recipe, args.out, args.data, args.seed))} pictures")
-    except UsageError as error:
-        print(f"edgemtl: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: f"{args.out}: {len(write(args.recipe, args.out, args.data, args.seed))} pictures")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ CASES = {
     ),
     "sca": Case(
         edge("nyud_sca_edge"),
-        lambda _: SCA(Trunk(), TASKS, **test_sca.SLIM, window=4),
+        lambda _: SCA(Trunk(), TASKS, **test_sca.SLIM, window=4, blocks=1),
         ["attention.0.blocks.0.attend", "propagate.0.weigh", "exchange.0.attend", "heads.depth.attend.0"],
         0.15,
     ),
