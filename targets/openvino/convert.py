@@ -16,11 +16,9 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.records import ledger
 from edgemtl.records.target import Original
-from edgemtl.targets.openvino import attention, deformable, norms, positions
+from edgemtl.targets.openvino import attention, deformable, functions, norms, positions, resizing
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML
-
-NARROW = 4  # channels
 
 
 def convert(original: Original, folder: Path) -> list[str]:
@@ -37,16 +35,18 @@ def convert(original: Original, folder: Path) -> list[str]:
     assert all(constant(node.input_value(0)) is None for node in of_kind(model, "FakeQuantize"))
     model = _take_camera_frames(model)
     _settle_ties_freely(model)
-    _resize_to_one_pixel_as_torch(model)
-    _enlarge_narrow_maps_by_matrices(model)
+    resizing.to_one_pixel_as_torch(model)
+    resizing.narrow_maps_by_matrices(model)
     _fold_sizes(model)
     forms = deformable.lower(model)
     norms.over_channels(model)
     attention.channels_last(model)
+    resizing.wide_maps_channels_last(model)
     positions.spread_when_compiled(model)
-    _share_constants(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
+    functions.gelu_by_polynomials(model)
+    _share_constants(model)
     for key, value in {**original.metadata, "deformable": json.dumps(forms)}.items():
         model.set_rt_info(value, ["edgemtl", key])
     ov.save_model(model, folder / XML, compress_to_fp16=original.precision == "fp16")
@@ -72,49 +72,6 @@ def _settle_ties_freely(model: Any) -> None:
     """Lets argmax return any of several equal maxima: a stable TopK takes twenty times as long on a CPU."""
     for node in of_kind(model, "TopK"):
         node.set_attribute("stable", False)
-
-
-def _resize_to_one_pixel_as_torch(model: Any) -> None:
-    """Resizes with half-pixel centres at any size, as torch does.
-
-    The front end writes what older versions of torch did: a map of one row or column took the first source pixel.
-    """
-    for node in of_kind(model, "Interpolate"):
-        if node.get_attributes()["coordinate_transformation_mode"] == "pytorch_half_pixel":
-            node.set_attribute("coordinate_transformation_mode", "half_pixel")
-
-
-def _enlarge_narrow_maps_by_matrices(model: Any) -> None:
-    """Resizes maps with few channels bilinearly by two matrix products, which compute the same.
-
-    On channels-last maps OpenVINO's Interpolate works channel by channel: 3 channels take half as long as 40.
-    """
-    from openvino import opset13 as op
-
-    for node in of_kind(model, "Interpolate"):
-        shape, enlarged = node.input_value(0).get_shape(), node.output(0).get_shape()
-        how = node.get_attributes()
-        centred = how["coordinate_transformation_mode"] in ("half_pixel", "pytorch_half_pixel")
-        bilinear = how["mode"] in ("linear", "linear_onnx") and centred and not how["antialias"]
-        if not (bilinear and len(shape) == 4 and shape[1] <= NARROW and list(enlarged)[:2] == list(shape)[:2]):
-            continue
-        rows, columns = (op.constant(_bilinear(shape[axis], enlarged[axis])) for axis in (2, 3))
-        wide = op.matmul(node.input_value(0), columns, False, True)
-        high = op.matmul(rows, wide, False, False)
-        high.set_friendly_name(node.get_friendly_name())
-        high.output(0).set_names(node.output(0).get_names())  # a task's, where this is its map
-        replace(node, high.output(0))
-
-
-def _bilinear(source: int, target: int) -> np.ndarray:
-    """The (target, source) matrix of bilinear resizing along one axis with half-pixel centres."""
-    at = ((np.arange(target) + 0.5) * source / target - 0.5).clip(0, source - 1)
-    low = np.minimum(at.astype(int), source - 2) if source > 1 else np.zeros(target, int)
-    matrix = np.zeros((target, source), np.float32)
-    matrix[np.arange(target), low] = 1 - (at - low)
-    if source > 1:
-        matrix[np.arange(target), low + 1] = at - low
-    return matrix
 
 
 def _fold_sizes(model: Any) -> None:

@@ -52,9 +52,7 @@ def lower(model: Any) -> dict[str, int]:
         form = form if done else "grid-sample"
         counts[form] = counts.get(form, 0) + 1
     for exact in of_codes(model):
-        groups, channels, height, width = exact.data.get_shape()
-        form = fastest("openvino", groups * channels, height, width, groups)
-        form = "split" if form == "split" and split_codes(exact) else "grid-sample"
+        form = "split" if split_codes(exact) else "grid-sample"
         counts[form] = counts.get(form, 0) + 1
     return counts
 
@@ -138,21 +136,29 @@ def of_codes(model: Any) -> list[OfCodes]:
 
 
 def split_codes(operator: OfCodes) -> bool:
-    """What `split` does, of codes that one layer has made: a quarter of a grid's bytes, so that layer stays whole."""
+    """What `split` does, of codes that one layer has made; False where one part is enough.
+
+    A code is a quarter of a number of a grid. So it is codes that are turned, in pairs, from the order in which layers
+    have channels to the one of grids, and what follows reads and writes in that order.
+    """
     from openvino import opset13 as op
 
     groups, _, height, width = operator.pairs.get_shape()
     parts = _parts(groups, 1, groups * height * width * 8)
     if parts == 1:
         return False
-    maps, pairs = (op.split(x, op.constant(0), parts).outputs() for x in (operator.data, operator.pairs))
+    by_pixel = op.transpose(operator.pairs.get_node().input_value(0), op.constant([0, 2, 3, 1]))
+    turned = op.transpose(op.reshape(by_pixel, op.constant([height * width, groups, 2]), False), op.constant([1, 0, 2]))
+    pairs = op.reshape(turned, op.constant([groups, height, width, 2]), False)
     read = []
-    for part, (map, grid) in enumerate(zip(maps, pairs, strict=True)):
+    maps, grids = (op.split(x, op.constant(0), parts).outputs() for x in (operator.data, pairs))
+    for part, (map, grid) in enumerate(zip(maps, grids, strict=True)):
         for kind, numbers in operator.steps:
             own = numbers if len(numbers) == 1 else np.split(numbers, parts)[part]
-            grid = (op.multiply if kind == "Multiply" else op.add)(grid, op.constant(np.ascontiguousarray(own)))
-        turned = op.transpose(grid, op.constant([0, 2, 3, 1]))
-        read.append(op.grid_sample(map, turned, operator.sample.get_attributes()))
+            # A device turns constants once; positions stay in the order in which their tables are found.
+            number = op.transpose(op.constant(np.ascontiguousarray(own)), op.constant([0, 2, 3, 1]))
+            grid = (op.multiply if kind == "Multiply" else op.add)(grid, number)
+        read.append(op.grid_sample(map, grid, operator.sample.get_attributes()))
     supersede(operator.sample, op.concat(read, 0))
     return True
 

@@ -10,11 +10,11 @@ from edgemtl.targets.openvino.nodes import of_kind, readers, supersede
 
 
 def spread_when_compiled(model: Any) -> None:
-    """Replaces every constant of positions that a map is added to, in place."""
+    """Replaces every constant of positions that a map is added to, turned or not, in place."""
     from openvino import opset13 as op
 
     for node in of_kind(model, "Constant"):
-        if not all(reader.get_type_name() == "Add" for reader in readers(node)):
+        if not all(reader.get_type_name() in ("Add", "Transpose") for reader in readers(node)):
             continue
         tables = positions.exact_tables(node.get_data())
         if tables is None:

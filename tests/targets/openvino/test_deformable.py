@@ -149,8 +149,10 @@ def test_a_small_gain_is_no_reason(monkeypatch, tmp_path):
 @pytest.mark.parametrize("groups, parts", [(8, 4), (2, 0)])
 def test_parts_of_codes_compute_the_same_bits(groups, parts, small_parts):
     sampler = ExactSampler(Sampler(deform(groups=groups), SIZE))
-    for point, scale in (("data", 2.0**-4), ("coordinates.learned", 2.0**-5), ("coordinates.offset", 2.0**-3)):
+    points = {"data": 2.0**-4, "coordinates.learned": 2.0**-5, "coordinates.offset": 2.0**-3, "read": 2.0**-4}
+    for point, scale in points.items():
         sampler.get_submodule(point).quantizer = FakeQuantize(torch.tensor(scale), None, "activation", point)
+    sampler.settle()
     plain, other = (graph(sampler) for _ in range(2))
     (operator,) = deformable.of_codes(other)
     assert not deformable.operators(other) and deformable.split_codes(operator) == bool(parts)

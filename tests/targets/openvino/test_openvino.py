@@ -5,16 +5,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgemtl.ground.errors import UsageError
 from edgemtl.records.target import Original
-from edgemtl.targets.openvino import convert, session, target
+from edgemtl.targets.openvino import session, target
 from tests import toy
 
 ov = pytest.importorskip("openvino")
@@ -114,13 +109,6 @@ def test_threads_come_from_the_environment(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("EDGEMTL_THREADS", "many")
     with pytest.raises(UsageError, match="EDGEMTL_THREADS='many'"):
         target.open(folder, MANIFEST)
-
-
-@given(st.integers(1, 12), st.integers(1, 24))
-def test_matrix_of_bilinear_resizing_is_that_of_torch(taken: int, made: int) -> None:
-    line = np.random.default_rng(0).standard_normal(taken).astype(np.float32)
-    wanted = F.interpolate(torch.from_numpy(line)[None, None, :, None], (made, 1), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(convert._bilinear(taken, made) @ line, wanted.flatten().numpy(), atol=1e-5)
 
 
 def test_on_arm_int8_is_computed_in_float_with_a_line(
