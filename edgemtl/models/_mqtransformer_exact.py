@@ -59,13 +59,15 @@ class ExactAttend(nn.Module):
             above = floor(values @ weights * self.whole + 0.5) * self.unit
             answer: Tensor = self.ratio(above, (weights.sum(2, keepdim=True) * WHOLE).clamp(min=1))
             return answer.flatten(1, 2)
-        near = self.near(codes.clamp(min=BORDER).exp() - math.exp(BORDER)).transpose(2, 3)
-        far = self.far(codes.clamp(max=BORDER).exp()).transpose(2, 3)
-        total = near.sum(2, keepdim=True) * WHOLE + floor(far.sum(2, keepdim=True) * WHOLE + 0.5)
+        near = self.near(codes.clamp(min=BORDER).exp() - math.exp(BORDER))
+        far = self.far(codes.clamp(max=BORDER).exp())
+        total = near.sum(3, keepdim=True) * WHOLE + floor(far.sum(3, keepdim=True) * WHOLE + 0.5)
+        total = total.transpose(2, 3)
         below = self._small(total, READ, total).clamp(1, READ)
         if self.parts > 1:
-            near, far = near.unflatten(2, (self.parts, -1)), far.unflatten(2, (self.parts, -1))
-            values, total = values.unflatten(3, (self.parts, -1)).transpose(2, 3), total.unsqueeze(2)
+            near, far, values = (x.unflatten(3, (self.parts, -1)).transpose(2, 3) for x in (near, far, values))
+            total = total.unsqueeze(2)
+        near, far = near.transpose(-1, -2), far.transpose(-1, -2)  # beside the products, which runtimes then turn
         above = floor(values @ near * self.whole) + floor(values @ far * self.whole + 0.5)
         above = self._small(above, READ * CODE, total)
         if self.parts > 1:
