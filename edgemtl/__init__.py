@@ -13,7 +13,7 @@ __all__ = [
     "Predictor", "__version__", "bench", "compress", "convert", "deploy", "evaluate", "matrix", "selftest", "train",
     "verify",
 ]  # fmt: skip
-__version__ = "0.10.0"
+__version__ = "0.10.1"
 
 # In a checkout `recipes/`, `targets/` and `apps/` stand beside this folder; an installed wheel has them inside it.
 if (_Path(__file__).parent.parent / "setup.cfg").is_file():

@@ -324,10 +324,11 @@ def document(tables: list, profiles: Any, speed: float, rounds: int) -> str:
         f" forms in turns; processor time in ms. A large copy ran at {speed / 1e9:.0f} GB/s, read and written.",
         "",
         "`convert` gives each operator of an OpenVINO model the form that was fastest for the most similar row, if it"
-        " took less than nine tenths of one GridSample's time. Errors are against `edgemtl.ops.deform_conv2d` in"
-        " float64, as a share of the largest output. The ONNX target keeps one GridSample: DeformConv needs opset 19,"
-        " and its files are opset 17. Weights cannot go before DeMT's sampling (see `tests/benchmarks/forms.py`), and"
-        " with a single tap one GridSample per tap is one GridSample.",
+        " took less than nine tenths of one GridSample's time. Where offsets are codes, as in the exact int8 form,"
+        " large grids are always made and read by parts (docs/performance.md). Errors are against"
+        " `edgemtl.ops.deform_conv2d` in float64, as a share of the largest output. The ONNX target keeps one"
+        " GridSample: DeformConv needs opset 19, and its files are opset 17. Weights cannot go before DeMT's sampling"
+        " (see `tests/benchmarks/forms.py`), and with a single tap one GridSample per tap is one GridSample.",
     ]
     for title, times, floors in tables:
         runtimes = firsts(times)
