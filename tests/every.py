@@ -9,7 +9,7 @@ from edgemtl.ground import registry
 EVERYTHING = bool(os.environ.get("EDGEMTL_EVERYTHING"))
 LARGER = ("_swin_s", "_swin_b", "_swin_l")  # the networks of _swin_t with more layers and channels
 
-rarely = pytest.mark.skipif(not EVERYTHING, reason="runs a benchmark; with EDGEMTL_EVERYTHING=1 only")
+rarely = pytest.mark.skipif(not EVERYTHING, reason="runs long for what it shows; with EDGEMTL_EVERYTHING=1 only")
 
 
 def recipes() -> list[str]:

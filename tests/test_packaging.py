@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgemtl.ground import registry
+from tests import every
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = {"__pycache__", "node_modules", "dist"}  # of the page `dist` is in a wheel if it was built before
@@ -109,6 +110,7 @@ def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < 15e6  # and 25e6 with the browser's page, of 9.6e6
 
 
+@every.rarely
 @pytest.mark.network
 def test_who_installs_it_sees_its_types(clean: Path, tmp_path: Path) -> None:
     code = (

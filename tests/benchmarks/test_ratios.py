@@ -27,7 +27,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], ob
     from tests.benchmarks.speed import cases, rows
 
     [case] = cases.cases(["nyud_edge"], [], tmp_path_factory.mktemp("speed"))
-    cases.build(case, [("openvino", "fp32"), ("openvino", "int8")])
+    cases.build(case, [("openvino", "fp32"), ("openvino", "int8")], plain=["openvino"])
     found = {
         (row.form, row.precision): row for row in rows.rows() if row.runtime == "OpenVINO" and row.precision != "bf16"
     }

@@ -99,8 +99,8 @@ def network(case: Case) -> nn.Module:
     return made.eval().requires_grad_(False)
 
 
-def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS) -> None:
-    """Makes whatever is missing of the case's run, its artifacts and its plain exports."""
+def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS, plain: Sequence[str] = ("openvino", "onnx")) -> None:
+    """Makes whatever is missing of the case's run, its artifacts and its plain exports in these formats."""
     run = case.run
     if not run.weights("float").is_file():
         if case.is_bundled:
@@ -117,7 +117,7 @@ def build(case: Case, artifacts: Sequence[tuple[str, str]] = OURS) -> None:
             convert(run, target=target, precision=precision)
     if not (case.folder / PLAIN).is_dir():
         with replacing_folder(case.folder / PLAIN) as folder:
-            _export(case, folder)
+            _export(case, folder, plain)
 
 
 def _weights(recipe: Recipe) -> dict[str, Tensor]:
@@ -139,25 +139,34 @@ def _weights(recipe: Recipe) -> dict[str, Tensor]:
     return made.state_dict()
 
 
-def _export(case: Case, folder: Path) -> None:
-    """The plain form as it is, into OpenVINO and ONNX, as anybody would do it; a format that refuses it says why."""
-    import openvino as ov
-
+def _export(case: Case, folder: Path, formats: Sequence[str]) -> None:
+    """The plain form as it is, into each format as anybody would do it; a format that refuses it says why."""
     whole, example = Whole(case, by_grid_sample), torch.zeros(1, 3, *case.recipe.size)
     torch.backends.mha.set_fastpath_enabled(False)  # an operator that no format has
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about Python values that a fixed size makes constant
-            with _noting(folder / "model.xml"):
-                model = ov.convert_model(whole, example_input=example, input=list(example.shape))
-                ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
-            with _noting(folder / "model.onnx"):
-                torch.onnx.export(
-                    Ordered(whole), (example,), folder / "model.onnx", opset_version=17, dynamo=False,
-                    input_names=["frame"], output_names=list(case.recipe.tasks),
-                )  # fmt: skip
+            if "openvino" in formats:
+                _to_openvino(whole, example, folder / "model.xml")
+            if "onnx" in formats:
+                _to_onnx(Ordered(whole), example, folder / "model.onnx", list(case.recipe.tasks))
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+
+
+def _to_openvino(whole: nn.Module, example: Tensor, file: Path) -> None:
+    import openvino as ov
+
+    with _noting(file):
+        model = ov.convert_model(whole, example_input=example, input=list(example.shape))
+        ov.save_model(model, file, compress_to_fp16=False)
+
+
+def _to_onnx(whole: nn.Module, example: Tensor, file: Path, tasks: list[str]) -> None:
+    with _noting(file):
+        torch.onnx.export(
+            whole, (example,), file, opset_version=17, dynamo=False, input_names=["frame"], output_names=tasks
+        )
 
 
 @contextmanager
