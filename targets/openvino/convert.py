@@ -16,7 +16,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from edgemtl.quantization.names import name_in, natural, tagged
 from edgemtl.records import ledger
 from edgemtl.records.target import Original
-from edgemtl.targets.openvino import attention, deformable, functions, norms, positions, resizing
+from edgemtl.targets.openvino import attention, deformable, gelu, norms, positions, resizing
 from edgemtl.targets.openvino.nodes import constant, of_kind, replace
 from edgemtl.targets.openvino.session import BIN, XML
 
@@ -45,7 +45,7 @@ def convert(original: Original, folder: Path) -> list[str]:
     positions.spread_when_compiled(model)
     _name_quantized(model)
     _keep_arithmetic_outside_quantizers(model)
-    functions.gelu_by_polynomials(model)
+    gelu.by_polynomials(model)
     _share_constants(model)
     for key, value in {**original.metadata, "deformable": json.dumps(forms)}.items():
         model.set_rt_info(value, ["edgemtl", key])

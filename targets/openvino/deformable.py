@@ -5,6 +5,7 @@ A network in deployment form samples like this, and the passes look for just tha
     features of the offset network -> convolution -> G grids + positions -> transpose -> GridSample -> 1x1 convolution
 
 `lower` picks a form for each operator from times measured by tests/benchmarks/deformable.py, kept in deformable.json.
+In the exact form, where offsets are codes, large grids are always made and read by parts.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgemtl.targets.openvino.nodes import constant, holds, of_kind, readers, supersede
+from edgemtl.targets.openvino.nodes import CHANNELS_LAST, constant, holds, of_kind, readers, supersede
 
 TIMES = Path(__file__).with_suffix(".json")
 CLEARLY = 0.9  # of GridSample's time: what another form must stay below to be taken
@@ -98,7 +99,7 @@ def split(operator: Operator) -> bool:
         )  # fmt: skip
         offsets = op.add(layer, op.constant(biases[part]))
         pairs = op.reshape(offsets, op.constant([operator.groups // parts, 2, height, width]), False)
-        grid = op.transpose(op.add(pairs, placed), op.constant([0, 2, 3, 1]))
+        grid = op.transpose(op.add(pairs, placed), op.constant(CHANNELS_LAST))
         read.append(op.grid_sample(maps[part], grid, operator.sample.get_attributes()))
     supersede(operator.sample, op.concat(read, 0))
     return True
@@ -147,7 +148,7 @@ def split_codes(operator: OfCodes) -> bool:
     parts = _parts(groups, 1, groups * height * width * 8)
     if parts == 1:
         return False
-    by_pixel = op.transpose(operator.pairs.get_node().input_value(0), op.constant([0, 2, 3, 1]))
+    by_pixel = op.transpose(operator.pairs.get_node().input_value(0), op.constant(CHANNELS_LAST))
     turned = op.transpose(op.reshape(by_pixel, op.constant([height * width, groups, 2]), False), op.constant([1, 0, 2]))
     pairs = op.reshape(turned, op.constant([groups, height, width, 2]), False)
     read = []
@@ -156,7 +157,7 @@ def split_codes(operator: OfCodes) -> bool:
         for kind, numbers in operator.steps:
             own = numbers if len(numbers) == 1 else np.split(numbers, parts)[part]
             # A device turns constants once; positions stay in the order in which their tables are found.
-            number = op.transpose(op.constant(np.ascontiguousarray(own)), op.constant([0, 2, 3, 1]))
+            number = op.transpose(op.constant(np.ascontiguousarray(own)), op.constant(CHANNELS_LAST))
             grid = (op.multiply if kind == "Multiply" else op.add)(grid, number)
         read.append(op.grid_sample(map, grid, operator.sample.get_attributes()))
     supersede(operator.sample, op.concat(read, 0))

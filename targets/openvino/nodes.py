@@ -2,6 +2,11 @@
 
 from typing import Any
 
+CHANNELS_LAST, CHANNELS_FIRST = (
+    [0, 2, 3, 1],
+    [0, 3, 1, 2],
+)  # orders of the axes of a map: there and back
+
 
 def of_kind(model: Any, kind: str) -> list[Any]:
     """The model's nodes of this kind, in the order in which they run."""

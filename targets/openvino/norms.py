@@ -12,9 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.targets.openvino.nodes import constant, holds, of_kind, readers, replace, sources
+from edgemtl.targets.openvino.nodes import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    constant,
+    holds,
+    of_kind,
+    readers,
+    replace,
+    sources,
+)
 
-CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 ELEMENTWISE = ("Multiply", "Add", "FakeQuantize")  # that may stand between the norm and the second transpose
 
 

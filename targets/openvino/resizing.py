@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from edgemtl.targets.openvino.nodes import constant, of_kind, replace, supersede
+from edgemtl.targets.openvino.nodes import CHANNELS_FIRST, CHANNELS_LAST, constant, of_kind, replace, supersede
 
 NARROW, WIDE = 4, 32  # channels
 LARGE = 1 << 19  # values of a resized map: copies of smaller ones stay in the cache, and cost little
-CHANNELS_LAST, CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def to_one_pixel_as_torch(model: Any) -> None:

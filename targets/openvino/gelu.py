@@ -35,7 +35,7 @@ class Polynomial(NamedTuple):
         return np.asarray(np.maximum(x, 0) - sum)
 
 
-def gelu_by_polynomials(model: Any) -> int:
+def by_polynomials(model: Any) -> int:
     """Rewrites every GELU between two quantizers, in place; how many."""
     return sum(_rewrite(node) for node in of_kind(model, "Gelu"))
 
@@ -67,17 +67,18 @@ def _away(got: np.ndarray, wanted: np.ndarray) -> float:
 def _rewrite(node: Any) -> bool:
     from openvino import opset13 as op
 
-    taken, after = node.input_value(0).get_node(), readers(node)
-    shift = np.zeros(1)
+    shift, after = 0.0, readers(node)
     if len(after) == 1 and after[0].get_type_name() == "Add":
         added = [constant(value) for value in after[0].input_values() if constant(value) is not None]
-        shift, after = added[0] if added else np.zeros(2), readers(after[0])
-    given = after[0] if len(after) == 1 else node
-    if node.get_attributes()["approximation_mode"] != "ERF" or shift.size != 1:
+        if len(added) != 1 or added[0].size != 1:
+            return False
+        shift, after = float(added[0].item()), readers(after[0])
+    if len(after) != 1 or node.get_attributes()["approximation_mode"] != "ERF":
         return False
-    if (values := _values(taken)) is None or (results := _values(given)) is None:
+    values, results = _values(node.input_value(0).get_node()), _values(after[0])
+    if values is None or results is None:
         return False
-    found = polynomial(values, float(results[1]) - float(results[0]), float(shift.ravel()[0]))
+    found = polynomial(values, float(results[1]) - float(results[0]), shift)
     if found is None:
         return False
     x = node.input_value(0)
